@@ -1,0 +1,245 @@
+"""A network as a program: a list of ATen calls over named tensors.
+
+Tracing turns any module into a :class:`Program`. The arguments that depend on how many channels are kept (the sizes of a
+view, the amounts of a padding, the groups of a depthwise convolution) are :class:`Count` placeholders, so that the same
+program runs at every width: ``program.at(kept)`` fills them in. This is what makes surgery independent of how the
+network was written: a forward with a hard-coded ``x.view(-1, 400)`` shrinks like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The result of an earlier call, or an input of the program."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A parameter, buffer or constant of the network, by its name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Count:
+    """How many of some channels are kept: ``units[i]`` is the unit of channel i, -1 where the channel always stays."""
+
+    units: np.ndarray
+
+    def at(self, kept: np.ndarray) -> int:
+        return int(np.count_nonzero(is_kept(self.units, kept)))
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSize:
+    """A multiple of the batch size of the first input."""
+
+    multiple: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The ``training`` flag of the network that runs the program."""
+
+
+def is_kept(units: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Which channels stay: those of kept units, and those that belong to no unit (``-1``)."""
+    return np.append(kept, True)[units]
+
+
+def map_argument(change: Callable[[Any], Any], argument: Any) -> Any:
+    """Apply ``change`` to the leaves of an argument, which may be a nest of lists, tuples and dicts."""
+    if isinstance(argument, list | tuple):
+        return type(argument)(map_argument(change, item) for item in argument)
+    if isinstance(argument, dict):
+        return {key: map_argument(change, item) for key, item in argument.items()}
+    return change(argument)
+
+
+def leaves(argument: Any) -> Iterator[Any]:
+    if isinstance(argument, list | tuple):
+        for item in argument:
+            yield from leaves(item)
+    elif isinstance(argument, dict):
+        yield from leaves(list(argument.values()))
+    else:
+        yield argument
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One call: ``outputs = op(*args, **kwargs)``; ``outputs`` is one value index, or one per returned tensor."""
+
+    op: str
+    args: list
+    kwargs: dict
+    outputs: int | tuple[int, ...]
+
+    def arguments(self) -> Iterator[Any]:
+        return leaves([self.args, self.kwargs])
+
+
+def operator(name: str) -> torch._ops.OpOverload:
+    """``"aten.relu.default"`` -> the callable. Raises AttributeError if PyTorch has no such operator."""
+    _, packet, overload = name.split(".")
+    return getattr(getattr(torch.ops.aten, packet), overload)
+
+
+@dataclass(frozen=True)
+class Program:
+    """``inputs`` values come first (indices 0 ..), then the nodes add theirs; ``output`` is a nest of values."""
+
+    inputs: int
+    nodes: tuple[Node, ...]
+    output: Any
+
+    def __reduce__(self) -> tuple:
+        return Program, (self.inputs, self.nodes, self.output)  # without the resolved callables
+
+    @cached_property
+    def _steps(self) -> list[tuple]:
+        return _compile(self)
+
+    @cached_property
+    def _size(self) -> int:
+        return self.inputs + sum(len(node.outputs) if isinstance(node.outputs, tuple) else 1 for node in self.nodes)
+
+    def at(self, kept: np.ndarray) -> Program:
+        """This program for the architecture that keeps the units ``kept`` (bool, one per unit)."""
+
+        def fill(argument: Any) -> Any:
+            return argument.at(kept) if isinstance(argument, Count) else argument
+
+        nodes = tuple(
+            Node(node.op, map_argument(fill, node.args), map_argument(fill, node.kwargs), node.outputs)
+            if any(isinstance(leaf, Count) for leaf in node.arguments())
+            else node
+            for node in self.nodes
+        )
+        return Program(self.inputs, nodes, self.output)
+
+    def run(self, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], training: bool = False) -> Any:
+        """Evaluate the program. ``tensors`` holds what :class:`Named` refers to; batch norm and dropout read ``training``."""
+        first = inputs[0]
+        values: list[Any] = [*inputs, *[None] * (self._size - self.inputs)]
+
+        def look_up(argument: Any) -> Any:
+            kind = type(argument)
+            if kind is Value:
+                return values[argument.index]
+            if kind is Named:
+                return tensors[argument.name]
+            if kind is BatchSize:
+                return argument.multiple * first.shape[0]
+            if kind is Training:
+                return training
+            if kind is list:
+                return [look_up(item) for item in argument]
+            return argument
+
+        for call, template, to_fill, kwargs, fresh, outputs, dead in self._steps:
+            arguments = template.copy()
+            for position in to_fill:
+                arguments[position] = look_up(template[position])
+            if fresh:  # a factory such as zeros: it must land where the images are
+                filled = {key: look_up(item) for key, item in kwargs.items()}
+                result = call(*arguments, **filled, device=first.device)
+            else:
+                result = call(*arguments, **kwargs)
+            if type(outputs) is int:
+                values[outputs] = result
+            else:
+                for index, item in zip(outputs, result, strict=True):
+                    values[index] = item
+            for index in dead:
+                values[index] = None
+        return map_argument(look_up, self.output)
+
+
+def _compile(program: Program) -> list[tuple]:
+    """What :meth:`Program.run` walks through: resolved callables, the positions to fill, and the values that die."""
+    last_use: dict[int, int] = {}
+    for position, node in enumerate(program.nodes):
+        for index in node.outputs if isinstance(node.outputs, tuple) else (node.outputs,):
+            last_use[index] = position
+        for leaf in node.arguments():
+            if isinstance(leaf, Value):
+                last_use[leaf.index] = position
+    for leaf in leaves(program.output):
+        if isinstance(leaf, Value):
+            last_use.pop(leaf.index, None)
+    dead: list[list[int]] = [[] for _ in program.nodes]
+    for index, position in last_use.items():
+        dead[position].append(index)
+
+    symbols = (Value, Named, BatchSize, Training)
+    steps = []
+    for node, dies in zip(program.nodes, dead, strict=True):
+        call = operator(node.op)
+        to_fill = [i for i, argument in enumerate(node.args) if any(isinstance(leaf, symbols) for leaf in leaves(argument))]
+        named = {argument.name for argument in call._schema.arguments}
+        fresh = "device" in named and not any(isinstance(leaf, Value | Named) for leaf in node.arguments())
+        steps.append((call, list(node.args), to_fill, node.kwargs, fresh, node.outputs, dies))
+    return steps
+
+
+class PrunedNetwork(nn.Module):
+    """A program with its tensors, as a module: call it, train it, ``deepcopy`` it, save it, trace it again.
+
+    Parameters and buffers keep the names they had in the original network, so ``state_dict()`` reads the same, with
+    smaller shapes. Batch norm and dropout follow ``train()`` and ``eval()``. The input may have any batch size; its
+    other dimensions are those of the example the network was traced with.
+
+    What only exists in the original's training mode (auxiliary heads, stochastic depth) is not part of the program;
+    the parameters of an auxiliary head stay in ``state_dict()`` unchanged and unused.
+    """
+
+    def __init__(self, program: Program, parameters: Mapping[str, nn.Parameter], buffers: Mapping[str, Tensor]):
+        super().__init__()
+        self.program = program
+        self._places: list[tuple[str, nn.Module, str]] = []
+        for name, parameter in parameters.items():
+            owner, leaf = self._owner(name)
+            owner.register_parameter(leaf, parameter)
+            self._places.append((name, owner, leaf))
+        for name, buffer in buffers.items():
+            owner, leaf = self._owner(name)
+            owner.register_buffer(leaf, buffer)
+            self._places.append((name, owner, leaf))
+
+    def _owner(self, name: str) -> tuple[nn.Module, str]:
+        *path, leaf = name.split(".")
+        module: nn.Module = self
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, Scope())
+            module = module._modules[part]  # type: ignore[assignment]
+        return module, leaf
+
+    def forward(self, *inputs: Tensor) -> Any:
+        if len(inputs) != self.program.inputs:
+            raise TypeError(f"Expected {self.program.inputs} input tensors, got {len(inputs)}.")
+        tensors = {name: getattr(owner, leaf) for name, owner, leaf in self._places}
+        return self.program.run(tensors, inputs, self.training)
+
+
+class Scope(nn.Module):
+    """A name space for the parameters of one layer of a :class:`PrunedNetwork`."""
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return self._modules[str(index)]  # type: ignore[return-value]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={tuple(tensor.shape)}" for name, tensor in self.named_parameters(recurse=False))

@@ -1,0 +1,233 @@
+"""From labels to groups: what a trace recorded, resolved into a :class:`~prune_gym.graph.ChannelGraph`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prune_gym.graph import ChannelGraph, ChannelGroup, CostModel, Filters, Slice
+from prune_gym.labels import LabelBook
+from prune_gym.operators import Layer, Size, Traced
+from prune_gym.program import Count, Node, Program, map_argument
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Everything one run of the tracer noted down."""
+
+    book: LabelBook
+    program: Program
+    sized: frozenset[int]  # the nodes with an argument that depends on what is kept
+    layers: Sequence[Layer]
+    extras: Sequence[tuple]
+    named: Mapping[str, Traced]
+    shapes: Mapping[str, tuple[int, ...]]
+    parameters: frozenset[str]
+    constants: Mapping[str, Tensor]
+
+
+def resolve(recording: Recording) -> ChannelGraph:
+    book = recording.book
+    component = book.components()
+    layers = _prunable_layers(recording)
+
+    # Units: components that hold a filter and are not bound, in the order in which the forward pass makes them.
+    made = np.concatenate([component[labels] for _, _, _, labels in layers] + [np.zeros(0, component.dtype)])
+    first_made = np.full(len(component), -1)
+    first_made[made[::-1]] = np.arange(len(made))[::-1]
+    first_made[component[0]] = -1
+    found = np.flatnonzero(first_made >= 0)
+    found = found[np.argsort(first_made[found])]
+
+    # Groups: units with the same fingerprint, in the order of their first unit.
+    _, first, group = np.unique(_signatures(recording, component)[found], return_index=True, return_inverse=True)
+    group = np.argsort(np.argsort(first))[group]
+    by_group = np.argsort(group, kind="stable")
+    group_of_unit = group[by_group]
+    widths = np.bincount(group_of_unit, minlength=len(first))
+    unit_of_component = np.full(len(component), -1)
+    unit_of_component[found[by_group]] = np.arange(len(found))
+    unit_of_label = unit_of_component[component]
+
+    filters = []
+    for name, tensor, dim, labels in layers:
+        units = unit_of_label[labels]
+        if (units >= 0).any():
+            filters.append(Filters(name, tensor, dim, units))
+    units = {}
+    for name, traced in recording.named.items():
+        per_dim = tuple(_units_or_none(unit_of_label, labels) for labels in traced.labels)
+        if any(array is not None for array in per_dim):
+            units[name] = per_dim
+    groups = _groups(widths, group_of_unit, filters, units, unit_of_label, book.mixed)
+    cost_model = _cost_model(recording, units, unit_of_label, group_of_unit, widths)
+    return ChannelGraph(
+        groups, tuple(filters), _count(recording, unit_of_label), units, recording.shapes, recording.constants, cost_model
+    )
+
+
+def _units_or_none(unit_of_label: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """The units of one dimension of a tensor; the labels of a dimension are consecutive."""
+    units = unit_of_label[labels[0] : labels[-1] + 1] if len(labels) else labels
+    return units if units.size and units.max() >= 0 else None
+
+
+def _prunable_layers(recording: Recording) -> list[tuple[str, str, int, np.ndarray]]:
+    """(name, weight, output dimension, labels of the filters) of every weight in forward order, one used twice once."""
+    seen: dict[tuple[str, int], np.ndarray] = {}
+    for layer in recording.layers:
+        if layer.weight is None or layer.outputs is None:
+            continue
+        owner = recording.book.owner(layer.outputs)
+        if owner is not None and owner[0] in recording.parameters:
+            labels = recording.named[owner[0]].labels[owner[1]]
+            if labels is not None:
+                seen.setdefault(owner, labels)
+    return [(_layer_name(tensor), tensor, dim, labels) for (tensor, dim), labels in seen.items()]
+
+
+def _layer_name(tensor: str) -> str:
+    """``"features.0.weight"`` -> ``"features.0"``; a parameter of another name is a layer of its own."""
+    module, _, leaf = tensor.split(".parametrizations.")[0].rpartition(".")
+    if ".parametrizations." in tensor:
+        return f"{module}.{leaf}" if module else leaf
+    return module if leaf == "weight" and module else tensor
+
+
+def _signatures(recording: Recording, component: np.ndarray) -> np.ndarray:
+    """A fingerprint per component of how often it occurs in each dimension of each tensor and in each slice.
+
+    Units with equal fingerprints are interchangeable: they hold filters of the same layers and are read by the same ones.
+    The fingerprint is a sum of one random 64-bit number per dimension (Zobrist hashing), so it needs no sorting.
+    """
+    columns = [labels for traced in recording.named.values() for labels in traced.labels if labels is not None]
+    columns += recording.book.cuts
+    columns += [labels for layer in recording.layers if layer.weight is None for labels in layer.factors if labels is not None]
+    keys = np.random.default_rng(0).integers(1, 2**63, len(columns), dtype=np.uint64)
+    signature = np.zeros(len(component), np.uint64)
+    if columns:
+        labels = np.concatenate([column.ravel() for column in columns])
+        np.add.at(signature, component[labels], np.repeat(keys, [column.size for column in columns]))
+    return signature
+
+
+def _groups(
+    widths: np.ndarray,
+    group_of_unit: np.ndarray,
+    filters: list[Filters],
+    units: Mapping[str, tuple[np.ndarray | None, ...]],
+    unit_of_label: np.ndarray,
+    mixed: list[np.ndarray],
+) -> tuple[ChannelGroup, ...]:
+    layers: list[list[str]] = [[] for _ in widths]
+    n_filters = np.zeros(len(widths), np.int64)
+    for entry in filters:
+        present = group_of_unit[entry.units[entry.units >= 0]]
+        for group in np.unique(present):
+            layers[group].append(entry.layer)
+        n_filters += np.bincount(present, minlength=len(widths))
+
+    slices: list[list[Slice]] = [[] for _ in widths]
+    for tensor, per_dim in units.items():
+        for dim, array in enumerate(per_dim):
+            if array is None:
+                continue
+            order = np.argsort(array, kind="stable")
+            order = order[np.count_nonzero(array < 0) :]
+            for group, start, stop in zip(*_runs(group_of_unit[array[order]]), strict=True):
+                slices[group].append(Slice(tensor, dim, order[start:stop].reshape(widths[group], -1)))
+
+    touched = unit_of_label[np.concatenate([labels.ravel() for labels in mixed])] if mixed else np.zeros(0, np.int64)
+    is_mixed = np.zeros(len(widths), bool)
+    is_mixed[group_of_unit[touched[touched >= 0]]] = True
+
+    names: dict[str, int] = {}
+    groups = []
+    for g, width in enumerate(widths.tolist()):
+        first = layers[g][0]
+        names[first] = names.get(first, 0) + 1
+        name = first if names[first] == 1 else f"{first}#{names[first]}"
+        per_unit = int(n_filters[g]) // width
+        groups.append(ChannelGroup(name, width, tuple(layers[g]), per_unit, bool(is_mixed[g]), tuple(slices[g])))
+    return tuple(groups)
+
+
+def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The value, start and stop of every run of equal neighbours."""
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    return values[starts], starts, np.append(starts[1:], len(values))
+
+
+def _count(recording: Recording, unit_of_label: np.ndarray) -> Program:
+    """The program, its sizes in labels replaced by counts of units."""
+
+    def resolved(leaf: Any) -> Any:
+        if not isinstance(leaf, Size):
+            return leaf
+        units = unit_of_label[leaf.labels]
+        return Count(units) if (units >= 0).any() else len(units)
+
+    nodes = list(recording.program.nodes)
+    for index in recording.sized:
+        node = nodes[index]
+        nodes[index] = Node(node.op, map_argument(resolved, node.args), map_argument(resolved, node.kwargs), node.outputs)
+    return Program(recording.program.inputs, tuple(nodes), recording.program.output)
+
+
+def _cost_model(
+    recording: Recording,
+    units: Mapping[str, tuple[np.ndarray | None, ...]],
+    unit_of_label: np.ndarray,
+    group_of_unit: np.ndarray,
+    widths: np.ndarray,
+) -> CostModel:
+    sizes: dict[tuple[int, ...], int] = {(1, *[0] * len(widths)): 0}  # size 0 is the constant 1
+
+    seen: dict[int, int] = {}
+
+    def size_of(labels: np.ndarray) -> int:
+        """The row of (offset, slope per group) that gives the number of kept channels among labels."""
+        known = seen.get(id(labels))
+        if known is None:
+            among = unit_of_label[labels]
+            counts = np.bincount(group_of_unit[among[among >= 0]], minlength=len(widths))
+            slope, rest = np.divmod(counts, np.maximum(widths, 1))
+            if rest.any():
+                raise RuntimeError("trace: the units of a group do not occur equally often in a tensor; this is a bug.")
+            row = (len(among) - int(counts.sum()), *slope.tolist())
+            known = seen[id(labels)] = sizes.setdefault(row, len(sizes))
+        return known
+
+    macs = [(layer.macs, size_of(layer.factors[0]), size_of(layer.factors[1])) for layer in recording.layers]
+    per_element = {"batch_norm": 4, "avg_pool": 1, "adaptive_avg_pool": 1}
+    extra = [(per_element[kind] * elements, size_of(labels), 0) for kind, elements, labels in recording.extras]
+    params = []
+    for name, shape in recording.shapes.items():
+        if name not in recording.parameters:
+            continue
+        constant, variable = 1, []
+        dims = recording.named[name].labels if name in recording.named else [None] * len(shape)
+        for dim, (labels, count) in enumerate(zip(dims, shape, strict=True)):
+            if labels is not None and name in units and units[name][dim] is not None:
+                variable.append(size_of(labels))
+            else:
+                constant *= count
+        if len(variable) > 2:
+            raise NotImplementedError(f"trace: parameter {name!r} has {len(variable)} prunable dimensions; two are supported.")
+        a, b = (variable + [0, 0])[:2]
+        params.append((constant, a, b))
+
+    table = np.array(list(sizes), np.float64)
+    forms = [_form(terms, len(table)) for terms in (macs, macs + extra, params)]
+    return CostModel(table[:, 1:], table[:, 0], *forms)
+
+
+def _form(terms: list[tuple[int, int, int]], n: int) -> np.ndarray:
+    form = np.zeros((n, n))
+    for coefficient, a, b in terms:
+        form[a, b] += coefficient
+    return form

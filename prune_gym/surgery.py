@@ -1,0 +1,90 @@
+"""Two ways to make a pruned network real: physically smaller, or of the same shapes with the removed units zeroed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prune_gym.graph import Architecture, ChannelGraph
+from prune_gym.program import PrunedNetwork, is_kept
+
+
+def compact(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> PrunedNetwork:
+    """A new, physically smaller network that computes the pruned function.
+
+    Parameters and buffers keep their names, dtype, device and ``requires_grad``. ``model`` is not modified and shares no
+    memory with the result. Raises ValueError if ``model`` is not the network that ``graph`` was traced from.
+    """
+    tensors = state(model, graph)
+    sliced = slice_tensors(tensors, graph, architecture)
+    parameters, buffers = {}, {}
+    for name, tensor in tensors.items():
+        small = sliced[name].detach()
+        small = small.clone(memory_format=torch.contiguous_format) if small.data_ptr() == tensor.data_ptr() else small
+        if isinstance(tensor, nn.Parameter):
+            parameters[name] = nn.Parameter(small, requires_grad=tensor.requires_grad)
+        else:
+            buffers[name] = small
+    return PrunedNetwork(graph.program.at(architecture.mask), parameters, buffers).train(model.training)
+
+
+def mask(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> nn.Module:
+    """A copy of ``model`` with every slice of the removed units set to zero: outputs, norms and the consumers' inputs.
+
+    It computes the same function as :func:`compact`, except where an operator works across channels (a layer norm, a
+    group norm, a mean over channels): a zero counts there, an absent channel does not.
+
+    Raises:
+        ValueError: a group with removed units is ``mixed`` in this sense; use :func:`compact` instead.
+        ValueError: ``model`` is not the network that ``graph`` was traced from.
+    """
+    state(model, graph)
+    for group, kept in zip(graph.groups, architecture.kept, strict=True):
+        if group.mixed and not kept.all():
+            raise ValueError(
+                f"architecture: group {group.name!r} is normalised or reduced across its channels, where zeros are not the "
+                "same as removed channels; use compact(model, graph, architecture)."
+            )
+    masked = copy.deepcopy(model)
+    tensors = dict([*masked.named_parameters(), *masked.named_buffers()])
+    with torch.no_grad():
+        for name, per_dim in graph.units.items():
+            for dim, units in enumerate(per_dim):
+                if units is not None and name in tensors:
+                    removed = np.flatnonzero(~is_kept(units, architecture.mask))
+                    tensors[name].index_fill_(dim, torch.as_tensor(removed, device=tensors[name].device), 0)
+    return masked
+
+
+def state(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
+    """Parameters, buffers and captured constants by name, checked against the graph."""
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    tensors |= {name: constant for name, constant in graph.constants.items() if name not in tensors}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != dict(graph.shapes):
+        wrong = sorted(name for name in shapes.keys() | graph.shapes.keys() if shapes.get(name) != graph.shapes.get(name))
+        name = wrong[0]
+        raise ValueError(
+            f"model: expected the network that the graph was traced from, but {name!r} has shape {shapes.get(name)} "
+            f"instead of {graph.shapes.get(name)}; trace this model anew."
+        )
+    return tensors
+
+
+def slice_tensors(tensors: Mapping[str, Tensor], graph: ChannelGraph, architecture: Architecture) -> dict[str, Tensor]:
+    """The tensors of the smaller network; those that lose nothing are passed on as they are."""
+    sliced = dict(tensors)
+    padded = np.append(architecture.mask, True)  # the last entry is for -1, what always stays
+    for name, per_dim in graph.units.items():
+        for dim, units in enumerate(per_dim):
+            if units is None:
+                continue
+            kept = padded[units]
+            if not kept.all():
+                index = torch.from_numpy(np.flatnonzero(kept)).to(sliced[name].device)
+                sliced[name] = sliced[name].index_select(dim, index)
+    return sliced
