@@ -1,1 +1,6 @@
-"""Environments."""
+"""Gymnasium environments of network pruning, and their wrappers. Installed as ``prune_gym.envs``."""
+
+from prune_gym.envs.pruning import Preview, PruningEnv
+from prune_gym.envs.wrappers import ImprovementReward, SoftmaxAction, VectorReward
+
+__all__ = ["ImprovementReward", "Preview", "PruningEnv", "SoftmaxAction", "VectorReward"]

@@ -1,0 +1,255 @@
+"""One run: an agent on a task, and the folder that holds everything about it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import configure
+
+from prune_gym import tasks
+from prune_gym.agents.base import EvaluationBudget
+from prune_gym.agents.baselines import RandomAgent, UniformAgent
+from prune_gym.agents.pictures import plot_channels, plot_progress
+from prune_gym.agents.rl_pruner import RLPruner, RLPrunerConfig
+from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig, make_sb3
+from prune_gym.checkpoint import save_pruned
+from prune_gym.envs.pruning import PruningEnv
+from prune_gym.evaluation import Score
+from prune_gym.files import write_atomically
+from prune_gym.names import choose_device, unknown
+from prune_gym.surgery import compact
+from prune_gym.training import accuracy
+
+SB3_AGENTS = ("ppo", "a2c", "sac", "td3", "ddpg")
+AGENTS = ("rl_pruner", *SB3_AGENTS, "uniform", "random")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Prune a task's network with an agent, and write a run folder."""
+
+    task: str = "digits"
+    """What to prune: digits, digits-resnet or digits-mobilenet."""
+    agent: str = "rl_pruner"
+    """Who prunes: rl_pruner, ppo, a2c, sac, td3, ddpg, uniform or random."""
+    sparsity: float = 0.5
+    """Channel sparsity to reach: removed filters over filters of the original network."""
+    step_ratio: float = 0.05
+    """Filters that one pruning step removes, over filters of the original network."""
+    reward: str = "accuracy"
+    """Reward strategy: accuracy, flops, params, or paper (equation 17 with --reward-weights)."""
+    reward_weights: tuple[float, float, float] | None = None
+    """Alpha, beta and gamma of equation 17, with --reward paper."""
+    reward_split: str = "val"
+    """Split whose accuracy the reward reads: val, or test for the paper's protocol, which tunes on what it reports."""
+    rounding: str = "largest_remainder"
+    """How shares become whole channels: largest_remainder, paper or carry."""
+    importance: str = "taylor"
+    """Which channels of a layer go first: taylor, l1, l2, bn_scale or random."""
+    evaluations: int | None = None
+    """Architectures that the agent may score; by default what one episode of RL-Pruner takes."""
+    seed: int = 0
+    """Seed of the agent. The base network and the splits do not depend on it."""
+    device: str = "auto"
+    """Where networks are evaluated: auto, cpu, cuda, ..."""
+    out: Path | None = None
+    """Run folder; must not hold a run yet. By default a new folder in runs/."""
+    rl_pruner: RLPrunerConfig = field(default_factory=RLPrunerConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    a2c: A2CConfig = field(default_factory=A2CConfig)
+    off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
+
+    def __post_init__(self) -> None:
+        if self.agent not in AGENTS:
+            raise unknown("agent", self.agent, AGENTS)
+        if self.task not in tasks.TASKS:
+            raise unknown("task", self.task, tasks.TASKS)
+        if self.evaluations is not None and self.evaluations < 1:
+            raise ValueError(f"evaluations: expected at least 1, got {self.evaluations}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: expected an integer in [0, 2**32), got {self.seed}.")
+        choose_device(self.device)
+
+    def environment(self, **settings: Any) -> gymnasium.Env:
+        """The environment of this run."""
+        return PruningEnv(
+            task=self.task,
+            sparsity=self.sparsity,
+            step_ratio=self.step_ratio,
+            reward=self.reward,
+            reward_weights=self.reward_weights,
+            reward_split=self.reward_split,
+            rounding=self.rounding,
+            importance=self.importance,
+            device=self.device,
+            **settings,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """As JSON, without what does not influence the result."""
+        settings = asdict(self)
+        del settings["out"]
+        return settings
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run found; ``summary`` is the content of summary.json."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+
+def make_agent(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
+    """The agent that ``config`` names, on ``env``."""
+    if config.agent == "rl_pruner":
+        return RLPruner(env, config.rl_pruner, seed=config.seed)
+    if config.agent == "uniform":
+        return UniformAgent(env, seed=config.seed)
+    if config.agent == "random":
+        return RandomAgent(env, seed=config.seed)
+    settings = config.ppo if config.agent == "ppo" else config.a2c if config.agent == "a2c" else config.off_policy
+    return make_sb3(config.agent, env, settings, config.seed)
+
+
+def run(
+    config: RunConfig, progress: bool = False, agent: Callable[[RunConfig, gymnasium.Env], BaseAlgorithm] = make_agent
+) -> RunResult:
+    """Let an agent prune, and write config, steps, pictures, the pruned network and at last ``summary.json``.
+
+    The pruned network is the best one at the target sparsity that the agent scored, by its reward. ``agent`` makes the
+    agent: anything with SB3's ``learn``, ``save`` and ``set_logger``.
+
+    Raises FileExistsError if the folder already holds a run, ValueError for a bad configuration; then nothing is written.
+    """
+    clock = {"start": time.perf_counter()}
+    folder = _free_folder(config)
+    tasks.load(config.task, progress)
+    clock["base"] = time.perf_counter()
+    env = config.environment()
+    inner: PruningEnv = env.unwrapped  # type: ignore[assignment]
+    env.reset(seed=config.seed)
+    steps = inner.steps_left
+    rl_pruner = config.rl_pruner
+    per_stage = sum(rl_pruner.samples**depth for depth in range(1, rl_pruner.sample_steps + 1))
+    evaluations = config.evaluations or steps * (rl_pruner.stages * per_stage + 1)
+    if evaluations < steps:
+        raise ValueError(f"evaluations: expected at least {steps}, one per pruning step, got {evaluations}.")
+    algorithm = agent(config, env)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "config.json", _json(config.settings()))
+    algorithm.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+    recorder = StepRecorder(inner)
+    algorithm.learn(evaluations, CallbackList([recorder, EvaluationBudget(evaluations)]), progress_bar=progress)
+    algorithm.logger.close()
+    clock["search"] = time.perf_counter()
+
+    best = inner.best
+    if best is None:
+        raise RuntimeError(f"agent: {config.agent} ended no episode within {evaluations} evaluations; give it more.")
+    task, architecture = inner.task, best.snapshot.state.architecture
+    pruned = compact(task.model, inner.graph, architecture).eval()
+    summary = {
+        "task": config.task,
+        "agent": config.agent,
+        "seed": config.seed,
+        "evaluations": inner.evaluations,
+        "protocol": "reward on validation"
+        if config.reward_split == "val"
+        else "paper: reward on TEST, so test accuracy is tuned on",
+        "reward": best.reward,
+        "before": _measures(inner.simulator.baseline, accuracy(task.model, task.val), accuracy(task.model, task.test)),
+        "after": _measures(best.score, accuracy(pruned, task.val), accuracy(pruned, task.test)),
+        "widths": {
+            group.name: [group.width, kept] for group, kept in zip(inner.graph.groups, architecture.widths.tolist(), strict=True)
+        },
+        "architecture": architecture.digest,
+    }
+    write_atomically(folder / "steps.csv", recorder.csv())
+    save_pruned(folder / "pruned.safetensors", pruned, {"summary": summary})
+    algorithm.save(folder / "agent.zip")
+    write_atomically(folder / "channels.png", plot_channels(inner, best))
+    write_atomically(folder / "progress.png", plot_progress(recorder.rows, inner, best))
+    clock["write"] = time.perf_counter()
+    names = list(clock)
+    timings = {name: round(clock[name] - clock[before], 3) for before, name in pairwise(names)}
+    write_atomically(folder / "timings.json", _json({"seconds": timings}))
+    write_atomically(folder / "summary.json", _json(summary))  # last: it marks the run as complete
+    return RunResult(folder, summary)
+
+
+def _free_folder(config: RunConfig) -> Path:
+    if config.out is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        base = Path("runs") / f"{config.task}_{config.agent}_seed{config.seed}_{stamp}"
+        taken = 1
+        folder = base
+        while folder.exists():
+            taken += 1
+            folder = base.with_name(f"{base.name}_{taken}")
+        return folder
+    folder = config.out.expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"out: {folder} is not an empty folder, it may hold a run; choose another or delete it.")
+    return folder
+
+
+def _measures(score: Score, val: float, test: float) -> dict[str, float]:
+    return {
+        "val_accuracy": val,
+        "test_accuracy": test,
+        "macs": score.macs,
+        "params": score.params,
+        "flops_reduction": score.flops_reduction,
+        "params_reduction": score.params_reduction,
+        "channel_sparsity": score.channel_sparsity,
+    }
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+class StepRecorder(BaseCallback):
+    """Notes every real step of any agent, one row each: what becomes steps.csv."""
+
+    def __init__(self, env: PruningEnv):
+        super().__init__()
+        self.inner = env
+        self.rows: list[dict[str, Any]] = []
+        self._episode = self._step = 0
+
+    def _on_step(self) -> bool:
+        if self.locals.get("preview"):
+            return True
+        info = self.locals["infos"][0]
+        row = {"episode": self._episode, "step": self._step, "evaluations": self.inner.evaluations, "reward": self._reward()}
+        row |= {key: info[key] for key in ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")}
+        row |= {f"width:{group.name}": int(w) for group, w in zip(self.inner.graph.groups, info["widths"], strict=True)}
+        self.rows.append(row)
+        self._step += 1
+        if self.locals["dones"][0]:
+            self._episode, self._step = self._episode + 1, 0
+        return True
+
+    def _reward(self) -> float:
+        return float(f"{self.locals['rewards'][0]:.7g}")  # SB3's vectorised environments hand on float32
+
+    def csv(self) -> str:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return buffer.getvalue()

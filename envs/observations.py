@@ -1,0 +1,30 @@
+"""What an agent sees: vectors in [0, 1]."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prune_gym.simulator import PruningState, Simulator
+
+OBSERVATIONS = ("architecture", "full")
+
+
+def observe(kind: str, simulator: Simulator, at: PruningState, last_action: np.ndarray) -> np.ndarray:
+    """The observation of a state, float32.
+
+    ``architecture`` (groups,): kept width over original width. ``full`` (4 + 5 * groups,): progress to the target,
+    accuracy, MACs reduction, parameter reduction; then per group the architecture vector, the last action (normalised),
+    and three features of the original network: its share of the filters, of the widest group, and its depth.
+    """
+    graph = simulator.graph
+    architecture = at.architecture.widths / graph.widths
+    if kind == "architecture":
+        return architecture.astype(np.float32)
+    score = simulator.score(at)
+    scalars = [simulator.progress(at), score.accuracy, score.flops_reduction, score.params_reduction]
+    total = last_action.sum()
+    action = last_action / total if total > 0 else last_action
+    filters = graph.widths * graph.filters_per_unit
+    depth = np.linspace(0, 1, len(graph.groups))
+    features = [architecture, action, filters / filters.sum(), graph.widths / graph.widths.max(), depth]
+    return np.clip(np.concatenate([scalars, *features]), 0, 1).astype(np.float32)

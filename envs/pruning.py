@@ -1,0 +1,236 @@
+"""The pruning environment: one step, one sparsity distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from prune_gym import tasks
+from prune_gym.allocation import check_action
+from prune_gym.envs.observations import OBSERVATIONS, observe
+from prune_gym.envs.rendering import describe, draw, write
+from prune_gym.evaluation import Score
+from prune_gym.graph import Architecture, ChannelGraph
+from prune_gym.names import choose_device, unknown
+from prune_gym.rewards import Reward, make_reward
+from prune_gym.simulator import PruningState, Simulator
+from prune_gym.tasks import Task
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An exact copy of an environment's state: a mask, what rounding carried over, and the last action."""
+
+    state: PruningState
+    last_action: np.ndarray
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What an action would lead to: the reward it would give, whether the episode would end, and the state itself.
+
+    ``env.unwrapped.restore(preview.snapshot)`` goes there.
+    """
+
+    reward: float
+    terminated: bool
+    score: Score
+    snapshot: Snapshot
+
+
+class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """An agent prunes a convolutional network, one step budget of filters at a time.
+
+    **Action**: ``Box(0, 1, (groups,), float32)``, the sparsity distribution: the share of the step's filters that each
+    group loses. It is normalised inside; all zeros mean "in proportion to the groups' filters". Within a group the least
+    important units go.
+
+    **Observation**: the architecture vector, ``Box(0, 1, (groups,), float32)``: kept width over original width. With
+    ``observation="full"`` see :mod:`prune_gym.envs.observations`.
+
+    **Reward**: of the network after the step; accuracies are those on the validation split.
+
+    **Episode**: starts at the original network and terminates when the target sparsity is reached; never truncated.
+
+    **Info**: ``accuracy``, ``flops_reduction``, ``params_reduction``, ``channel_sparsity``, ``widths`` (int64, groups) and
+    ``evaluations``, the number of architectures scored in this episode, previews and repetitions included.
+
+    Attributes:
+        evaluations: architectures scored since this environment was made, over all episodes; the budget of agents.
+        best: the preview of the best network at the target sparsity that was scored so far, by its reward; what agents are
+            judged by. None before any.
+
+    Args:
+        task: the name of a task, or a :class:`prune_gym.tasks.Task` of your own.
+        sparsity: channel sparsity to reach, in (0, 1).
+        step_ratio: fraction of the original filters that one step removes, in (0, 1].
+        reward: ``"paper"``, ``"accuracy"``, ``"flops"``, ``"params"``, or a function (before, after, baseline) of
+            :class:`prune_gym.evaluation.Score` to float.
+        reward_weights: (alpha, beta, gamma) of equation 17, for ``reward="paper"``.
+        reward_split: ``"val"``, or ``"test"`` for the paper's protocol, which tunes on what it reports.
+        observation: ``"architecture"`` or ``"full"``.
+        rounding: ``"largest_remainder"``, ``"paper"`` or ``"carry"``, see :func:`prune_gym.allocate`.
+        importance: criterion by name, see :func:`prune_gym.importance`.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        render_mode: ``"rgb_array"`` (bars per group) or ``"ansi"``.
+
+    Raises ValueError for any bad argument, by its name, when the environment is made.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}  # noqa: RUF012  # Gymnasium's name
+
+    def __init__(
+        self,
+        task: str | Task = "digits",
+        sparsity: float = 0.5,
+        step_ratio: float = 0.05,
+        reward: str | Reward = "paper",
+        reward_weights: tuple[float, float, float] | None = None,
+        reward_split: str = "val",
+        observation: str = "architecture",
+        rounding: str = "largest_remainder",
+        importance: str = "taylor",
+        device: str | torch.device = "auto",
+        render_mode: str | None = None,
+    ):
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise unknown("render_mode", render_mode, self.metadata["render_modes"])
+        if observation not in OBSERVATIONS:
+            raise unknown("observation", observation, OBSERVATIONS)
+        self.reward = make_reward(reward, reward_weights)
+        self.render_mode = render_mode
+        self.observation = observation
+        self.task = tasks.load(task) if isinstance(task, str) else task
+        self.simulator = Simulator(self.task, sparsity, step_ratio, rounding, importance, reward_split, choose_device(device))
+        groups = len(self.graph.groups)
+        self.action_space = spaces.Box(0.0, 1.0, (groups,), np.float32)
+        self.evaluations = self._evaluations_before = 0
+        self.best: Preview | None = None
+        self._snapshot: Snapshot | None = None
+        self.observation_space = spaces.Box(0.0, 1.0, (len(self._observe(self._start())),), np.float32)
+
+    @property
+    def graph(self) -> ChannelGraph:
+        return self.simulator.graph
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture of the present state. Raises RuntimeError before the first reset."""
+        return self._current("architecture").state.architecture
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Back to the original network. Nothing here is random; ``seed`` only seeds ``np_random`` for wrappers."""
+        super().reset(seed=seed)
+        self._snapshot = self._start()
+        self._evaluations_before = self.evaluations
+        return self._observe(self._snapshot), self._info(self._snapshot)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Remove one step budget of filters. Costs one evaluation.
+
+        Raises RuntimeError before the first reset and after the end, ValueError for an action that is not a finite,
+        non-negative array (groups,); the environment is then as it was.
+        """
+        self._check_running("step")
+        (preview,) = self.preview([action])
+        self._snapshot = preview.snapshot
+        return self._observe(preview.snapshot), preview.reward, preview.terminated, False, self._info(preview.snapshot)
+
+    # ------------------------------------------------------------------------------------ beyond Gymnasium's interface
+
+    def preview(self, actions: Sequence[np.ndarray] | np.ndarray) -> list[Preview]:
+        """What each of N actions (N, groups) would lead to from the present state, which stays as it is.
+
+        Costs N evaluations; the architectures are scored in one batch. Raises like :meth:`step`.
+        """
+        now = self._check_running("preview")
+        checked = [check_action(action, len(self.graph.groups)) for action in actions]
+        states = self.simulator.successors(now.state, checked)
+        before, baseline = self.simulator.score(now.state), self.simulator.baseline
+        self.evaluations += len(states)
+        previews = [
+            Preview(
+                reward=float(self.reward(before, after, baseline)),
+                terminated=self.simulator.is_terminal(state),
+                score=after,
+                snapshot=Snapshot(state, action),
+            )
+            for state, after, action in zip(states, self.simulator.scores(states), checked, strict=True)
+        ]
+        for preview in previews:
+            if preview.terminated and (self.best is None or preview.reward > self.best.reward):
+                self.best = preview
+        return previews
+
+    def snapshot(self) -> Snapshot:
+        """The present state; immutable, a few hundred bytes, to hand to :meth:`restore`. Raises RuntimeError before reset."""
+        return self._current("snapshot")
+
+    def restore(self, snapshot: Snapshot) -> tuple[np.ndarray, dict[str, Any]]:
+        """Go back (or ahead) to a state; gives its observation and info. ``evaluations`` keeps counting."""
+        if not isinstance(snapshot, Snapshot) or snapshot.state.architecture.graph is not self.graph:
+            raise ValueError("snapshot: expected what snapshot() or preview() of this environment returned.")
+        self._snapshot = snapshot
+        return self._observe(snapshot), self._info(snapshot)
+
+    def score(self) -> Score:
+        """Accuracy and costs of the present state; already known, so it costs no evaluation."""
+        return self.simulator.score(self._current("score").state)
+
+    @property
+    def uniform_action(self) -> np.ndarray:
+        """The distribution that prunes every group by the same fraction, float64 (groups,), sum 1."""
+        filters = self.graph.widths * self.graph.filters_per_unit
+        return filters / filters.sum()
+
+    @property
+    def steps_left(self) -> int:
+        """Steps to the end of the episode if each removes its whole budget."""
+        missing = self.simulator.target_filters - self.simulator.removed_filters(self._current("steps_left").state)
+        return max(0, -(-missing // self.simulator.step_budget))
+
+    def render(self) -> Any:
+        """``rgb_array``: uint8 (height, width, 3); ``ansi``: a string; None without a render mode."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() was called without a render_mode; make the environment with 'rgb_array' or 'ansi'.")
+            return None
+        now = self._current("render")
+        title = f"{self.task.name}: {describe(self.simulator.score(now.state))}"
+        picture = draw if self.render_mode == "rgb_array" else write
+        return picture(now.state.architecture, title)
+
+    # ----------------------------------------------------------------------------------------------------- inside
+
+    def _start(self) -> Snapshot:
+        return Snapshot(self.simulator.initial(), np.zeros(len(self.graph.groups)))
+
+    def _current(self, caller: str) -> Snapshot:
+        if self._snapshot is None:
+            raise RuntimeError(f"{caller}: call reset() first.")
+        return self._snapshot
+
+    def _check_running(self, caller: str) -> Snapshot:
+        now = self._current(caller)
+        if self.simulator.is_terminal(now.state):
+            raise RuntimeError(f"{caller}: the episode has ended, the target sparsity is reached; call reset() first.")
+        return now
+
+    def _observe(self, at: Snapshot) -> np.ndarray:
+        return observe(self.observation, self.simulator, at.state, at.last_action)
+
+    def _info(self, at: Snapshot) -> dict[str, Any]:
+        score = self.simulator.score(at.state)
+        return {
+            "accuracy": score.accuracy,
+            "flops_reduction": score.flops_reduction,
+            "params_reduction": score.params_reduction,
+            "channel_sparsity": score.channel_sparsity,
+            "widths": at.state.architecture.widths.copy(),
+            "evaluations": self.evaluations - self._evaluations_before,
+        }

@@ -1,0 +1,82 @@
+"""Wrappers in Gymnasium's own way: actions for Gaussian policies, and other views of the reward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from prune_gym.envs.pruning import PruningEnv
+
+
+def pruning_env(env: gymnasium.Env) -> PruningEnv:
+    """The pruning environment inside any wrappers. Raises TypeError if there is none."""
+    inner = env.unwrapped
+    if not isinstance(inner, PruningEnv):
+        raise TypeError(f"env: expected a PruningEnv inside, got {type(inner).__name__}.")
+    return inner
+
+
+class SoftmaxAction(gymnasium.ActionWrapper[np.ndarray, np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):
+    """Actions in [-1, 1] for Gaussian policies: the sparsity distribution is ``uniform * exp(scale * action)``, normalised.
+
+    Action 0 prunes all groups by the same fraction; +1 multiplies a group's share by ``exp(scale)``.
+    """
+
+    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], scale: float = 3.0):
+        gymnasium.utils.RecordConstructorArgs.__init__(self, scale=scale)
+        gymnasium.ActionWrapper.__init__(self, env)
+        if not (np.isfinite(scale) and scale > 0):
+            raise ValueError(f"scale: expected a finite number > 0, got {scale}.")
+        self.scale = scale
+        self.uniform = pruning_env(env).uniform_action
+        self.action_space = spaces.Box(-1.0, 1.0, self.uniform.shape, np.float32)
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        action = np.asarray(action)
+        if action.shape != self.uniform.shape:
+            raise ValueError(f"action: expected shape {self.uniform.shape}, got shape {action.shape}.")
+        if not np.isfinite(action).all():
+            raise ValueError(f"action: expected finite numbers, got {action[~np.isfinite(action)][0]}.")
+        weights = self.uniform * np.exp(self.scale * np.clip(action.astype(np.float64), -1, 1))
+        return weights / weights.sum()
+
+
+class ImprovementReward(gymnasium.RewardWrapper[np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):
+    """Reward shaping: the change of the reward from one state to the next, so that an episode's return is the reward of its
+    final network (less that of the original one) instead of the sum over all steps."""
+
+    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray]):
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        gymnasium.RewardWrapper.__init__(self, env)
+        self._last = 0.0
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        result = super().reset(**kwargs)
+        inner = pruning_env(self.env)
+        baseline = inner.simulator.baseline
+        self._last = float(inner.reward(baseline, baseline, baseline))
+        return result
+
+    def reward(self, reward: Any) -> float:
+        change = float(reward) - self._last
+        self._last = float(reward)
+        return change
+
+
+class VectorReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):
+    """For multi-objective agents: the reward is the vector (accuracy, MACs reduction, parameter reduction), float32, and
+    ``reward_space`` its box, as in MO-Gymnasium."""
+
+    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray]):
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        pruning_env(env)
+        self.reward_space = spaces.Box(0.0, 1.0, (3,), np.float32)
+
+    def step(self, action: np.ndarray) -> Any:
+        observation, _, terminated, truncated, info = self.env.step(action)
+        reward = np.array([info["accuracy"], info["flops_reduction"], info["params_reduction"]], np.float32)
+        return observation, reward, terminated, truncated, info

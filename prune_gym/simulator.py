@@ -1,0 +1,141 @@
+"""Pruning as a deterministic process: a state, what an action makes of it, and what that is worth. No RL in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import torch
+
+from prune_gym.allocation import ROUNDINGS, allocate, shares
+from prune_gym.evaluation import Evaluator, Score
+from prune_gym.graph import Architecture
+from prune_gym.importance import CRITERIA, unit_scores
+from prune_gym.names import unknown
+from prune_gym.surgery import state
+from prune_gym.tasks import Task
+
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class PruningState:
+    """Everything that the future depends on, the architecture and what rounding carried over; and the way there."""
+
+    architecture: Architecture
+    carry: np.ndarray
+    previous: PruningState | None = None
+
+    def trajectory(self) -> list[PruningState]:
+        """All states from the original network to this one."""
+        path = [self]
+        while path[-1].previous is not None:
+            path.append(path[-1].previous)
+        return path[::-1]
+
+
+class Simulator:
+    """Prunes a task's network step by step.
+
+    One step removes ``step_ratio`` of the original filters, spread over the groups by an action; within a group the least
+    important units go. The last step removes only what is missing to ``sparsity``.
+
+    Args:
+        task: network, data and channel graph.
+        sparsity: target channel sparsity, in (0, 1).
+        step_ratio: filters removed per step over filters of the original network, in (0, 1].
+        rounding: see :func:`prune_gym.allocate`.
+        importance: criterion by name, see :func:`prune_gym.importance`; scores are computed once per state.
+        reward_split: ``"val"``, or ``"test"`` for the paper's protocol, which tunes on the test set.
+        device: where evaluations run.
+
+    Raises ValueError for an argument out of range, and for a sparsity beyond one unit per group.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        sparsity: float,
+        step_ratio: float,
+        rounding: str = "largest_remainder",
+        importance: str = "taylor",
+        reward_split: str = "val",
+        device: torch.device | str = "cpu",
+    ):
+        graph = task.graph
+        if not 0 < sparsity < 1:
+            raise ValueError(f"sparsity: expected a fraction in (0, 1), got {sparsity}.")
+        if sparsity > graph.max_sparsity:
+            raise ValueError(
+                f"sparsity: {sparsity} cannot be reached on task {task.name!r} with one channel kept per group; "
+                f"the largest that can is {np.floor(graph.max_sparsity * 1e4) / 1e4:.4f}."
+            )
+        if not 0 < step_ratio <= 1:
+            raise ValueError(f"step_ratio: expected a fraction in (0, 1], got {step_ratio}.")
+        if rounding not in ROUNDINGS:
+            raise unknown("rounding", rounding, ROUNDINGS)
+        if importance not in CRITERIA:
+            raise unknown("importance", importance, CRITERIA)
+        if reward_split not in SPLITS:
+            raise unknown("reward_split", reward_split, SPLITS)
+        self.task = task
+        self.graph = graph
+        self.rounding = rounding
+        self.importance = importance
+        self.reward_split = reward_split
+        self.target_filters = ceil(sparsity * graph.n_filters - 1e-9)
+        self.step_budget = max(1, int(step_ratio * graph.n_filters))
+        device = torch.device(device)
+        tensors = {name: tensor.detach().to(device) for name, tensor in state(task.model, graph).items()}
+        self.evaluator = Evaluator(graph, tensors, getattr(task, reward_split).to(device))
+        self.calibration = task.calibration.to(device)
+        self.baseline = self.evaluator.score(graph.full())
+        self._rank: tuple[str, np.ndarray] | None = None
+
+    def initial(self) -> PruningState:
+        return PruningState(self.graph.full(), np.zeros(len(self.graph.groups)))
+
+    def score(self, at: PruningState) -> Score:
+        return self.evaluator.score(at.architecture)
+
+    def removed_filters(self, at: PruningState) -> int:
+        return int((self.graph.widths - at.architecture.widths) @ self.graph.filters_per_unit)
+
+    def is_terminal(self, at: PruningState) -> bool:
+        return self.removed_filters(at) >= self.target_filters
+
+    def progress(self, at: PruningState) -> float:
+        """How much of the way to the target sparsity is done, in [0, 1]."""
+        return min(1.0, self.removed_filters(at) / self.target_filters)
+
+    def successors(self, at: PruningState, actions: Sequence[np.ndarray]) -> list[PruningState]:
+        """The states that the actions lead to; no network is run but for the importance of the present state."""
+        rank = self._ranks(at.architecture)
+        budget = min(self.step_budget, self.target_filters - self.removed_filters(at))
+        counts = np.empty((len(actions), len(self.graph.groups)), np.int64)
+        carries = np.zeros(counts.shape)
+        for i, action in enumerate(actions):
+            counts[i] = allocate(action, at.architecture, budget, self.rounding, at.carry)
+            if self.rounding == "carry":
+                carries[i] = shares(action, at.architecture, budget, at.carry) - counts[i]
+        masks = at.architecture.mask & (rank >= np.repeat(counts, self.graph.widths, axis=1))
+        return [PruningState(Architecture(self.graph, mask), carry, at) for mask, carry in zip(masks, carries, strict=True)]
+
+    def scores(self, states: Sequence[PruningState]) -> list[Score]:
+        return self.evaluator.scores([at.architecture for at in states])
+
+    def _ranks(self, architecture: Architecture) -> np.ndarray:
+        """For every kept unit how many of its group are less important; computed once per state, not once per action."""
+        if self._rank is None or self._rank[0] != architecture.digest:
+            calibration = self.calibration
+            scores = unit_scores(
+                self.importance, self.evaluator.tensors, self.graph, calibration.images, calibration.labels, architecture
+            )
+            group = np.repeat(np.arange(len(self.graph.groups)), self.graph.widths)
+            order = np.lexsort((scores, group))  # NaN, that is removed, last
+            rank = np.empty(len(order), np.int64)
+            rank[order] = np.arange(len(order)) - self.graph.starts[group[order]]
+            self._rank = architecture.digest, rank
+        return self._rank[1]

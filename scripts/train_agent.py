@@ -1,0 +1,45 @@
+"""Prune a network with an agent: ``python scripts/train_agent.py --help``."""
+
+from __future__ import annotations
+
+import sys
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from prune_gym.agents.run import RunConfig, RunResult, run
+
+
+def main() -> None:
+    try:
+        config = tyro.cli(RunConfig, description=__doc__)
+        result = run(config, progress=True)
+    except (ValueError, FileExistsError, OSError) as error:
+        sys.exit(f"error: {error}")
+    report(result)
+
+
+def report(result: RunResult) -> None:
+    """Print what the run found."""
+    summary = result.summary
+    before, after = summary["before"], summary["after"]
+    table = Table(
+        title=f"{summary['task']} pruned by {summary['agent']} ({summary['evaluations']} evaluations, {summary['protocol']})"
+    )
+    for heading in ("", "before", "after", "change"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, key in (("validation accuracy", "val_accuracy"), ("test accuracy", "test_accuracy")):
+        table.add_row(name, f"{before[key]:.2%}", f"{after[key]:.2%}", f"{100 * (after[key] - before[key]):+.2f} points")
+    table.add_row("MACs", f"{before['macs']:,}", f"{after['macs']:,}", f"{-after['flops_reduction']:+.1%}")
+    table.add_row("parameters", f"{before['params']:,}", f"{after['params']:,}", f"{-after['params_reduction']:+.1%}")
+    old, new = (sum(widths[i] for widths in summary["widths"].values()) for i in (0, 1))
+    table.add_row("channels (units)", f"{old:,}", f"{new:,}", f"{new / old - 1:+.1%}")
+    table.add_row("channel sparsity", "0.0%", f"{after['channel_sparsity']:.1%}", "")
+    console = Console()
+    console.print(table)
+    console.print(f"Run folder: {result.folder}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
