@@ -32,21 +32,22 @@ def distribution(action: np.ndarray, architecture: Architecture) -> np.ndarray:
     prunes every group by the same fraction."""
     graph = architecture.graph
     action = check_action(action, len(graph.groups))
-    if action.sum() == 0:
+    if not action.any():
         action = (graph.widths * graph.filters_per_unit).astype(np.float64)
     action = action / action.max()  # so that the sum of huge numbers is finite
     return action / action.sum()
 
 
 def shares(action: np.ndarray, architecture: Architecture, budget: int, carry: np.ndarray | None = None) -> np.ndarray:
-    """How many units each group should lose, as real numbers (groups,): ``action * budget / filters_per_unit`` plus what
-    was carried over, with what exceeds a group's capacity spread over the others in proportion."""
+    """How many units each group should lose, as real numbers (groups,) that hold ``budget`` filters in all: what was
+    carried over, plus ``action`` times the rest of the budget over ``filters_per_unit``, with what exceeds a group's
+    capacity spread over the others in proportion."""
     graph = architecture.graph
     weights = distribution(action, architecture)
     capacity = (architecture.widths - 1).astype(np.float64)
     carried = np.zeros(len(weights)) if carry is None else carry
     result = np.minimum(carried, capacity)
-    left = float(budget)
+    left = float(budget - result @ graph.filters_per_unit)
     free = result < capacity
     while left > 1e-9 and free.any():
         wanted = weights * free
@@ -74,9 +75,11 @@ def allocate(
         budget: filters, >= 1.
         rounding: ``"largest_remainder"`` rounds down and hands the rest to the largest remainders, so that the total is
             exact wherever units of one filter are left. ``"paper"`` is the released RL-Pruner's: ``round(share)``, with
-            the budget nudged until the total comes nearest to it. ``"carry"`` rounds down; the remainders
-            (``shares(...) - result``) are to be passed as ``carry`` to the next step, so nothing is lost in the long run.
-        carry: remainders of the last step, in units (groups,); only for ``"carry"``.
+            the budget nudged until the total comes nearest to it. ``"carry"`` is like the first, but gives a group no more
+            than its share rounded up; the remainders (``shares(...) - result``) are to be passed as ``carry`` to the next
+            step, whose budget is to include the filters in them, so that nothing is lost in the long run.
+        carry: what the last steps owe to each group, in units (groups,), negative where they removed too many; counts
+            towards the budget. Not for ``"paper"``.
 
     At least one unit is removed, even if it holds more filters than the budget. Raises ValueError for a bad argument, and
     if no unit is left to remove.
@@ -93,12 +96,13 @@ def allocate(
         counts = _nudged(distribution(action, architecture), capacity, graph.filters_per_unit, budget)
         wanted = distribution(action, architecture)
     else:
-        wanted = shares(action, architecture, budget, carry if rounding == "carry" else None)
-        counts = np.floor(wanted + 1e-9).astype(np.int64)
-        if rounding == "largest_remainder":
-            _hand_out(counts, wanted, capacity, graph.filters_per_unit, budget)
+        wanted = shares(action, architecture, budget, carry)
+        counts = np.floor(np.maximum(wanted, 0) + 1e-9).astype(np.int64)
+        if counts @ graph.filters_per_unit > budget:  # because others had too many before; then the largest claims go first
+            counts[:] = 0
+        _hand_out(counts, wanted, capacity, graph.filters_per_unit, budget, round_up_once=rounding == "carry")
     if not counts.any():
-        counts[np.argmax(np.where(capacity > 0, wanted, -1.0))] = 1
+        counts[np.argmax(np.where(capacity > 0, wanted, -np.inf))] = 1
     return counts
 
 
@@ -111,13 +115,24 @@ def _nudged(weights: np.ndarray, capacity: np.ndarray, filters_per_unit: np.ndar
     return counts[np.lexsort((np.abs(nudged - budget), misses))[0]]
 
 
-def _hand_out(counts: np.ndarray, wanted: np.ndarray, capacity: np.ndarray, filters_per_unit: np.ndarray, budget: int) -> None:
+def _hand_out(
+    counts: np.ndarray,
+    wanted: np.ndarray,
+    capacity: np.ndarray,
+    filters_per_unit: np.ndarray,
+    budget: int,
+    round_up_once: bool,
+) -> None:
     """Give the rest of the budget, unit by unit, to the largest remainder that it still pays for."""
     left = budget - int(counts @ filters_per_unit)
     while left > 0:
         affordable = (filters_per_unit <= left) & (counts < capacity)
+        if round_up_once:
+            affordable &= wanted - counts > 1e-9
         if not affordable.any():
             return
-        best = np.argmax(np.where(affordable, wanted - counts, -np.inf))
+        remainders = np.where(affordable, wanted - counts, -np.inf)
+        ties = remainders >= remainders.max() - 1e-9
+        best = np.argmax(np.where(ties, wanted * filters_per_unit, -np.inf))  # the larger share, not the earlier group
         counts[best] += 1
         left -= int(filters_per_unit[best])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,17 @@ def save_pruned(path: str | Path, network: PrunedNetwork, info: Mapping[str, Any
         raise TypeError(f"network: expected a PrunedNetwork from prune_gym.compact, got {type(network).__name__}.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(network).items()}
     program = network.program
-    header = {
+    content = {
         "format": FORMAT,
         "inputs": program.inputs,
         "nodes": [[node.op, _encode(node.args), _encode(node.kwargs), node.outputs] for node in program.nodes],
         "output": _encode(program.output),
         "parameters": [name for name, _ in network.named_parameters()],
         "frozen": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
-        "digest": _digest(tensors),
         "info": dict(info or {}),
     }
+    header = json.loads(json.dumps(content))  # as it will be read
+    header["digest"] = _digest(header, tensors)
     write_atomically(Path(path), save(tensors, {"prune_gym": json.dumps(header)}))
 
 
@@ -58,18 +59,17 @@ def load_pruned(path: str | Path) -> PrunedNetwork:
     header, tensors = _read(Path(path))
     try:
         program = _decode_program(header)
-        named = {leaf.name for node in program.nodes for leaf in node.arguments() if isinstance(leaf, Named)}
-        if not named <= tensors.keys() or not set(header["parameters"]) <= tensors.keys():
-            raise PrunedFileError("a tensor that the program reads is missing")
-        if header["digest"] != _digest(tensors):
-            raise PrunedFileError("the tensors are not those that were saved")
+        used = leaves([program.output, *([node.args, node.kwargs] for node in program.nodes)])
+        missing = ({leaf.name for leaf in used if isinstance(leaf, Named)} | set(header["parameters"])) - tensors.keys()
+        if missing:
+            raise PrunedFileError(f"the tensor {min(missing)!r} is missing")
         parameters = {name: nn.Parameter(tensors[name], name not in header["frozen"]) for name in header["parameters"]}
         buffers = {name: tensor for name, tensor in tensors.items() if name not in parameters}
-    except (PrunedFileError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        return PrunedNetwork(program, parameters, buffers).eval()
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         raise PrunedFileError(
             f"{path}: expected a pruned network, but {_reason(error)}; save it again with save_pruned."
         ) from error
-    return PrunedNetwork(program, parameters, buffers).eval()
 
 
 def pruned_info(path: str | Path) -> dict[str, Any]:
@@ -87,14 +87,17 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["prune_gym"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            # clones, as get_tensor gives windows on the file, which may change; and keys(), as it is not a dict
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except KeyError:
         raise PrunedFileError(f"{path}: this safetensors file was not written by save_pruned.") from None
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise PrunedFileError(f"{path}: damaged, or not a safetensors file ({error}).") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         found = header.get("format") if isinstance(header, dict) else header
         raise PrunedFileError(f"{path}: expected format {FORMAT!r}, got {found!r}.")
+    if header.get("digest") != _digest(header, tensors):
+        raise PrunedFileError(f"{path}: damaged (its content is not what was saved).")
     return header, tensors
 
 
@@ -102,8 +105,10 @@ def _tensors(network: PrunedNetwork) -> dict[str, Tensor]:
     return dict([*network.named_parameters(), *network.named_buffers()])
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """A fingerprint of everything in the file but the fingerprint."""
+    content = json.dumps({key: value for key, value in header.items() if key != "digest"})
+    digest = hashlib.blake2b(content.encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -116,8 +121,10 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _encode(argument: Any) -> Any:
     match argument:
-        case list() | tuple():
+        case list():
             return [_encode(item) for item in argument]
+        case tuple():
+            return {"tuple": [_encode(item) for item in argument]}
         case dict():
             return {"dict": {key: _encode(item) for key, item in argument.items()}}
         case Value(index):
@@ -145,6 +152,8 @@ def _decode(argument: Any) -> Any:
         raise PrunedFileError(f"the argument {argument!r} is not one that save_pruned writes")
     ((kind, content),) = argument.items()
     match kind, content:
+        case "tuple", list():
+            return tuple(_decode(item) for item in content)
         case "dict", dict():
             return {key: _decode(item) for key, item in content.items()}
         case "value", int():
@@ -156,7 +165,7 @@ def _decode(argument: Any) -> Any:
         case "training", True:
             return Training()
         case "torch", str():
-            found = getattr(torch, content, None)
+            found = vars(torch).get(content)
             if isinstance(found, torch.dtype | torch.memory_format):
                 return found
     raise PrunedFileError(f"the argument {argument!r} is not one that save_pruned writes")
@@ -164,27 +173,29 @@ def _decode(argument: Any) -> Any:
 
 def _decode_program(header: Mapping[str, Any]) -> Program:
     """The program of a header, every operator checked to be known and every value to be there before it is used."""
-    known = header["inputs"]
-    if not isinstance(known, int) or known < 1:
-        raise PrunedFileError(f"it has {known!r} inputs")
-    available = set(range(known))
+    inputs = header["inputs"]
+    if not isinstance(inputs, int) or inputs < 1:
+        raise PrunedFileError(f"it has {inputs!r} inputs")
+    available = inputs
     nodes = []
     for op, args, kwargs, outputs in header["nodes"]:
         if not isinstance(op, str) or not is_known(op):
             raise PrunedFileError(f"it calls {op!r}, which is not an operator that pruned networks use")
         node = Node(op, _decode(args), _decode(kwargs), tuple(outputs) if isinstance(outputs, list) else outputs)
+        if not isinstance(node.args, list) or not isinstance(node.kwargs, dict):
+            raise PrunedFileError(f"the arguments of {op!r} are not a list and a dict")
         _check_values(node.arguments(), available)
         for index in node.outputs if isinstance(node.outputs, tuple) else (node.outputs,):
-            if index != len(available):
+            if type(index) is not int or index != available:
                 raise PrunedFileError(f"the results of {op!r} are numbered wrongly")
-            available.add(index)
+            available += 1
         nodes.append(node)
     output = _decode(header["output"])
     _check_values(leaves(output), available)
-    return Program(known, tuple(nodes), output)
+    return Program(inputs, tuple(nodes), output)
 
 
-def _check_values(arguments: Any, available: set[int]) -> None:
+def _check_values(arguments: Iterable[Any], available: int) -> None:
     for leaf in arguments:
-        if isinstance(leaf, Value) and leaf.index not in available:
+        if isinstance(leaf, Value) and not 0 <= leaf.index < available:
             raise PrunedFileError(f"a value ({leaf.index}) is used before it is computed")

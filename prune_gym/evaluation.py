@@ -56,7 +56,7 @@ class Evaluator:
     channels. The data stays on ``device``.
     """
 
-    def __init__(self, graph: ChannelGraph, tensors: Mapping[str, Tensor], split: Split, batch_size: int = 256):
+    def __init__(self, graph: ChannelGraph, tensors: Mapping[str, Tensor], split: Split, batch_size: int = 200):
         self.graph = graph
         self.tensors = tensors
         self.split = split

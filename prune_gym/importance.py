@@ -90,7 +90,7 @@ def unit_scores(
 
 def _per_filter(values: Tensor, dim: int) -> np.ndarray:
     """Sum over everything but the filter dimension."""
-    return values.movedim(dim, 0).flatten(1).sum(1).double().cpu().numpy()
+    return values.movedim(dim, 0).flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
 
 
 def _taylor(

@@ -34,6 +34,8 @@ def make_reward(reward: str | Reward, weights: tuple[float, float, float] | None
     if weights is not None:
         if reward != "paper":
             raise ValueError(f"reward_weights: expected None unless reward is 'paper', got {weights} with reward {reward!r}.")
+        if len(weights) != 3:
+            raise ValueError(f"reward_weights: expected three numbers (alpha, beta, gamma), got {weights}.")
         return paper(*weights)
     if reward not in REWARDS:
         raise unknown("reward", reward, REWARDS)

@@ -85,8 +85,9 @@ class Simulator:
         self.rounding = rounding
         self.importance = importance
         self.reward_split = reward_split
-        self.target_filters = ceil(sparsity * graph.n_filters - 1e-9)
-        self.step_budget = max(1, int(step_ratio * graph.n_filters))
+        # 0.29 * 100 is a little less than 29, and 0.07 * 100 a little more than 7
+        self.target_filters = max(1, ceil(sparsity * graph.n_filters - 1e-9))
+        self.step_budget = max(1, int(step_ratio * graph.n_filters + 1e-9))
         device = torch.device(device)
         tensors = {name: tensor.detach().to(device) for name, tensor in state(task.model, graph).items()}
         self.evaluator = Evaluator(graph, tensors, getattr(task, reward_split).to(device))
@@ -113,11 +114,16 @@ class Simulator:
     def successors(self, at: PruningState, actions: Sequence[np.ndarray]) -> list[PruningState]:
         """The states that the actions lead to; no network is run but for the importance of the present state."""
         rank = self._ranks(at.architecture)
-        budget = min(self.step_budget, self.target_filters - self.removed_filters(at))
+        missing = self.target_filters - self.removed_filters(at)
+        owed = max(0, round(float(at.carry @ self.graph.filters_per_unit)))  # 0 unless the rounding is "carry"
+        budget = min(self.step_budget + owed, missing)
+        rounding = self.rounding
+        if rounding == "carry" and budget == missing:  # the last step: there is none to carry anything to
+            rounding = "largest_remainder"
         counts = np.empty((len(actions), len(self.graph.groups)), np.int64)
         carries = np.zeros(counts.shape)
         for i, action in enumerate(actions):
-            counts[i] = allocate(action, at.architecture, budget, self.rounding, at.carry)
+            counts[i] = allocate(action, at.architecture, budget, rounding, at.carry)
             if self.rounding == "carry":
                 carries[i] = shares(action, at.architecture, budget, at.carry) - counts[i]
         masks = at.architecture.mask & (rank >= np.repeat(counts, self.graph.widths, axis=1))
@@ -134,7 +140,7 @@ class Simulator:
                 self.importance, self.evaluator.tensors, self.graph, calibration.images, calibration.labels, architecture
             )
             group = np.repeat(np.arange(len(self.graph.groups)), self.graph.widths)
-            order = np.lexsort((scores, group))  # NaN, that is removed, last
+            order = np.lexsort((scores, ~architecture.mask, group))  # removed units last, even if a kept one scores NaN
             rank = np.empty(len(order), np.int64)
             rank[order] = np.arange(len(order)) - self.graph.starts[group[order]]
             self._rank = architecture.digest, rank

@@ -72,8 +72,8 @@ TASKS = {
 
 def cache_folder() -> Path:
     """Where base networks are kept: ``$PRUNE_GYM_CACHE``, else ``prune_gym`` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prune_gym"
-    return Path(os.environ.get("PRUNE_GYM_CACHE") or default).expanduser()
+    chosen = os.environ.get("PRUNE_GYM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "prune_gym"
+    return Path(chosen).expanduser()
 
 
 def load(name: str, progress: bool = False) -> Task:

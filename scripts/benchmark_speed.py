@@ -1,0 +1,235 @@
+"""Measure what tracing, scoring and stepping cost, and write the numbers as JSON.
+
+Every speed is also given as a ratio to the bare forward passes that the same work needs: the compact networks, built
+beforehand, at the best batch size, in inference mode. Ratios are taken within one run and medians over repetitions, since
+machines are noisy.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+import prune_gym
+from prune_gym import models, tasks
+from prune_gym.envs import PruningEnv
+from prune_gym.evaluation import Split
+from prune_gym.files import write_atomically
+from prune_gym.names import choose_device
+from prune_gym.tasks import Task
+
+TRACED = ("vgg19", "resnet56", "densenet121", "googlenet", "mobilenet_v3_large")
+TRACED_IMAGENET = (
+    "resnet18",
+    "resnet152",
+    "densenet201",
+    "efficientnet_b7",
+    "efficientnet_v2_l",
+    "convnext_large",
+    "shufflenet_v2_x2_0",
+)
+BATCH_SIZES = (32, 64, 128, 256, 512, 1000)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure."""
+
+    device: str = "auto"
+    """Where to measure: auto, cpu, cuda, ..."""
+    threads: int | None = None
+    """Threads of PyTorch; by default its own choice."""
+    repetitions: int = 7
+    """Measurements per number; the median is reported."""
+    images: int = 1000
+    """Random images for VGG-19 and ResNet-56 at 32x32."""
+    out: Path | None = None
+    """Where to write the JSON; by default results/speed_<device>.json."""
+
+
+def main(config: Config) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    with tqdm(total=6, unit="part") as bar:
+        result = {"machine": machine(device), "trace_seconds": trace_times(config.repetitions)}
+        bar.update()
+        result["scoring"] = {}
+        result["step"] = {}
+        for name in tasks.TASKS:
+            task = tasks.load(name)
+            result["scoring"][name] = scoring(task, device, config.repetitions)
+            result["step"][name] = step_shares(task, device, config.repetitions)
+            bar.update()
+        for name in ("vgg19", "resnet56"):
+            result["scoring"][f"{name}, {config.images} images"] = scoring(
+                random_task(name, config.images), device, config.repetitions
+            )
+            bar.update()
+    out = config.out or Path("results") / f"speed_{device.type}.json"
+    write_atomically(out, json.dumps(result, indent=2) + "\n")
+    report(result)
+    print(f"written to {out}")
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def median_seconds(function: Callable[[], object], repetitions: int, device: torch.device | None = None) -> float:
+    function()  # the first call allocates and chooses algorithms
+    return statistics.median(seconds(function, device) for _ in range(repetitions))
+
+
+def seconds(function: Callable[[], object], device: torch.device | None = None) -> float:
+    start = time.perf_counter()
+    function()
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def trace_times(repetitions: int) -> dict[str, float]:
+    """Seconds to trace a network on one core, its copy to the meta device included."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = {}
+    for name in TRACED:
+        model, images = models.create(name), torch.zeros(1, 3, 32, 32)
+        times[name] = round(median_seconds(lambda model=model, images=images: prune_gym.trace(model, images), repetitions), 4)
+    for name in TRACED_IMAGENET:
+        with torch.device("meta"):
+            model = torchvision.models.get_model(name, weights=None)
+        images = torch.zeros(1, 3, 224, 224)
+        times[f"torchvision/{name}"] = round(
+            median_seconds(lambda model=model, images=images: prune_gym.trace(model, images), repetitions), 4
+        )
+    torch.set_num_threads(threads)
+    return times
+
+
+def random_task(name: str, images: int) -> Task:
+    """A network with random weights and random 32x32 images: speed does not depend on what they show."""
+    torch.manual_seed(0)
+    split = Split(torch.randn(images, 3, 32, 32), torch.randint(10, (images,)))
+    return Task(name, models.create(name, num_classes=10), split, split, split)
+
+
+def scoring(task: Task, device: torch.device, repetitions: int, candidates: int = 10) -> dict[str, float]:
+    """Preview ``candidates`` actions, and the bare passes of the same compact networks over the same images."""
+    env = PruningEnv(task, device=device, step_ratio=0.05)
+    env.reset()
+    rng = np.random.default_rng(0)
+    simulator = env.simulator
+    simulator.successors(simulator.initial(), [env.uniform_action])  # importance is computed once per state
+    images = simulator.evaluator.split.images
+
+    ratios, rates = [], []
+    batch_size = None
+    for _ in range(repetitions):
+        actions = rng.random((candidates, len(env.graph.groups)))  # new ones, so that no score is cached
+        states = simulator.successors(simulator.initial(), actions)
+        networks = [prune_gym.compact(task.model, task.graph, state.architecture).eval().to(device) for state in states]
+
+        @torch.inference_mode()
+        def bare(size: int, networks: list = networks) -> None:
+            for network in networks:
+                for batch in images.split(size):
+                    network(batch).argmax(1)
+
+        if batch_size is None:
+            bare(max(BATCH_SIZES))
+            batch_size = min(BATCH_SIZES, key=lambda size: min(seconds(lambda: bare(size), device) for _ in range(3)))
+        before = seconds(lambda: bare(batch_size), device)
+        preview = seconds(lambda actions=actions: env.preview(actions), device)
+        after = seconds(lambda: bare(batch_size), device)
+        ratios.append(preview / ((before + after) / 2))
+        rates.append(candidates / preview)
+    return {
+        "evaluations_per_second": round(statistics.median(rates), 2),
+        "ratio_to_bare_passes": round(statistics.median(ratios), 3),
+        "best_batch_size": batch_size or 0,
+    }
+
+
+def step_shares(task: Task, device: torch.device, repetitions: int) -> dict[str, float]:
+    """Which part of a full environment step is the network's own forward and backward passes, measured apart."""
+    env = PruningEnv(task, device=device, step_ratio=0.05)
+    simulator = env.simulator
+    rng = np.random.default_rng(0)
+    shares, times = [], []
+    for repetition in range(repetitions + 1):
+        env.reset()
+        env.step(rng.random(len(env.graph.groups)))
+        before = env.architecture
+        action = rng.random(len(env.graph.groups))
+        step = seconds(lambda action=action: env.step(action), device)
+        if env.architecture is before:
+            raise RuntimeError("The step did nothing.")
+        passes = network_seconds(env, before, env.architecture, device)
+        if repetition:  # the first one warms up
+            shares.append(passes / step)
+            times.append(step)
+    return {"milliseconds": round(1e3 * statistics.median(times), 3), "share_of_passes": round(statistics.median(shares), 3)}
+
+
+def network_seconds(
+    env: PruningEnv, before: prune_gym.Architecture, after: prune_gym.Architecture, device: torch.device
+) -> float:
+    """Forward and backward on the calibration images before the step, forward on the validation images after it."""
+    graph, model = env.graph, env.task.model
+    calibration, split = env.simulator.calibration, env.simulator.evaluator.split
+    taylor = prune_gym.compact(model, graph, before).eval().to(device)
+    scored = prune_gym.compact(model, graph, after).eval().to(device)
+    weights = [dict(taylor.named_parameters())[filters.tensor] for filters in graph.filters]
+
+    def backward() -> None:
+        loss = torch.nn.functional.cross_entropy(taylor(calibration.images), calibration.labels, reduction="sum")
+        torch.autograd.grad(loss, weights)
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for images in split.images.split(env.simulator.evaluator.batch_size):
+            scored(images).argmax(1)
+
+    return seconds(backward, device) + seconds(forward, device)
+
+
+def report(result: dict) -> None:
+    console = Console()
+    table = Table(title="tracing, one core")
+    for heading in ("network", "ms"):
+        table.add_column(heading, justify="right" if heading == "ms" else "left")
+    for name, value in result["trace_seconds"].items():
+        table.add_row(name, f"{1e3 * value:.0f}")
+    console.print(table)
+    table = Table(title=f"scoring 10 candidates on {result['machine']['device']}, {result['machine']['threads']} threads")
+    for heading in ("network", "evaluations/s", "time over bare passes", "step, ms", "step in the network's passes"):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    for name, row in result["scoring"].items():
+        step = result["step"].get(name)
+        extra = (f"{step['milliseconds']:.1f}", f"{step['share_of_passes']:.0%}") if step else ("", "")
+        table.add_row(name, f"{row['evaluations_per_second']:.1f}", f"{row['ratio_to_bare_passes']:.2f}", *extra)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
