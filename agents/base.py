@@ -66,7 +66,7 @@ class SearchAgent(BaseAlgorithm):
     @property
     def pruning_env(self) -> PruningEnv:
         if self.env is None:
-            raise ValueError("env: this agent was loaded without an environment; call set_env first.")
+            raise ValueError("env: this agent has no environment; load it with load(path, env).")
         return self.env.get_attr("unwrapped")[0]
 
     # ---------------------------------------------------------------------------------------------- learning

@@ -73,6 +73,11 @@ class RLPrunerConfig:
             if not good:
                 raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}.")
 
+    @property
+    def stage_cost(self) -> int:
+        """Evaluations of one sampling stage, at most: the nodes of a tree of depth tau."""
+        return sum(self.samples**depth for depth in range(1, self.sample_steps + 1))
+
     @classmethod
     def paper(cls) -> RLPrunerConfig:
         """The method as the paper describes it."""
@@ -225,7 +230,7 @@ class RLPruner(SearchAgent):
         buffer = ReplayBuffer(config.samples)
         best = -np.inf
         for _ in range(config.stages):
-            if self.stage_cost > self.evaluations_left:
+            if config.stage_cost > self.evaluations_left:
                 break
             actions, values = self.sample_tree(here, config.sample_steps)
             for action, value in zip(actions, values, strict=True):
@@ -260,18 +265,13 @@ class RLPruner(SearchAgent):
             noise *= self.rng.random()
         return noisy_action(self.layer_policy, noise, self.sets, self.config.min_probability)
 
-    @property
-    def stage_cost(self) -> int:
-        """Evaluations of one stage at most."""
-        return sum(self.config.samples**depth for depth in range(1, self.config.sample_steps + 1))
-
     def group_action(self, layer_action: np.ndarray) -> np.ndarray:
         """An action over layers as the environment takes it: summed over the layers of each set."""
         return np.bincount(self.sets, layer_action)
 
     def _drops(self, action: np.ndarray, limit: float) -> bool:
         """Whether pruning with ``action`` would lose more than ``limit`` of the accuracy, and there is budget to retry."""
-        if self.stage_cost + 1 > self.evaluations_left:
+        if self.config.stage_cost + 1 > self.evaluations_left:
             return False
         (preview,) = self.preview(self.group_action(action)[None])
         return preview.score.accuracy < (1 - limit) * self.pruning_env.score().accuracy

@@ -81,7 +81,7 @@ class RunConfig:
             raise ValueError(f"seed: expected an integer in [0, 2**32), got {self.seed}.")
         choose_device(self.device)
 
-    def environment(self, **settings: Any) -> gymnasium.Env:
+    def environment(self, **settings: Any) -> PruningEnv:
         """The environment of this run."""
         return PruningEnv(
             task=self.task,
@@ -123,9 +123,31 @@ def make_agent(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
     return make_sb3(config.agent, env, settings, config.seed)
 
 
-def run(
-    config: RunConfig, progress: bool = False, agent: Callable[[RunConfig, gymnasium.Env], BaseAlgorithm] = make_agent
-) -> RunResult:
+AgentMaker = Callable[[RunConfig, gymnasium.Env], BaseAlgorithm]
+
+
+def search(
+    config: RunConfig,
+    progress: bool = False,
+    agent: AgentMaker = make_agent,
+    begin: Callable[[BaseAlgorithm], None] = lambda algorithm: None,
+) -> tuple[PruningEnv, BaseAlgorithm, StepRecorder]:
+    """The loop that all agents go through: make the environment and the agent, call ``begin`` with it, and let it learn for
+    exactly the number of evaluations. What it found is in the environment's ``best``."""
+    env = config.environment()
+    env.reset(seed=config.seed)
+    steps = env.steps_left
+    evaluations = config.evaluations or steps * (config.rl_pruner.stages * config.rl_pruner.stage_cost + 1)
+    if evaluations < steps:
+        raise ValueError(f"evaluations: expected at least {steps}, one per pruning step, got {evaluations}.")
+    algorithm = agent(config, env)
+    begin(algorithm)
+    recorder = StepRecorder(env)
+    algorithm.learn(evaluations, CallbackList([recorder, EvaluationBudget(evaluations)]), progress_bar=progress)
+    return env, algorithm, recorder
+
+
+def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agent) -> RunResult:
     """Let an agent prune, and write config, steps, pictures, the pruned network and at last ``summary.json``.
 
     The pruned network is the best one at the target sparsity that the agent scored, by its reward. ``agent`` makes the
@@ -137,28 +159,19 @@ def run(
     folder = _free_folder(config)
     tasks.load(config.task, progress)
     clock["base"] = time.perf_counter()
-    env = config.environment()
-    inner: PruningEnv = env.unwrapped  # type: ignore[assignment]
-    env.reset(seed=config.seed)
-    steps = inner.steps_left
-    rl_pruner = config.rl_pruner
-    per_stage = sum(rl_pruner.samples**depth for depth in range(1, rl_pruner.sample_steps + 1))
-    evaluations = config.evaluations or steps * (rl_pruner.stages * per_stage + 1)
-    if evaluations < steps:
-        raise ValueError(f"evaluations: expected at least {steps}, one per pruning step, got {evaluations}.")
-    algorithm = agent(config, env)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.json", _json(config.settings()))
-    algorithm.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
-    recorder = StepRecorder(inner)
-    algorithm.learn(evaluations, CallbackList([recorder, EvaluationBudget(evaluations)]), progress_bar=progress)
+    def begin(algorithm: BaseAlgorithm) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.json", _json(config.settings()))
+        algorithm.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+
+    inner, algorithm, recorder = search(config, progress, agent, begin)
     algorithm.logger.close()
     clock["search"] = time.perf_counter()
 
     best = inner.best
     if best is None:
-        raise RuntimeError(f"agent: {config.agent} ended no episode within {evaluations} evaluations; give it more.")
+        raise RuntimeError(f"agent: {config.agent} ended no episode within {inner.evaluations} evaluations; give it more.")
     task, architecture = inner.task, best.snapshot.state.architecture
     pruned = compact(task.model, inner.graph, architecture).eval()
     summary = {

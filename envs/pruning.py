@@ -80,7 +80,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         render_mode: ``"rgb_array"`` (bars per group) or ``"ansi"``.
 
-    Raises ValueError for any bad argument, by its name, when the environment is made.
+    Raises ValueError or TypeError for any bad argument, by its name, when the environment is made.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}  # noqa: RUF012  # Gymnasium's name
@@ -106,6 +106,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.reward = make_reward(reward, reward_weights)
         self.render_mode = render_mode
         self.observation = observation
+        if not isinstance(task, str | Task):
+            raise TypeError(f"task: expected a name or a prune_gym.tasks.Task, got {type(task).__name__}.")
         self.task = tasks.load(task) if isinstance(task, str) else task
         self.simulator = Simulator(self.task, sparsity, step_ratio, rounding, importance, reward_split, choose_device(device))
         groups = len(self.graph.groups)

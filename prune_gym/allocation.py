@@ -102,7 +102,7 @@ def allocate(
             counts[:] = 0
         _hand_out(counts, wanted, capacity, graph.filters_per_unit, budget, round_up_once=rounding == "carry")
     if not counts.any():
-        counts[np.argmax(np.where(capacity > 0, wanted, -np.inf))] = 1
+        counts[_largest(wanted, wanted * graph.filters_per_unit, capacity > 0)] = 1
     return counts
 
 
@@ -131,8 +131,12 @@ def _hand_out(
             affordable &= wanted - counts > 1e-9
         if not affordable.any():
             return
-        remainders = np.where(affordable, wanted - counts, -np.inf)
-        ties = remainders >= remainders.max() - 1e-9
-        best = np.argmax(np.where(ties, wanted * filters_per_unit, -np.inf))  # the larger share, not the earlier group
+        best = _largest(wanted - counts, wanted * filters_per_unit, affordable)
         counts[best] += 1
         left -= int(filters_per_unit[best])
+
+
+def _largest(claims: np.ndarray, filters: np.ndarray, allowed: np.ndarray) -> int:
+    """The allowed group with the largest claim; of equal claims, the one of more filters, wherever it stands."""
+    claims = np.where(allowed, claims, -np.inf)
+    return int(np.argmax(np.where(claims >= claims.max() - 1e-9, filters, -np.inf)))

@@ -44,6 +44,8 @@ def save_pruned(path: str | Path, network: PrunedNetwork, info: Mapping[str, Any
         "output": _encode(program.output),
         "parameters": [name for name, _ in network.named_parameters()],
         "frozen": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
+        "buffers": [name for name, _ in network.named_buffers()],
+        "transient": sorted(tensors.keys() - network.state_dict().keys()),
         "info": dict(info or {}),
     }
     header = json.loads(json.dumps(content))  # as it will be read
@@ -59,13 +61,14 @@ def load_pruned(path: str | Path) -> PrunedNetwork:
     header, tensors = _read(Path(path))
     try:
         program = _decode_program(header)
+        names = {*header["parameters"], *header["buffers"]}
         used = leaves([program.output, *([node.args, node.kwargs] for node in program.nodes)])
-        missing = ({leaf.name for leaf in used if isinstance(leaf, Named)} | set(header["parameters"])) - tensors.keys()
+        missing = (names - tensors.keys()) | ({leaf.name for leaf in used if isinstance(leaf, Named)} - names)
         if missing:
             raise PrunedFileError(f"the tensor {min(missing)!r} is missing")
         parameters = {name: nn.Parameter(tensors[name], name not in header["frozen"]) for name in header["parameters"]}
-        buffers = {name: tensor for name, tensor in tensors.items() if name not in parameters}
-        return PrunedNetwork(program, parameters, buffers).eval()
+        buffers = {name: tensors[name] for name in header["buffers"]}
+        return PrunedNetwork(program, parameters, buffers, set(header["transient"])).eval()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         raise PrunedFileError(
             f"{path}: expected a pruned network, but {_reason(error)}; save it again with save_pruned."
@@ -89,14 +92,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             header = json.loads((file.metadata() or {})["prune_gym"])
             # clones, as get_tensor gives windows on the file, which may change; and keys(), as it is not a dict
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        digest = _digest(header, tensors) if isinstance(header, dict) else ""
     except KeyError:
         raise PrunedFileError(f"{path}: this safetensors file was not written by save_pruned.") from None
-    except (SafetensorError, ValueError, RecursionError) as error:
+    except (SafetensorError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise PrunedFileError(f"{path}: damaged, or not a safetensors file ({error}).") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         found = header.get("format") if isinstance(header, dict) else header
         raise PrunedFileError(f"{path}: expected format {FORMAT!r}, got {found!r}.")
-    if header.get("digest") != _digest(header, tensors):
+    if header.get("digest") != digest:
         raise PrunedFileError(f"{path}: damaged (its content is not what was saved).")
     return header, tensors
 

@@ -28,12 +28,14 @@ class Slice:
 @dataclass(frozen=True, eq=False)
 class Filters:
     """The output channels of one prunable layer: ``units[c]`` is the unit (numbered over all groups) of filter c of
-    dimension ``dim`` of the weight ``tensor``; -1 where the filter always stays."""
+    dimension ``dim`` of the weight ``tensor``; -1 where the filter always stays. In a transposed convolution with groups, an
+    index of that dimension stands for several filters, ``times``."""
 
     layer: str
     tensor: str
     dim: int
     units: np.ndarray
+    times: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,8 @@ class ChannelGroup:
     slices: tuple[Slice, ...]
 
     def __repr__(self) -> str:
-        return f"ChannelGroup({self.name!r}, width={self.width}, layers={len(self.layers)}, filters_per_unit={self.filters_per_unit})"
+        sizes = f"width={self.width}, layers={len(self.layers)}, filters_per_unit={self.filters_per_unit}"
+        return f"ChannelGroup({self.name!r}, {sizes})"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prune_gym.graph import Architecture, ChannelGraph
+from prune_gym.graph import Architecture, ChannelGraph, Filters
 from prune_gym.names import unknown
 from prune_gym.program import Named, is_kept
 from prune_gym.surgery import slice_tensors, state
@@ -80,17 +80,18 @@ def unit_scores(
         sliced = {key: tensor.detach() for key, tensor in slice_tensors(tensors, graph, architecture).items()}
         values = FILTER_CRITERIA[name](sliced, graph, images, labels, architecture)
         total = np.zeros(graph.n_units)
-        for filters, per_filter in zip(graph.filters, values, strict=True):
+        for filters, per_index in zip(graph.filters, values, strict=True):
             units = filters.units[is_kept(filters.units, architecture.mask)]
             prunable = units >= 0
-            total += np.bincount(units[prunable], per_filter[prunable], minlength=graph.n_units)
+            total += np.bincount(units[prunable], per_index[prunable], minlength=graph.n_units)
         scores = total / np.repeat(graph.filters_per_unit, graph.widths)
     return np.where(architecture.mask, scores, np.nan)
 
 
-def _per_filter(values: Tensor, dim: int) -> np.ndarray:
-    """Sum over everything but the filter dimension."""
-    return values.movedim(dim, 0).flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
+def _per_filter(values: Tensor, filters: Filters) -> np.ndarray:
+    """Sums over filters, (indices, filters per index): everything but the filter dimension is summed up."""
+    per_index = values.movedim(filters.dim, 0).flatten(1)
+    return per_index.unflatten(1, (filters.times, -1)).sum(2, dtype=torch.float64).cpu().numpy()
 
 
 def _taylor(
@@ -102,15 +103,15 @@ def _taylor(
         loss = F.cross_entropy(logits, labels, reduction="sum")
     gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
     products = {name: (gradients[name] * weight.detach()).abs() for name, weight in weights.items()}
-    return [_per_filter(products[filters.tensor], filters.dim) for filters in graph.filters]
+    return [_per_filter(products[filters.tensor], filters).sum(1) for filters in graph.filters]
 
 
 def _l1(tensors: dict[str, Tensor], graph: ChannelGraph, *_: object) -> list[np.ndarray]:
-    return [_per_filter(tensors[filters.tensor].abs(), filters.dim) for filters in graph.filters]
+    return [_per_filter(tensors[filters.tensor].abs(), filters).sum(1) for filters in graph.filters]
 
 
 def _l2(tensors: dict[str, Tensor], graph: ChannelGraph, *_: object) -> list[np.ndarray]:
-    return [np.sqrt(_per_filter(tensors[filters.tensor].square(), filters.dim)) for filters in graph.filters]
+    return [np.sqrt(_per_filter(tensors[filters.tensor].square(), filters)).sum(1) for filters in graph.filters]
 
 
 def _bn_scale(tensors: Mapping[str, Tensor], graph: ChannelGraph) -> np.ndarray:

@@ -8,12 +8,14 @@ end a connected component of labels is what must be removed as one.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 Labels = np.ndarray | None
+Key = tuple[int, int]  # a dimension of a view's result, as (number of the operator, dimension)
 BOUND = 0  # the label of everything that must stay
 
 
@@ -25,24 +27,22 @@ class LabelBook:
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self.mixed: list[np.ndarray] = []  # labels of channels over which a value is averaged
         self.cuts: list[np.ndarray] = []  # labels that one side of a slice or split took
-        self._owners: list[tuple[int, str, int]] = []  # (first label, parameter, dimension), ascending
+        self._starts: list[int] = []  # the first label of every array handed out, ascending
+        self._owners: list[tuple[str, int] | None] = []  # and the parameter and dimension that it was made for
+        self.prefers_first: Callable[[Key], bool] = lambda _key: False
+        self.choices: dict[Key, np.ndarray] = {}  # where a view could be read in two ways: the labels that it gave
 
     def fresh(self, count: int, owner: str | None = None, dim: int = 0) -> np.ndarray:
-        if owner is not None:
-            self._owners.append((self.size, owner, dim))
+        self._starts.append(self.size)
+        self._owners.append(None if owner is None else (owner, dim))
         labels = np.arange(self.size, self.size + count)
         self.size += count
         return labels
 
     def owner(self, labels: np.ndarray) -> tuple[str, int] | None:
         """The parameter and dimension that these labels were made for, None if they were not made for one."""
-        if len(labels) == 0 or not self._owners:
-            return None
-        position = bisect_right(self._owners, (int(labels[0]), chr(0x10FFFF), 0)) - 1
-        if position < 0:
-            return None
-        _, name, dim = self._owners[position]
-        return name, dim
+        position = bisect_right(self._starts, int(labels[0])) - 1 if len(labels) else -1
+        return self._owners[position] if position >= 0 else None
 
     def unify(self, a: Labels, b: Labels) -> None:
         """Say that a[i] and b[i] go together; None stands for channels that stay."""
@@ -71,6 +71,11 @@ class LabelBook:
     def cut(self, labels: Labels) -> None:
         if labels is not None:
             self.cuts.append(labels)
+
+    def parts(self, key: Key) -> int:
+        """In how many parts the labels that a view gave, see ``choices``, may be removed."""
+        component = self.components()
+        return len(np.setdiff1d(component[self.choices[key]], component[BOUND])) if key in self.choices else 0
 
     def components(self) -> np.ndarray:
         """The component of every label; that of ``BOUND`` is what stays."""

@@ -7,8 +7,8 @@ of every dimension of every output. Where an argument depends on how many channe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from math import prod
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from prune_gym.labels import LabelBook, Labels
-from prune_gym.program import BatchSize, Named, Training, Value, operator
+from prune_gym.labels import Key, LabelBook, Labels
+from prune_gym.program import Named, Training, Value, operator
 
 # The batch size of the trace: a prime that no layer is wide, so that a size is a multiple of it only if it counts images.
 BATCH = 1009
@@ -32,22 +32,25 @@ class Size:
 
 @dataclass(slots=True, eq=False)
 class Traced:
-    """What the tracer knows of a tensor: where it comes from, its labels, and whether only parameters went into it."""
+    """What the tracer knows of a tensor: where it comes from, its labels, whether only parameters went into it, and whether
+    it holds zeros at removed channels when those of the network's own tensors are zeroed, as a masked network's are."""
 
     source: Value | Named
     shape: tuple[int, ...]
     labels: list[Labels]
     static: bool
+    zeroed: bool = False
 
 
 @dataclass(slots=True)
 class Layer:
-    """A use of a weight: the output channels it makes and what its arithmetic costs per image."""
+    """A product with a weight, or of two activations: what it costs per image is ``macs`` times the numbers of channels in
+    ``factors``. ``filters`` are the weight's output channels, every one of which stands for ``times`` of the layer's."""
 
-    outputs: Labels
-    weight: Traced | None
     macs: int
-    factors: tuple[Labels, Labels]
+    factors: tuple[np.ndarray, ...]
+    filters: Labels = None
+    times: int = 1
 
 
 @dataclass(slots=True)
@@ -60,9 +63,12 @@ class Call:
     kwargs: dict[str, Any]
     tensors: list[Traced]
     shapes: list[tuple[int, ...]]
+    index: int = 0  # how many were dispatched before it
     layer: Layer | None = None
-    extra: tuple[str, int, Labels] | None = None  # what the paper's FLOPs add: kind, elements per channel, channels
+    extra: tuple[str, int, np.ndarray] | None = None  # what the paper's FLOPs add: kind, elements per channel, channels
     drop: int | None = None  # keep only this many outputs
+    zeroed: bool | None = None  # what a rule knows of its result; None: as the operator's name says
+    then: list[tuple[str, list[Any]]] = field(default_factory=list)  # calls to record behind it: what follows the result
 
     def __getitem__(self, name: str) -> Any:
         return self.args[self.names.index(name)] if name in self.names else self.kwargs.get(name)
@@ -84,7 +90,9 @@ REPLACEMENTS = {  # what rules record in place of what was dispatched
     "aten.batch_norm.default", "aten.layer_norm.default", "aten.group_norm.default", "aten.instance_norm.default",
     "aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default",
     "aten.feature_alpha_dropout.default", "aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default",
-    "aten.adaptive_avg_pool3d.default", "aten.split_with_sizes.default",
+    "aten.adaptive_avg_pool3d.default", "aten.split_with_sizes.default", "aten.flatten.using_ints", "aten.unflatten.int",
+    "aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default",
+    "aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input",
 }  # fmt: skip
 
 
@@ -128,6 +136,12 @@ def size(labels: Labels, count: int) -> Any:
     return count if labels is None else Size(labels)
 
 
+def count_images(argument: Any) -> bool:
+    """Whether a size is a multiple of the batch size."""
+    count = len(argument.labels) if isinstance(argument, Size) else argument
+    return type(count) is int and count > 0 and count % BATCH == 0
+
+
 def normal_dim(dim: int, ndim: int) -> int:
     return dim + ndim if dim < 0 else dim
 
@@ -148,20 +162,70 @@ def broadcast(tensors: Sequence[Traced], shape: tuple[int, ...], book: LabelBook
     result: list[Labels] = []
     for dim, count in enumerate(shape):
         back = dim - len(shape)
-        full = [t.labels[back] for t in tensors if len(t.shape) >= -back and t.shape[back] == count]
+        present = [t for t in tensors if len(t.shape) >= -back]
+        full = [t.labels[back] for t in present if t.shape[back] == count]
+        for t in present:
+            if t.shape[back] != count:  # one channel for all: it could not be broadcast if it were gone
+                book.bind(t.labels[back])
         first = full[0] if full else None
         for other in full[1:]:
             book.unify(first, other)
-            first = None if other is None else first
+            if first is None or other is None:
+                first = None
+            elif book.owner(first) is None:  # rather the labels of a weight than those of its mask
+                first = other
         result.append(first)
     return result
 
 
 RULES |= dict.fromkeys(
-    ["where", "masked_fill", "clone", "detach", "alias", "lift_fresh", "lift", "_to_copy", "contiguous", "lerp", "rrelu_with_noise",
-     "native_dropout", "fill", "zero", "bernoulli", "hardswish"],
+    ["where", "masked_fill", "clone", "detach", "alias", "lift_fresh", "lift", "_to_copy", "contiguous", "lerp",
+     "rrelu_with_noise", "native_dropout", "fill", "zero", "bernoulli", "hardswish", "log_sigmoid_forward"],
     pointwise,
 )  # fmt: skip
+
+# Where their operands (all of them, one, or the first) are zero, these give zero.
+_ZERO_IF_ALL = frozenset(
+    ["neg", "abs", "sign", "sqrt", "sin", "tan", "tanh", "erf", "expm1", "log1p", "round", "floor", "ceil", "trunc", "relu",
+     "relu6", "leaky_relu", "_prelu_kernel", "elu", "celu", "gelu", "silu", "mish", "hardswish", "hardshrink", "softshrink",
+     "clone", "detach", "alias", "_to_copy", "dropout", "feature_dropout", "native_dropout", "reshape", "flatten",
+     "unflatten", "permute", "t", "transpose", "unsqueeze", "squeeze", "slice", "select", "unbind", "split_with_sizes",
+     "flip", "cat", "stack", "pixel_shuffle", "pixel_unshuffle", "native_channel_shuffle", "channel_shuffle", "im2col",
+     "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+     "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices",
+     "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "mean",
+     "sum", "amax", "amin", "linalg_vector_norm"]
+)  # fmt: skip
+
+
+def zeros_stay(call: Call, labels: Sequence[Labels]) -> bool:
+    """Whether the result is zero wherever a channel with one of these labels was removed and its weights are zero."""
+    if call.zeroed is not None:
+        return call.zeroed
+    name = call.op.split(".")[1].removesuffix("_")
+    tensors, shape = call.tensors, call.shapes[0]
+    if name in ("zero", "zeros", "zeros_like", "new_zeros"):
+        return True
+    if name in ("add", "sub", "mul", "maximum", "minimum", "copy"):
+        carriers = [  # an operand that is broadcast along the channels has no zeros of theirs
+            t.zeroed and all(k is None or (len(t.shape) >= i and t.shape[-i] == shape[-i]) for i, k in _from_the_end(labels))
+            for t in tensors
+        ]
+        return any(carriers) if name == "mul" else all(carriers[-1:] if name == "copy" else carriers) and len(tensors) == 2
+    if name == "div":
+        return tensors[0].zeroed and tensors[0].shape == shape
+    if name == "constant_pad_nd":
+        return tensors[0].zeroed and not call["value"]
+    if name == "clamp":
+        low, high = call["min"], call["max"]
+        return len(tensors) == 1 and tensors[0].zeroed and (low is None or low <= 0) and (high is None or high >= 0)
+    if name == "pow":
+        return tensors[0].zeroed and isinstance(call["exponent"], int | float) and call["exponent"] > 0
+    return name in _ZERO_IF_ALL and all(t.zeroed for t in tensors)
+
+
+def _from_the_end(labels: Sequence[Labels]) -> Iterator[tuple[int, Labels]]:
+    return enumerate(reversed(labels), start=1)
 
 
 @rule("_prelu_kernel")
@@ -177,53 +241,101 @@ def copy_(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
 # ------------------------------------------------------------------------------------- convolutions and products
 
 
-@rule("convolution", "_convolution")
+@rule("convolution", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def convolution(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     """Input channels go with the weight's input side; a grouped one ties positions across groups, a depthwise one ties
     output to input and shrinks its number of groups."""
-    x, weight, groups = call["input"], call["weight"], call["groups"]
-    channels, n_channels = x.labels[1], x.shape[1]
-    for labels in x.labels[2:]:
-        book.bind(labels)
-    kernel_area, output_area = prod(weight.shape[2:]), prod(call.shapes[0][2:])
-    if call["transposed"]:  # weight (in, out / groups, *kernel)
-        inputs, outputs = weight.labels[0], weight.labels[1]
-        area = prod(x.shape[2:])
+    x, weight, bias, groups = call["input"], call["weight"], call["bias"], call["groups"]
+    channels, width = x.labels[1], x.shape[1]
+    transposed = bool(call["transposed"]) or "transpose" in call.op
+    sides = weight.labels[:2]  # (in, out / groups), and (out, in / groups) where it is not transposed
+    inputs, outputs = sides if transposed else reversed(sides)
+    filters, times = outputs, 1
+    depthwise = 1 < groups == width and call.op == "aten.convolution.default"
+    if groups == 1:
         book.unify(channels, inputs)
-        if groups > 1 and groups == n_channels:
-            book.bind(outputs)
-            outputs = None if channels is None else np.repeat(channels, weight.shape[1])
-            call["groups"] = size(channels, groups)
-        elif groups > 1:
-            if channels is not None:
-                book.tie_rows(channels.reshape(groups, -1))
-            outputs = None if outputs is None else np.tile(outputs, groups)
-    else:  # weight (out, in / groups, *kernel)
-        inputs, outputs = weight.labels[1], weight.labels[0]
-        area = output_area
-        if groups == 1:
+    elif depthwise:
+        if transposed:
             book.unify(channels, inputs)
-        elif groups == n_channels:
-            multiplier = weight.shape[0] // groups
-            book.unify(None if channels is None else np.repeat(channels, multiplier), outputs)
-            call["groups"] = size(channels, groups)
+            book.bind(outputs)
+            filters, times = inputs, weight.shape[1]
+            outputs = None if channels is None else np.repeat(channels, times)
         else:
-            if channels is not None:
-                book.unify(book.tie_rows(channels.reshape(groups, -1)), inputs)
-            else:
-                book.bind(inputs)
+            book.unify(None if channels is None else np.repeat(channels, weight.shape[0] // groups), outputs)
+        call["groups"] = size(channels, groups)
+    else:
+        tied = None if channels is None else book.tie_rows(channels.reshape(groups, -1))
+        if transposed:
+            book.unify(channels, inputs)
+            times = groups
+            outputs = None if outputs is None else np.tile(outputs, groups)
+        else:
+            book.unify(tied, inputs)
             if outputs is not None:
                 book.tie_rows(outputs.reshape(groups, -1))
-    if call["bias"] is not None:
-        book.unify(call["bias"].labels[0], outputs)
-    call.layer = Layer(outputs, weight, area * kernel_area, (sized(weight, 0), sized(weight, 1)))
-    return [[None, outputs, *[None] * (len(x.shape) - 2)]]
+        if call.op == "aten.convolution.default":  # by this name it is not depthwise when one channel is left in every group
+            common = [x, weight, bias, call["stride"], call["padding"]]
+            n = len(x.shape) - 2
+            if transposed:
+                name = f"aten.conv_transpose{n}d.{'default' if n == 1 else 'input'}"
+                call.becomes(name, *common, call["output_padding"], groups, call["dilation"])
+            else:
+                call.becomes(f"aten.conv{n}d.default", *common, call["dilation"], groups)
+    if bias is not None:
+        book.unify(bias.labels[0], outputs)
+    if not (depthwise or x.zeroed or weight.zeroed):  # a sum over channels, and no zeros where there are less of them
+        book.mix(channels)
+    call.zeroed = weight.zeroed and (bias is None or bias.zeroed)
+
+    area, kernel = prod((x.shape if transposed else call.shapes[0])[2:]), weight.shape[2:]
+    factors = [one_image(sized(weight, 0)), one_image(sized(weight, 1))]
+    space: list[Labels] = [None] * len(kernel)
+    along = [d for d, labels in enumerate(x.labels[2:]) if labels is not None]
+    for d in along:  # such as ECA's 1-d convolution, which runs over the channels
+        labels = x.labels[2 + d]
+        if len(along) == 1 and groups == 1 and not transposed:
+            window = kernel[d], pick(call["stride"], d), pick(call["padding"], d), pick(call["dilation"], d)
+            space[d] = labels = slide(labels, call.shapes[0][2 + d], *window, book)
+            if labels is not None:
+                area //= len(labels)
+                factors.append(labels)
+                call.zeroed = False
+        else:
+            book.bind(labels)
+    call.layer = Layer(area * prod(kernel), tuple(factors), filters, times)
+    return [[None, outputs, *space]]
 
 
-def sized(tensor: Traced, dim: int) -> Labels:
+def slide(labels: Labels, count: int, kernel: int, stride: int, padding: int, dilation: int, book: LabelBook) -> Labels:
+    """A window that slides along channels: its result has the labels of the channels that lie in its middle, so that there
+    is one less of them for every channel that is removed. What each of them is depends on its neighbours."""
+    first = dilation * (kernel - 1) // 2 - padding
+    if labels is None or stride != 1 or first < 0 or first + count > len(labels):
+        book.bind(labels)
+        return None
+    book.bind(labels[:first])
+    book.bind(labels[first + count :])
+    book.mix(labels)
+    return labels[first : first + count]
+
+
+def pick(setting: Any, dim: int) -> int:
+    """An entry of a setting such as a stride, which may be one number for all dimensions."""
+    return setting if isinstance(setting, int) else setting[dim if len(setting) > 1 else 0]
+
+
+def sized(tensor: Traced, dim: int) -> np.ndarray:
     """The labels of a dimension for counting; channels that stay count as bound labels."""
     labels = tensor.labels[dim]
     return np.zeros(tensor.shape[dim], np.int64) if labels is None else labels
+
+
+def one_image(labels: np.ndarray) -> np.ndarray:
+    """The labels of one image where a view has laid the channels of all images of a batch one behind the other."""
+    if len(labels) == 0 or len(labels) % BATCH:
+        return labels
+    images = labels.reshape(BATCH, -1)
+    return images[0] if (images == images[0]).all() else labels.reshape(-1, BATCH)[:, 0]
 
 
 def per_image(count: int) -> int:
@@ -232,39 +344,75 @@ def per_image(count: int) -> int:
 
 @rule("mm", "addmm", "bmm", "baddbmm")
 def product(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
-    """A matrix product contracts the last dimension of the left with the first (after the batch) of the right operand."""
+    """A matrix product contracts the last dimension of the left with the last but one of the right operand."""
     left, right = call.tensors[-2:]
-    bias = call.tensors[0] if call.op.startswith(("aten.addm", "aten.baddbmm")) else None
-    batch = len(left.shape) - 2 if len(left.shape) == 3 else 0
-    rows, inner = left.labels[batch:-1], left.labels[-1]
-    columns = right.labels[batch + 1 :]
-    book.unify(inner, right.labels[batch])
-    if not (left.static or right.static):  # two activations: a sum over channels without a weight to zero
-        book.mix(inner)
-    lead = []
-    for a, b in zip(left.labels[:batch], right.labels[:batch], strict=True):
+    bias = call.tensors[0] if len(call.tensors) == 3 else None
+    book.unify(left.labels[-1], right.labels[-2])
+    lead: list[Labels] = []
+    for a, b in zip(left.labels[:-2], right.labels[:-2], strict=True):
         book.unify(a, b)
         lead.append(None if b is None else a)
-    result = [*lead, *rows, *columns]
+    rows, inner, columns = left.labels[-2], left.labels[-1], right.labels[-1]
+    result = [*lead, rows, columns]
+    zeros = left.zeroed or right.zeroed
+    if not zeros:
+        book.mix(inner)
+    call.zeroed = (
+        (rows is None or left.zeroed) and (columns is None or right.zeroed) and (zeros or all(labels is None for labels in lead))
+    )
     if bias is not None:
         result = broadcast([bias, Traced(bias.source, call.shapes[0], result, False)], call.shapes[0], book)
-    n_rows = prod(left.shape[:-1])
-    if right.static and not left.static and columns:
-        outputs, weight, macs = columns[0], right, per_image(n_rows)
-        factors = (sized(right, batch), sized(right, batch + 1))
-        for labels in rows:
-            book.bind(labels)
-    elif left.static and not right.static and rows:
-        outputs, weight, macs = rows[0], left, per_image(prod(right.shape[:batch]) * prod(right.shape[batch + 1 :]))
-        factors = (sized(left, batch), sized(left, batch + 1))
-        for labels in columns:
-            book.bind(labels)
-    else:
-        for labels in (*rows, *columns):
-            book.bind(labels)
-        outputs, weight, macs = None, None, per_image(n_rows * prod(right.shape[batch + 1 :]))
-        factors = (sized(left, -1), np.zeros(1, np.int64))
-    call.layer = Layer(outputs, weight, macs, factors)
+        call.zeroed = call.zeroed and bias.zeroed and rows is None
+    sizes = [sized(right, -1), sized(left, -1), sized(left, -2), *(sized(left, d) for d in range(len(lead)))]
+    factors = tuple(one_image(labels) for labels in sizes)
+    filters = None if left.static == right.static else columns if right.static else rows
+    call.layer = Layer(per_image(prod(map(len, sizes))) // prod(map(len, factors)), factors, filters)
+    return [result]
+
+
+@rule("mv", "dot", "vdot")
+def vector_product(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """As in spectral normalisation. Not a layer: no batch of images goes through it."""
+    left, right = call.tensors
+    book.unify(left.labels[-1], right.labels[-1])
+    if not (left.zeroed or right.zeroed):
+        book.mix(left.labels[-1])
+    for labels in left.labels[:-1]:
+        book.bind(None if left.static and right.static else labels)
+    call.zeroed = left.zeroed
+    return [left.labels[:-1]]
+
+
+@rule("_euclidean_dist", "_cdist_forward")
+def distance(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """Between all rows of the one operand and all rows of the other."""
+    left, right = call["x1"], call["x2"]
+    book.unify(left.labels[-1], right.labels[-1])
+    if not (left.zeroed and right.zeroed):
+        book.mix(left.labels[-1])
+    for labels in (*left.labels[:-1], *right.labels[:-1]):
+        book.bind(labels)
+    return [[None] * len(call.shapes[0])]
+
+
+@rule("embedding")
+def embedding(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    table, places = call["weight"], call["indices"]
+    for labels in (table.labels[0], *places.labels):
+        book.bind(labels)
+    call.zeroed = table.zeroed
+    return [[*[None] * len(places.shape), table.labels[1]]]
+
+
+@rule("glu")
+def glu(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """Gates the first half of the channels with the second."""
+    x = call["self"]
+    result = list(x.labels)
+    dim = normal_dim(call["dim"], len(result))
+    labels = result[dim]
+    result[dim] = None if labels is None else book.tie_rows(labels.reshape(2, -1))
+    call.zeroed = x.zeroed
     return [result]
 
 
@@ -281,7 +429,9 @@ def batch_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
             book.unify(x.labels[1], parameter.labels[0])
     for labels in x.labels[2:]:
         book.bind(labels)
-    training = True if mean is None else Training()
+    training = mean is None or call["training"] is True or Training()  # True: it is not the network's mode that decides
+    centred = x.zeroed and (mean is None or mean.zeroed)
+    call.zeroed = (centred if weight is None else weight.zeroed) and (bias is None or bias.zeroed)
     call.extra = ("batch_norm", per_image(prod(x.shape)) // x.shape[1], sized(x, 1))
     call.becomes("aten.batch_norm.default", x, weight, bias, mean, var, training, call["momentum"], call["eps"], True)
     call.drop = 1
@@ -294,6 +444,9 @@ def instance_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     for name in ("weight", "bias", "running_mean", "running_var"):
         if call[name] is not None:
             book.unify(x.labels[1], call[name].labels[0])
+    if call["use_input_stats"] is False:  # it keeps statistics, and updates them in training mode
+        call["use_input_stats"] = Training()
+    call.zeroed = x.zeroed and (call["bias"] is None or call["bias"].zeroed)
     return [x.labels]
 
 
@@ -309,6 +462,7 @@ def layer_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
                 book.unify(x.labels[back], parameter.labels[back])
         book.mix(x.labels[back])
     sizes = [size(labels, count) for labels, count in zip(x.labels[-normalized:], x.shape[-normalized:], strict=True)]
+    call.zeroed = False
     call.becomes("aten.layer_norm.default", x, sizes, weight, bias, call["eps"])
     call.drop = 1
     return [result]
@@ -323,20 +477,26 @@ def group_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     for parameter in (weight, bias):
         if parameter is not None:
             book.unify(channels, parameter.labels[0])
-    if groups == x.shape[1] and groups > 1:
-        groups = size(channels, groups)
-    elif channels is not None:
+    call.drop = 1
+    if groups == x.shape[1] and groups > 1 and call.op.startswith("aten.native") and len(x.shape) > 2:
+        call.becomes("aten.instance_norm.default", x, weight, bias, None, None, True, 0.0, call["eps"], False)
+        call.zeroed = x.zeroed and (bias is None or bias.zeroed)
+        return [x.labels]
+    if channels is not None:
         book.tie_rows(channels.reshape(groups, -1))
         book.mix(channels)
     call.becomes("aten.group_norm.default", x, groups, weight, bias, call["eps"])
-    call.drop = 1
     return [x.labels]
 
 
 @rule("_weight_norm_interface")
 def weight_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """Divides every filter by its norm; it cannot be zeroed, as zero by zero is not a number."""
     v, g = call["v"], call["g"]
-    return [broadcast([v, g], v.shape, book), g.labels]
+    labels = broadcast([v, g], v.shape, book)
+    book.mix(labels[call["dim"]])
+    call.zeroed = v.zeroed
+    return [labels, g.labels]
 
 
 # ------------------------------------------------------------------------------------- dropout (its own functions)
@@ -356,10 +516,16 @@ def spatial(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     """Works within every channel: labels stay, the spatial dimensions (as many as the name says) are not prunable."""
     x = call.tensors[0]
     n_spatial = next(int(c) for c in call.op if c.isdigit())
-    for labels in x.labels[-n_spatial:]:
-        book.bind(labels)
-    lead = x.labels[:-n_spatial]
+    lead, space = x.labels[:-n_spatial], x.labels[-n_spatial:]
+    along = [d for d, labels in enumerate(space) if labels is not None]
     result = [*lead, *[None] * (len(call.shapes[0]) - len(lead))]
+    if len(along) == 1 and call.op.startswith("aten.avg_pool"):  # local response normalisation pools neighbouring channels
+        d = along[0]
+        window = pick(call["kernel_size"], d), pick(call["stride"] or call["kernel_size"], d), pick(call["padding"], d), 1
+        result[len(lead) + d] = slide(space[d], call.shapes[0][len(lead) + d], *window, book)
+        return [result]
+    for labels in space:
+        book.bind(labels)
     if "avg_pool" in call.op and len(x.shape) == n_spatial + 2:
         out_area, in_area = prod(call.shapes[0][2:]), prod(x.shape[2:])
         if "adaptive" in call.op:
@@ -447,7 +613,8 @@ def reduction(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     chosen = everything if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     reduced = {normal_dim(d, len(x.shape)) for d in chosen}
     for dim in reduced:
-        book.mix(x.labels[dim])
+        if not (x.zeroed and call.op.startswith(("aten.sum.", "aten.norm.", "aten.linalg_vector_norm."))):
+            book.mix(x.labels[dim])
     if len(call.shapes[0]) == len(x.shape):
         result = [None if d in reduced else x.labels[d] for d in everything]
     else:
@@ -457,12 +624,12 @@ def reduction(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
 
 RULES |= dict.fromkeys(
     ["mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "argmax", "argmin", "prod",
-     "linalg_vector_norm", "norm", "logsumexp"],
+     "linalg_vector_norm", "norm", "logsumexp", "median", "nansum", "count_nonzero", "any", "all"],
     reduction,
 )  # fmt: skip
 
 
-@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum")
+@rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax", "cumsum")
 def along(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     x = call["self"]
     book.mix(x.labels[normal_dim(call["dim"], len(x.shape))])
@@ -486,6 +653,15 @@ def transpose(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     return [labels]
 
 
+@rule("view_as_real", "view_as_complex")
+def complex_parts(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    labels = call["self"].labels
+    if len(call.shapes[0]) > len(labels):
+        return [[*labels, None]]
+    book.bind(labels[-1])
+    return [labels[:-1]]
+
+
 @rule("unsqueeze")
 def unsqueeze(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     labels = list(call["self"].labels)
@@ -500,27 +676,30 @@ def squeeze(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     dims = call["dim"]
     chosen = range(len(x.shape)) if dims is None else [dims] if isinstance(dims, int) else dims
     gone = [d for d in (normal_dim(d, len(x.shape)) for d in chosen) if x.shape[d] == 1]
+    for d in gone:
+        book.bind(x.labels[d])
     call.becomes("aten.squeeze.dims", x, gone)
     return [[labels for d, labels in enumerate(x.labels) if d not in gone]]
 
 
 @rule("expand")
 def expand(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """Copies of one value, as many as the channels that they meet."""
     x, shape = call["self"], call.shapes[0]
     lead = len(shape) - len(x.shape)
     result: list[Labels] = []
     sizes: list[Any] = []
+    call.zeroed = x.zeroed
     for dim, count in enumerate(shape):
-        grows = dim < lead or x.shape[dim - lead] != count
-        if grows and count % BATCH == 0:
-            result.append(None)
-            sizes.append(BatchSize(count // BATCH))
-        elif grows:  # copies of one value: as many as the channels they meet
-            result.append(book.fresh(count))
-            sizes.append(Size(result[-1]))
-        else:
-            result.append(x.labels[dim - lead])
+        inside = x.labels[dim - lead] if dim >= lead else None
+        if dim >= lead and x.shape[dim - lead] == count:
+            result.append(inside)
             sizes.append(-1)
+            continue
+        book.bind(inside)
+        result.append(None if count % BATCH == 0 else book.fresh(count))
+        sizes.append(size(result[-1], count))
+        call.zeroed = call.zeroed and result[-1] is None
     call["size"] = sizes
     return [result]
 
@@ -534,43 +713,80 @@ def repeat(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     for dim, count in enumerate(shape):
         inside = x.labels[dim - lead] if dim >= lead else None
         width = x.shape[dim - lead] if dim >= lead else 1
-        if repeats[dim] % BATCH == 0:
-            repeats[dim] = BatchSize(repeats[dim] // BATCH)
+        if repeats[dim] == 1:
+            result.append(inside)
+        elif width == 1 or repeats[dim] % BATCH == 0:
             book.bind(inside)
-            result.append(None)
-        elif width == 1 and count > 1:
-            result.append(book.fresh(count))
-            repeats[dim] = Size(result[-1])
+            result.append(None if repeats[dim] % BATCH == 0 else book.fresh(count))
+            repeats[dim] = size(result[-1], repeats[dim])
         else:
             result.append(None if inside is None else np.tile(inside, repeats[dim]))
     call["repeats"] = repeats
     return [result]
 
 
-@rule("roll", "flip")
-def roll(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
-    x = call["self"]
-    labels = list(x.labels)
+@rule("flip")
+def flip(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    labels = list(call["self"].labels)
     for dim in call["dims"]:
-        book.bind(labels[dim])
+        channels = labels[dim]
+        labels[dim] = None if channels is None else channels[::-1]
     return [labels]
 
 
 @rule("view", "_unsafe_view", "reshape")
 def view(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
-    """Merging repeats the labels of the one channel dimension; splitting it ties what is no longer a dimension."""
+    """Merging dimensions repeats the labels of the one that carries channels; splitting one ties what is no longer a
+    dimension. Where channels are concerned, either becomes a call of its own, so that it cannot be read in another way when
+    few of them are left; in a split, -1 marks the part that carries them."""
     x, shape = call["self"], call.shapes[0]
     result: list[Labels] = [None] * len(shape)
+    between: list[Any] = []  # the sizes after merging and before splitting
+    regrouped = False  # whether something is left to do between them
+    merges: list[tuple[str, list[Any]]] = []
+    splits: list[tuple[str, list[Any]]] = []
     for inside, outside in view_groups(x.shape, shape):
-        if len(inside) == 1 and len(outside) == 1:
-            result[outside[0]] = x.labels[inside[0]]
+        sizes = [shape[d] for d in outside]
+        flat = x.labels[inside[0]] if len(inside) == 1 else merged(x, inside, book)
+        if flat is None or not sizes:
+            book.bind(flat)
+            between += sizes
+            regrouped |= len(inside) != 1 or len(sizes) != 1
             continue
-        flat = merged(x, inside, book)
-        if flat is not None and outside:
-            dim, labels = split(flat, [shape[d] for d in outside], book)
-            result[outside[dim]] = labels
-    sizes = [-1 if n % BATCH == 0 and n else size(labels, n) for labels, n in zip(result, shape, strict=True)]
-    call.becomes("aten.reshape.default", x, sizes)  # memory need not lie in the smaller network as it did in the traced one
+        if len(inside) > 1:
+            merges.insert(0, ("aten.flatten.using_ints", [inside[0], inside[-1]]))
+        if len(sizes) > 1:
+            axis, labels = split(flat, sizes, (call.index, outside[0]), book)
+            splits.insert(0, ("aten.unflatten.int", [len(between), [-1 if i == axis else n for i, n in enumerate(sizes)]]))
+            result[outside[axis]] = labels
+        else:
+            result[outside[0]] = flat
+        between.append(size(flat, len(flat)))
+    # not a view: memory need not lie in the smaller network as it did in the traced one
+    rest = ("aten.reshape.default", [[-1 if count_images(n) else n for n in between]])
+    (first, arguments), *call.then = [*merges, *([rest] if regrouped or not (merges or splits) else []), *splits]
+    call.becomes(first, x, *arguments)
+    return [result]
+
+
+@rule("flatten")
+def flatten(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """As :func:`view` records it."""
+    x, start, end = call["self"], call["start_dim"], call["end_dim"]
+    return [[*x.labels[:start], merged(x, range(start, end + 1), book), *x.labels[end + 1 :]]]
+
+
+@rule("unflatten")
+def unflatten(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """As :func:`view` records it: the part of size -1 carries the channels."""
+    x, sizes = call["self"], list(call["sizes"])
+    dim = normal_dim(call["dim"], len(x.shape))
+    result = list(x.labels)
+    labels, axis = result[dim], sizes.index(-1)
+    if labels is not None:
+        table = np.moveaxis(labels.reshape(call.shapes[0][dim : dim + len(sizes)]), axis, -1)
+        labels = book.tie_rows(table.reshape(-1, table.shape[-1]))
+    result[dim : dim + 1] = [labels if i == axis else None for i in range(len(sizes))]
     return [result]
 
 
@@ -595,23 +811,24 @@ def view_groups(a: Sequence[int], b: Sequence[int]) -> list[tuple[range, range]]
 
 
 def merged(x: Traced, dims: range, book: LabelBook) -> Labels:
-    labelled = [d for d in dims if x.labels[d] is not None]
+    labelled = [(d, labels) for d in dims if (labels := x.labels[d]) is not None]
     if len(labelled) > 1:
-        labelled = [d for d in labelled if x.shape[d] > 1]
-    if len(labelled) > 1:  # two channel dimensions in one: nothing rectangular could be removed
-        for d in labelled:
-            book.bind(x.labels[d])
-        return None
+        labelled = [(d, labels) for d, labels in labelled if x.shape[d] > 1]
     if not labelled:
         return None
+    # Two channel dimensions in one: nothing rectangular could be removed. One of them stays as it is: rather the copies
+    # that an expand made than the channels of a parameter, and rather the size of a kernel than its channels.
+    kept, channels = next((pair for pair in labelled if book.owner(pair[1]) is not None), labelled[0])
+    for d, labels in labelled:
+        if d != kept:
+            book.bind(labels)
     shape = [x.shape[d] for d in dims]
-    labels = x.labels[labelled[0]].reshape([-1 if d == labelled[0] else 1 for d in dims])
-    return np.broadcast_to(labels, shape).ravel()
+    return np.broadcast_to(channels.reshape([-1 if d == kept else 1 for d in dims]), shape).ravel()
 
 
-def split(flat: np.ndarray, sizes: list[int], book: LabelBook) -> tuple[int, np.ndarray]:
-    """Which of the new dimensions carries the channels, and their labels. The order of the cases keeps a view that undoes
-    a flatten exact, and makes the last dimension carry them where channels are split in groups."""
+def split(flat: np.ndarray, sizes: list[int], key: Key, book: LabelBook) -> tuple[int, np.ndarray]:
+    """Which of the new dimensions carries the channels, and their labels. A view that undoes a flatten is exact. Else it is
+    the last one, as where channels fall into groups, or the first, as in a pixel shuffle; see ``trace``."""
     table = flat.reshape(sizes)
     axes = [axis for axis, n in enumerate(sizes) if n > 1]
     if len(axes) <= 1:
@@ -620,7 +837,10 @@ def split(flat: np.ndarray, sizes: list[int], book: LabelBook) -> tuple[int, np.
         rows = np.moveaxis(table, axis, -1).reshape(-1, sizes[axis])
         if (rows == rows[0]).all():
             return axis, rows[0]
-    return axes[-1], book.tie_rows(np.moveaxis(table, axes[-1], -1).reshape(-1, sizes[axes[-1]]))
+    axis = axes[0] if book.prefers_first(key) else axes[-1]
+    labels = book.tie_rows(np.moveaxis(table, axis, -1).reshape(-1, sizes[axis]))
+    book.choices[key] = labels
+    return axis, labels
 
 
 # ---------------------------------------------------------------------------------------------- taking and joining
@@ -647,23 +867,77 @@ def slice_(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
 
 @rule("select")
 def select(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
-    labels = list(call["self"].labels)
-    book.bind(labels.pop(normal_dim(call["dim"], len(labels))))
-    return [labels]
+    """One channel, which stays, whatever becomes of those before it."""
+    x = call["self"]
+    result = list(x.labels)
+    labels = result.pop(normal_dim(call["dim"], len(x.shape)))
+    if labels is not None:
+        place = normal_dim(call["index"], len(labels))
+        book.bind(labels[place : place + 1])
+        call["index"] = Size(labels[:place])
+    return [result]
 
 
 @rule("unbind")
 def unbind(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
-    return select(call, book) * len(call.shapes)  # type: ignore[operator]
+    labels = list(call["self"].labels)
+    book.bind(labels.pop(normal_dim(call["dim"], len(labels))))
+    return [labels] * len(call.shapes)
 
 
-@rule("index_select", "index")
-def index(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
-    """Picks channels by a table: they all stay."""
-    x = call["self"]
-    for labels in x.labels:
+@rule("index_select", "unfold")
+def by_table(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """Takes channels by a table or in windows: they all stay."""
+    labels = list(call["self"].labels)
+    dim = normal_dim(call["dim"] if "dim" in call.names else call["dimension"], len(labels))
+    for gone in [labels[dim], *(labels for t in call.tensors[1:] for labels in t.labels)]:
+        book.bind(gone)
+    labels[dim] = None
+    return [[*labels, *[None] * (len(call.shapes[0]) - len(labels))]]
+
+
+def stays(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """Known, and not to be pruned through: all channels stay."""
+    for tensor in call.tensors:
+        for labels in tensor.labels:
+            book.bind(labels)
+    return [[None] * len(shape) for shape in call.shapes]
+
+
+RULES |= dict.fromkeys(
+    ["index", "index_put", "index_add", "index_copy", "index_fill", "gather", "scatter", "scatter_add", "scatter_reduce", "sort",
+     "topk", "kthvalue", "mode", "cummax", "cummin", "cumprod", "logcumsumexp", "diagonal", "diag_embed", "col2im", "roll",
+     "max_unpool2d", "affine_grid_generator", "linalg_inv_ex", "bucketize", "searchsorted"],
+    stays,
+)  # fmt: skip
+
+
+@rule("tril", "triu")
+def triangle(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    labels = call["self"].labels
+    for gone in labels[-2:]:
+        book.bind(gone)
+    return [[*labels[:-2], None, None]]
+
+
+@rule("_fft_r2c", "_fft_c2r", "_fft_c2c", "rot90")
+def turn(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """Works along some dimensions; the channels of the others stay apart."""
+    labels = list(call["self"].labels)
+    for dim in call["dims"] if "dims" in call.names else call["dim"]:
+        book.bind(labels[dim])
+        labels[dim] = None
+    return [labels]
+
+
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def grid_sampler(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """Takes all channels from the same places."""
+    x, grid = call["input"], call["grid"]
+    for labels in (*x.labels[2:], *grid.labels):
         book.bind(labels)
-    return [[None] * len(call.shapes[0])]
+    call.zeroed = x.zeroed
+    return [[*x.labels[:2], *[None] * (len(x.shape) - 2)]]
 
 
 @rule("split", "split_with_sizes", "chunk")
@@ -717,7 +991,7 @@ def constant(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     """One value everywhere: it can be made in any size, so its channels are those of whatever it meets."""
     shape = call.shapes[0]
     result = [None if n % BATCH == 0 else book.fresh(n) for n in shape]
-    call["size"] = [BatchSize(n // BATCH) if labels is None else Size(labels) for labels, n in zip(result, shape, strict=True)]
+    call["size"] = [size(labels, n) for labels, n in zip(result, shape, strict=True)]
     return [result]
 
 

@@ -8,7 +8,7 @@ network was written: a forward with a hard-coded ``x.view(-1, 400)`` shrinks lik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,21 +32,23 @@ class Named:
     name: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Count:
-    """How many of some channels are kept: ``units[i]`` is the unit of channel i, -1 where the channel always stays."""
-
-    units: np.ndarray
-
-    def at(self, kept: np.ndarray) -> int:
-        return int(np.count_nonzero(is_kept(self.units, kept)))
-
-
 @dataclass(frozen=True, slots=True)
 class BatchSize:
     """A multiple of the batch size of the first input."""
 
     multiple: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Count:
+    """How many of some channels are kept: ``units[i]`` is the unit of channel i, -1 where the channel always stays."""
+
+    units: np.ndarray
+    per_image: bool = False  # as many for every image of the batch
+
+    def at(self, kept: np.ndarray) -> int | BatchSize:
+        count = int(np.count_nonzero(is_kept(self.units, kept)))
+        return BatchSize(count) if self.per_image else count
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def is_kept(units: np.ndarray, kept: np.ndarray) -> np.ndarray:
 def map_argument(change: Callable[[Any], Any], argument: Any) -> Any:
     """Apply ``change`` to the leaves of an argument, which may be a nest of lists, tuples and dicts."""
     if isinstance(argument, list | tuple):
-        return type(argument)(map_argument(change, item) for item in argument)
+        items = [map_argument(change, item) for item in argument]
+        return type(argument)(*items) if hasattr(argument, "_fields") else type(argument)(items)
     if isinstance(argument, dict):
         return {key: map_argument(change, item) for key, item in argument.items()}
     return change(argument)
@@ -206,7 +209,13 @@ class PrunedNetwork(nn.Module):
     the parameters of an auxiliary head stay in ``state_dict()`` unchanged and unused.
     """
 
-    def __init__(self, program: Program, parameters: Mapping[str, nn.Parameter], buffers: Mapping[str, Tensor]):
+    def __init__(
+        self,
+        program: Program,
+        parameters: Mapping[str, nn.Parameter],
+        buffers: Mapping[str, Tensor],
+        transient: Collection[str] = (),  # the buffers that ``state_dict()`` leaves out
+    ):
         super().__init__()
         self.program = program
         self._places: list[tuple[str, nn.Module, str]] = []
@@ -216,7 +225,7 @@ class PrunedNetwork(nn.Module):
             self._places.append((name, owner, leaf))
         for name, buffer in buffers.items():
             owner, leaf = self._owner(name)
-            owner.register_buffer(leaf, buffer)
+            owner.register_buffer(leaf, buffer, persistent=name not in transient)
             self._places.append((name, owner, leaf))
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:

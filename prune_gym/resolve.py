@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from prune_gym.graph import ChannelGraph, ChannelGroup, CostModel, Filters, Slice
-from prune_gym.labels import LabelBook
-from prune_gym.operators import Layer, Size, Traced
-from prune_gym.program import Count, Node, Program, map_argument
+from prune_gym.labels import BOUND, LabelBook, Labels
+from prune_gym.operators import Layer, Size, Traced, one_image
+from prune_gym.program import BatchSize, Count, Node, Program, map_argument
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,10 @@ class Recording:
 
 
 def resolve(recording: Recording) -> ChannelGraph:
-    book = recording.book
-    component = book.components()
     layers = _prunable_layers(recording)
+    component, first_made = _components(recording, layers)
 
     # Units: components that hold a filter and are not bound, in the order in which the forward pass makes them.
-    made = np.concatenate([component[labels] for _, _, _, labels in layers] + [np.zeros(0, component.dtype)])
-    first_made = np.full(len(component), -1)
-    first_made[made[::-1]] = np.arange(len(made))[::-1]
-    first_made[component[0]] = -1
     found = np.flatnonzero(first_made >= 0)
     found = found[np.argsort(first_made[found])]
 
@@ -54,48 +50,74 @@ def resolve(recording: Recording) -> ChannelGraph:
     unit_of_label = unit_of_component[component]
 
     filters = []
-    for name, tensor, dim, labels in layers:
+    for name, tensor, dim, times, labels in layers:
         units = unit_of_label[labels]
         if (units >= 0).any():
-            filters.append(Filters(name, tensor, dim, units))
+            filters.append(Filters(name, tensor, dim, units, times))
     units = {}
     for name, traced in recording.named.items():
         per_dim = tuple(_units_or_none(unit_of_label, labels) for labels in traced.labels)
         if any(array is not None for array in per_dim):
             units[name] = per_dim
-    groups = _groups(widths, group_of_unit, filters, units, unit_of_label, book.mixed)
+    groups = _groups(widths, group_of_unit, filters, units, unit_of_label, recording.book.mixed)
     cost_model = _cost_model(recording, units, unit_of_label, group_of_unit, widths)
     return ChannelGraph(
         groups, tuple(filters), _count(recording, unit_of_label), units, recording.shapes, recording.constants, cost_model
     )
 
 
-def _units_or_none(unit_of_label: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+def _components(recording: Recording, layers: list[tuple[str, str, int, int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """The component of every label, and for every component the place of the first of its filters, -1 if it has none or is
+    bound. Costs are quadratic forms of the widths, so where three sizes of one product or parameter vary, the third stays."""
+    book = recording.book
+    products = [layer.factors for layer in recording.layers]
+    products += [[k for k in traced.labels if k is not None] for traced in recording.named.values()]
+    products = [labels for labels in products if len(labels) > 2]
+    while True:
+        component = book.components()
+        made = np.concatenate([component[labels] for *_, labels in layers] + [np.zeros(0, component.dtype)])
+        first_made = np.full(len(component), -1)
+        first_made[made[::-1]] = np.arange(len(made))[::-1]
+        first_made[component[BOUND]] = -1
+        varies = first_made[component] >= 0
+        third = [labels for factors in products for labels in [k for k in factors if varies[k].any()][2:]]
+        if not third:
+            return component, first_made
+        for labels in third:
+            book.bind(labels)
+
+
+def _units_or_none(unit_of_label: np.ndarray, labels: Labels) -> np.ndarray | None:
     """The units of one dimension of a tensor; the labels of a dimension are consecutive."""
-    units = unit_of_label[labels[0] : labels[-1] + 1] if len(labels) else labels
-    return units if units.size and units.max() >= 0 else None
+    if labels is None or len(labels) == 0:
+        return None
+    units = unit_of_label[labels[0] : labels[-1] + 1]
+    return units if units.max() >= 0 else None
 
 
-def _prunable_layers(recording: Recording) -> list[tuple[str, str, int, np.ndarray]]:
-    """(name, weight, output dimension, labels of the filters) of every weight in forward order, one used twice once."""
-    seen: dict[tuple[str, int], np.ndarray] = {}
+def _prunable_layers(recording: Recording) -> list[tuple[str, str, int, int, np.ndarray]]:
+    """(name, weight, output dimension, filters per index of it, their labels) of every weight in forward order, one that is
+    used twice once."""
+    seen: dict[tuple[str, int], tuple[int, np.ndarray]] = {}
     for layer in recording.layers:
-        if layer.weight is None or layer.outputs is None:
+        if layer.filters is None:
             continue
-        owner = recording.book.owner(layer.outputs)
-        if owner is not None and owner[0] in recording.parameters:
+        owner = recording.book.owner(layer.filters)
+        if owner is not None:
             labels = recording.named[owner[0]].labels[owner[1]]
             if labels is not None:
-                seen.setdefault(owner, labels)
-    return [(_layer_name(tensor), tensor, dim, labels) for (tensor, dim), labels in seen.items()]
+                seen.setdefault(owner, (layer.times, labels))
+    return [(_layer_name(tensor), tensor, dim, times, labels) for (tensor, dim), (times, labels) in seen.items()]
 
 
 def _layer_name(tensor: str) -> str:
-    """``"features.0.weight"`` -> ``"features.0"``; a parameter of another name is a layer of its own."""
-    module, _, leaf = tensor.split(".parametrizations.")[0].rpartition(".")
-    if ".parametrizations." in tensor:
+    """``"features.0.weight"`` -> ``"features.0"``, also where PyTorch computes the weight from a parameter of another name;
+    a parameter of any other name is a layer of its own."""
+    plain, parametrized, _ = tensor.partition(".parametrizations.")
+    module, _, leaf = plain.rpartition(".")
+    if parametrized:
         return f"{module}.{leaf}" if module else leaf
-    return module if leaf == "weight" and module else tensor
+    return module if leaf in ("weight", "weight_orig", "weight_v") and module else tensor
 
 
 def _signatures(recording: Recording, component: np.ndarray) -> np.ndarray:
@@ -106,7 +128,7 @@ def _signatures(recording: Recording, component: np.ndarray) -> np.ndarray:
     """
     columns = [labels for traced in recording.named.values() for labels in traced.labels if labels is not None]
     columns += recording.book.cuts
-    columns += [labels for layer in recording.layers if layer.weight is None for labels in layer.factors if labels is not None]
+    columns += [labels for layer in recording.layers if layer.filters is None for labels in layer.factors]
     keys = np.random.default_rng(0).integers(1, 2**63, len(columns), dtype=np.uint64)
     signature = np.zeros(len(component), np.uint64)
     if columns:
@@ -129,7 +151,7 @@ def _groups(
         present = group_of_unit[entry.units[entry.units >= 0]]
         for group in np.unique(present):
             layers[group].append(entry.layer)
-        n_filters += np.bincount(present, minlength=len(widths))
+        n_filters += np.bincount(present, minlength=len(widths)) * entry.times
 
     slices: list[list[Slice]] = [[] for _ in widths]
     for tensor, per_dim in units.items():
@@ -168,8 +190,12 @@ def _count(recording: Recording, unit_of_label: np.ndarray) -> Program:
     def resolved(leaf: Any) -> Any:
         if not isinstance(leaf, Size):
             return leaf
-        units = unit_of_label[leaf.labels]
-        return Count(units) if (units >= 0).any() else len(units)
+        labels = one_image(leaf.labels)
+        units = unit_of_label[labels]
+        per_image = len(labels) < len(leaf.labels)
+        if (units >= 0).any():
+            return Count(units, per_image)
+        return BatchSize(len(units)) if per_image else len(units)
 
     nodes = list(recording.program.nodes)
     for index in recording.sized:
@@ -202,24 +228,26 @@ def _cost_model(
             known = seen[id(labels)] = sizes.setdefault(row, len(sizes))
         return known
 
-    macs = [(layer.macs, size_of(layer.factors[0]), size_of(layer.factors[1])) for layer in recording.layers]
-    per_element = {"batch_norm": 4, "avg_pool": 1, "adaptive_avg_pool": 1}
-    extra = [(per_element[kind] * elements, size_of(labels), 0) for kind, elements, labels in recording.extras]
-    params = []
-    for name, shape in recording.shapes.items():
-        if name not in recording.parameters:
-            continue
-        constant, variable = 1, []
-        dims = recording.named[name].labels if name in recording.named else [None] * len(shape)
-        for dim, (labels, count) in enumerate(zip(dims, shape, strict=True)):
-            if labels is not None and name in units and units[name][dim] is not None:
+    def term(coefficient: int, factors: Sequence[np.ndarray]) -> tuple[int, int, int]:
+        """A product of sizes, of which at most two vary."""
+        variable = []
+        for labels in factors:
+            if (unit_of_label[labels] >= 0).any():
                 variable.append(size_of(labels))
             else:
-                constant *= count
-        if len(variable) > 2:
-            raise NotImplementedError(f"trace: parameter {name!r} has {len(variable)} prunable dimensions; two are supported.")
-        a, b = (variable + [0, 0])[:2]
-        params.append((constant, a, b))
+                coefficient *= len(labels)
+        a, b = [*variable, 0, 0][:2]
+        return coefficient, a, b
+
+    macs = [term(layer.macs, layer.factors) for layer in recording.layers]
+    per_element = {"batch_norm": 4, "avg_pool": 1, "adaptive_avg_pool": 1}
+    extra = [term(per_element[kind] * elements, [labels]) for kind, elements, labels in recording.extras]
+    params = []
+    for name in recording.parameters:
+        labels = recording.named[name].labels if name in units else []
+        varying = [k for k, array in zip(labels, units.get(name, ()), strict=True) if k is not None and array is not None]
+        rest = prod(recording.shapes[name]) // max(prod(map(len, varying)), 1)
+        params.append(term(rest, varying))
 
     table = np.array(list(sizes), np.float64)
     forms = [_form(terms, len(table)) for terms in (macs, macs + extra, params)]

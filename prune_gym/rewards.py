@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prune_gym.evaluation import Score
 from prune_gym.names import unknown
@@ -10,20 +11,23 @@ from prune_gym.names import unknown
 Reward = Callable[[Score, Score, Score], float]  # (before, after, baseline) -> reward
 
 
-def paper(alpha: float = 1.0, beta: float = 0.0, gamma: float = 0.0) -> Reward:
+@dataclass(frozen=True)
+class PaperReward:
     """Equation 17: alpha * accuracy + beta * FLOPs reduction + gamma * parameter reduction, of the state after the step."""
 
-    def reward(before: Score, after: Score, baseline: Score) -> float:
-        return alpha * after.accuracy + beta * after.flops_reduction + gamma * after.params_reduction
+    alpha: float = 1.0
+    beta: float = 0.0
+    gamma: float = 0.0
 
-    return reward
+    def __call__(self, before: Score, after: Score, baseline: Score) -> float:
+        return self.alpha * after.accuracy + self.beta * after.flops_reduction + self.gamma * after.params_reduction
 
 
 REWARDS: dict[str, Reward] = {
-    "paper": paper(),
-    "accuracy": paper(1.0, 0.0, 0.0),
-    "flops": paper(1.0, 0.25, 0.0),
-    "params": paper(1.0, 0.0, 0.25),
+    "paper": PaperReward(),
+    "accuracy": PaperReward(1.0, 0.0, 0.0),
+    "flops": PaperReward(1.0, 0.25, 0.0),
+    "params": PaperReward(1.0, 0.0, 0.25),
 }
 
 
@@ -36,7 +40,7 @@ def make_reward(reward: str | Reward, weights: tuple[float, float, float] | None
             raise ValueError(f"reward_weights: expected None unless reward is 'paper', got {weights} with reward {reward!r}.")
         if len(weights) != 3:
             raise ValueError(f"reward_weights: expected three numbers (alpha, beta, gamma), got {weights}.")
-        return paper(*weights)
+        return PaperReward(*weights)
     if reward not in REWARDS:
         raise unknown("reward", reward, REWARDS)
     return REWARDS[reward]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.program import PrunedNetwork, is_kept
+from prune_gym.trace import detached, rebind
 
 
 def compact(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> PrunedNetwork:
@@ -20,7 +21,11 @@ def compact(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -
     memory with the result. Raises ValueError if ``model`` is not the network that ``graph`` was traced from.
     """
     tensors = state(model, graph)
+    check(architecture, graph)
     sliced = slice_tensors(tensors, graph, architecture)
+    transient = {name for name in tensors if name in graph.constants}
+    for path, module in model.named_modules():
+        transient |= {f"{path}.{name}" if path else name for name in module._non_persistent_buffers_set}
     parameters, buffers = {}, {}
     for name, tensor in tensors.items():
         small = sliced[name].detach()
@@ -29,7 +34,7 @@ def compact(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -
             parameters[name] = nn.Parameter(small, requires_grad=tensor.requires_grad)
         else:
             buffers[name] = small
-    return PrunedNetwork(graph.program.at(architecture.mask), parameters, buffers).train(model.training)
+    return PrunedNetwork(graph.program.at(architecture.mask), parameters, buffers, transient).train(model.training)
 
 
 def mask(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> nn.Module:
@@ -43,13 +48,17 @@ def mask(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> n
         ValueError: ``model`` is not the network that ``graph`` was traced from.
     """
     state(model, graph)
+    check(architecture, graph)
     for group, kept in zip(graph.groups, architecture.kept, strict=True):
         if group.mixed and not kept.all():
             raise ValueError(
                 f"architecture: group {group.name!r} is normalised or reduced across its channels, where zeros are not the "
                 "same as removed channels; use compact(model, graph, architecture)."
             )
-    masked = copy.deepcopy(model)
+    memo = detached(model)
+    masked = copy.deepcopy(model, memo)
+    for module in masked.modules():
+        rebind(module, memo)
     tensors = dict([*masked.named_parameters(), *masked.named_buffers()])
     with torch.no_grad():
         for name, per_dim in graph.units.items():
@@ -62,6 +71,8 @@ def mask(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> n
 
 def state(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
     """Parameters, buffers and captured constants by name, checked against the graph."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     tensors |= {name: constant for name, constant in graph.constants.items() if name not in tensors}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -73,6 +84,15 @@ def state(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
             f"instead of {graph.shapes.get(name)}; trace this model anew."
         )
     return tensors
+
+
+def check(architecture: Architecture, graph: ChannelGraph) -> None:
+    """Raise ValueError if the architecture is one of another network."""
+    if not isinstance(architecture, Architecture):
+        raise TypeError(f"architecture: expected an Architecture, got {type(architecture).__name__}.")
+    own = architecture.graph
+    if own is not graph and [(g.name, g.width) for g in own.groups] != [(g.name, g.width) for g in graph.groups]:
+        raise ValueError("architecture: expected one of this graph, got one of another; see graph.architecture.")
 
 
 def slice_tensors(tensors: Mapping[str, Tensor], graph: ChannelGraph, architecture: Architecture) -> dict[str, Tensor]:

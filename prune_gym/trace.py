@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import gc
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FunctionType
-from typing import Any
+from types import CellType, FunctionType
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_gym.graph import ChannelGraph
-from prune_gym.labels import LabelBook
-from prune_gym.operators import BATCH, Call, Layer, Size, Traced, find_rule
-from prune_gym.program import Named, Node, Program, Value, leaves, map_argument
+from prune_gym.labels import Key, LabelBook
+from prune_gym.operators import BATCH, REPLACEMENTS, Call, Layer, Size, Traced, count_images, find_rule, zeros_stay
+from prune_gym.program import BatchSize, Named, Node, Program, Value, leaves, map_argument, operator
 from prune_gym.resolve import Recording, resolve
 
 
@@ -51,6 +51,20 @@ def trace(model: nn.Module, example_input: Tensor | Sequence[Tensor]) -> Channel
         return _trace(model, inputs)
 
 
+def _trace(model: nn.Module, inputs: list[Tensor]) -> ChannelGraph:
+    """Where a view splits channels, either part may be the one to prune: in a channel shuffle it is the last, in a pixel
+    shuffle written with views the first. Both are exact, so what leaves more to prune is taken, view by view."""
+    tracer, graph = _run(model, inputs, lambda _key: False)
+    if not tracer.book.choices:
+        return graph
+    other, other_graph = _run(model, inputs, lambda _key: True)
+    better = {key for key in other.book.choices if other.book.parts(key) > tracer.book.parts(key)}
+    graphs = [graph, other_graph]
+    if 0 < len(better) < len(other.book.choices):
+        graphs.append(_run(model, inputs, better.__contains__)[1])
+    return max(graphs, key=lambda graph: (graph.n_filters, graph.n_units))
+
+
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """A trace makes many objects that stay, and the collector would walk through all of them again and again."""
@@ -63,11 +77,13 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _trace(model: nn.Module, inputs: list[Tensor]) -> ChannelGraph:
-    copied, tensors = _meta_copy(model)
-    tracer = _Tracer(tensors)
-    batch = inputs[0].shape[0]
-    with torch.no_grad():
+def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], bool]) -> tuple[_Tracer, ChannelGraph]:
+    # out of any inference mode, under which operators would arrive as composites
+    with torch.inference_mode(False), torch.no_grad():
+        copied, tensors = _meta_copy(model)
+        tracer = _Tracer(model, tensors)
+        tracer.book.prefers_first = prefers_first
+        batch = inputs[0].shape[0]
         metas = [
             torch.empty((BATCH if x.shape[0] == batch else x.shape[0], *x.shape[1:]), dtype=x.dtype, device="meta")
             for x in inputs
@@ -79,7 +95,7 @@ def _trace(model: nn.Module, inputs: list[Tensor]) -> ChannelGraph:
             module.register_forward_hook(lambda *_: tracer.leave())
         with tracer, _Composites(tracer):
             output = copied(*metas)
-    return resolve(tracer.finish(output, model))
+        return tracer, resolve(tracer.finish(output))
 
 
 def _meta_copy(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -88,44 +104,81 @@ def _meta_copy(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     What ``copy.deepcopy`` would give, but several times faster: modules are copied here, and only attributes that are
     neither modules, tensors nor immutable go through ``deepcopy``.
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = detached(model)
     tensors = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(tensor):
             raise ValueError(f"model: {name!r} is not initialised; run the model on a batch once before tracing it.")
         empty = torch.empty_like(tensor, device="meta", requires_grad=False)
         tensors[name] = memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
 
-    def copied(module: nn.Module) -> nn.Module:
-        twin = memo[id(module)] = object.__new__(type(module))
-        for key, value in module.__dict__.items():
-            if type(value) in _IMMUTABLE:
-                twin.__dict__[key] = value
-            elif key in ("_parameters", "_buffers"):
-                twin.__dict__[key] = {name: None if t is None else memo[id(t)] for name, t in value.items()}
-            elif key != "_modules":
-                twin.__dict__[key] = (
-                    type(value)() if type(value) in (dict, OrderedDict) and not value else copy.deepcopy(value, memo)
-                )
-        return twin
-
     modules = list(model.modules())
     for module in modules:
-        copied(module)
+        memo[id(module)] = object.__new__(type(module))
     for module in modules:
-        memo[id(module)].__dict__["_modules"] = {
-            name: None if child is None else memo[id(child)] for name, child in module._modules.items()
-        }
+        twin = memo[id(module)].__dict__
+        for key, value in module.__dict__.items():
+            if type(value) in _IMMUTABLE:
+                twin[key] = value
+            elif key in _REGISTERED:
+                twin[key] = {name: None if item is None else memo[id(item)] for name, item in value.items()}
+            elif type(value) in (dict, OrderedDict) and not value:
+                twin[key] = type(value)()
+            else:
+                twin[key] = copy.deepcopy(value, memo)
+        rebind(memo[id(module)], memo)
     return memo[id(model)].eval(), tensors
 
 
+_REGISTERED = ("_parameters", "_buffers", "_modules")
 _IMMUTABLE = (int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, FunctionType)
+
+
+def detached(model: nn.Module) -> dict[int, Any]:
+    """A memo for ``deepcopy`` with the tensors that it refuses to copy: those that a forward pass with gradients computed and
+    that the model keeps in an attribute."""
+    memo = {}
+    for module in model.modules():
+        for key, value in module.__dict__.items():
+            if isinstance(value, Tensor) or (value and key not in _REGISTERED and isinstance(value, list | tuple | dict)):
+                for leaf in leaves(value):
+                    if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                        memo[id(leaf)] = leaf.detach().clone()
+    return memo
+
+
+def rebind(twin: nn.Module, memo: Mapping[int, Any]) -> None:
+    """Let functions that a copied module holds, such as a lambda that reads ``self.weight``, see the copy. ``deepcopy`` does
+    not copy functions, so they would go on to see the original. ``memo`` gives the copy of an object by its id."""
+
+    def rebound_cell(cell: CellType) -> CellType:
+        try:
+            return CellType(memo[id(cell.cell_contents)])
+        except (KeyError, ValueError):  # it holds nothing of the model, or nothing at all
+            return cell
+
+    def rebound(value: Any) -> Any:
+        if not isinstance(value, FunctionType) or not value.__closure__:
+            return value
+        cells = tuple(map(rebound_cell, value.__closure__))
+        if cells == value.__closure__:
+            return value
+        function = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+        function.__kwdefaults__ = value.__kwdefaults__
+        return function
+
+    for key, value in twin.__dict__.items():
+        if isinstance(value, FunctionType):
+            twin.__dict__[key] = rebound(value)
+        elif key.endswith("_hooks") and value:
+            for hook, function in value.items():
+                value[hook] = rebound(function)
 
 
 class _Tracer(TorchDispatchMode):
     """Records every dispatched operator as a node and lets labels flow through it."""
 
-    def __init__(self, tensors: dict[str, Tensor]):
+    def __init__(self, model: nn.Module, tensors: dict[str, Tensor]):
         super().__init__()
         self.book = LabelBook()
         self.nodes: list[Node] = []
@@ -137,8 +190,13 @@ class _Tracer(TorchDispatchMode):
         self.paused = False
         self._traced: dict[int, Traced] = {}
         self._alive: list[Tensor] = []  # ids are only unique among living tensors
-        self._names = {id(tensor): name for name, tensor in tensors.items()}
         self._tensors = tensors
+        self._names = {id(tensor): name for name, tensor in tensors.items()}
+        # a function that the model got from elsewhere may read the original's
+        self._names |= {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+        self._parameters = frozenset(name for name, _ in model.named_parameters())
+        self._taken = {name.partition(".")[0] for name, _ in [*tensors.items(), *model.named_children()]}
+        self._dispatched = 0
         self._input_storages: list[int] = []
         self._writes_input = False
         self._values = 0
@@ -148,14 +206,14 @@ class _Tracer(TorchDispatchMode):
 
     def add_input(self, x: Tensor) -> None:
         self._input_storages.append(x.untyped_storage()._cdata)
-        self._add(x, self._value(), [None] * x.ndim, static=False)
+        self._add(x, self._value(), [None] * x.ndim, static=False, zeroed=True)
 
     def _value(self) -> Value:
         self._values += 1
         return Value(self._values - 1)
 
-    def _add(self, tensor: Tensor, source: Value | Named, labels: list, static: bool) -> Traced:
-        traced = Traced(source, tuple(tensor.shape), labels, static)
+    def _add(self, tensor: Tensor, source: Value | Named, labels: list, static: bool, zeroed: bool) -> Traced:
+        traced = Traced(source, tuple(tensor.shape), labels, static, zeroed)
         self._traced[id(tensor)] = traced
         self._alive.append(tensor)
         return traced
@@ -165,12 +223,34 @@ class _Tracer(TorchDispatchMode):
         if known is not None:
             return known
         name = self._names.get(id(tensor))
+        if name is None and tensor.is_meta:
+            return self._look_up(self._same_memory(tensor))
         if name is None:  # a tensor that the forward pass made or holds without registering it
+            if any(count_images(n) for n in tensor.shape):
+                raise ValueError(
+                    f"trace: module {self.where} makes a tensor as long as the batch from numbers, as torch.tensor([...]) "
+                    "does, which cannot be made again for another batch; use torch.zeros, torch.full or torch.arange."
+                )
             name = f"constant{len(self.constants)}"
+            while name in self._taken:
+                name += "_"
+            self._taken.add(name)
             self.constants[name] = tensor.detach().clone()
-        labels = [self.book.fresh(n, name, dim) for dim, n in enumerate(tensor.shape)]
-        self.named[name] = self._add(tensor, Named(name), list(labels), static=True)
+        if name not in self.named:
+            owner = name if name in self._parameters else None
+            labels = [self.book.fresh(n, owner, dim) for dim, n in enumerate(tensor.shape)]
+            self.named[name] = self._add(tensor, Named(name), list(labels), static=True, zeroed=name in self._tensors)
+        self._traced[id(tensor)] = self.named[name]
+        self._alive.append(tensor)
         return self.named[name]
+
+    def _same_memory(self, tensor: Tensor) -> Tensor:
+        """The tensor that ``x.data`` or ``nn.Parameter(x)`` stands for: no operator is dispatched for these."""
+        memory, form = tensor.untyped_storage()._cdata, (tensor.shape, tensor.stride())
+        for other in [*reversed(self._alive), *self._tensors.values()]:
+            if (other.shape, other.stride()) == form and other.untyped_storage()._cdata == memory:
+                return other
+        raise ValueError(f"trace: module {self.where} uses a tensor that came from no operator seen in this forward pass.")
 
     # ------------------------------------------------------------------------------------------------ operators
 
@@ -178,27 +258,42 @@ class _Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if self.paused:
             return func(*args, **kwargs)
+        if torch.is_inference_mode_enabled():  # there, operators arrive here before they fall apart into simpler ones
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         tensors = [leaf for leaf in leaves([args, kwargs]) if isinstance(leaf, Tensor)]
         schema = func._schema.arguments
         if not tensors and any(argument.name == "device" for argument in schema):
             kwargs = {**kwargs, "device": torch.device("meta")}
-        if tensors and not any(tensor.is_meta for tensor in tensors):
+        if tensors and not any(tensor.is_meta or id(tensor) in self._names for tensor in tensors):
             return func(*args, **kwargs)  # arithmetic on constants: its result is a constant
-        given = dict(zip((argument.name for argument in schema), args, strict=False)) | kwargs
-        meta_args, meta_kwargs = map_argument(_to_meta, (list(args), kwargs))
-        result = _shortcut(func, meta_args)
-        result = func(*meta_args, **meta_kwargs) if result is None else result
-        self.record(func, given, result)
-        return result
-
-    def record(self, func: torch._ops.OpOverload, given: dict[str, Any], result: Any) -> None:
-        rule = find_rule(func)
-        if rule is None:
+        if find_rule(func) is None:
             raise UnknownOperatorError(
                 f"trace: operator {func} in module {self.where} has no rule for channel labels; "
                 "add one to prune_gym/operators.py, or rewrite that part of the forward pass with known operators."
             )
+        given = dict(zip((argument.name for argument in schema), args, strict=False)) | kwargs
+        meta_args, meta_kwargs = map_argument(self._to_meta, (list(args), kwargs))
+        result = _shortcut(func, meta_args)
+        if result is None:
+            try:
+                result = func(*meta_args, **meta_kwargs)
+            except NotImplementedError as error:
+                raise UnknownOperatorError(f"trace: operator {func} in module {self.where} needs data: {error}") from error
+        self.record(func, given, result)
+        return result
 
+    def _to_meta(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.is_meta:
+            return leaf
+        name = self._names.get(id(leaf))
+        return torch.empty_like(leaf, device="meta") if name is None else self._tensors[name]
+
+    def record(self, func: torch._ops.OpOverload, given: dict[str, Any], result: Any) -> None:
+        rule = find_rule(func)
+        assert rule is not None
         tensors: list[Traced] = []
 
         def to_traced(argument: Any) -> Any:
@@ -216,30 +311,46 @@ class _Tracer(TorchDispatchMode):
             elif argument.name not in ("device", "layout", "pin_memory", "memory_format") and value is not None:
                 keywords[argument.name] = value
         outputs = [result] if isinstance(result, Tensor) else list(result)
-        call = Call(str(func), names, args, keywords, tensors, [tuple(t.shape) for t in outputs])
+        call = Call(str(func), names, args, keywords, tensors, [tuple(t.shape) for t in outputs], self._dispatched)
+        self._dispatched += 1
         labels = rule(call, self.book)
         if call.layer is not None:
             self.layers.append(call.layer)
         if call.extra is not None:
             self.extras.append(call.extra)
-        if func._schema.is_mutable and outputs[0].untyped_storage()._cdata in self._input_storages:
-            self._writes_input = True
-
-        static = bool(tensors) and all(t.static for t in tensors)
-        values = []
-        for tensor, dims in zip(outputs[: call.drop], labels, strict=False):
-            value = self._value()
-            values.append(value.index)
-            self._add(tensor, value, list(dims), static)
+        zeroed = zeros_stay(call, labels[0])
+        if func._schema.is_mutable:
+            self._write(outputs[0], zeroed)
 
         def to_source(argument: Any) -> Any:
             if isinstance(argument, Size):
                 self.sized.add(len(self.nodes))
+            if count_images(argument):
+                return argument if isinstance(argument, Size) else BatchSize(argument // BATCH)
             return argument.source if isinstance(argument, Traced) else argument
 
+        static = bool(tensors) and all(t.static for t in tensors)
         single = isinstance(result, Tensor) or call.drop == 1
+        values = [self._value() for _ in outputs[: call.drop]]
         node_args, node_kwargs = map_argument(to_source, call.args), map_argument(to_source, call.kwargs)
-        self.nodes.append(Node(call.op, node_args, node_kwargs, values[0] if single else tuple(values)))
+        self.nodes.append(
+            Node(call.op, node_args, node_kwargs, values[0].index if single else tuple(value.index for value in values))
+        )
+        for op, more in call.then:
+            node_args = [values[0], *map_argument(to_source, more)]
+            values = [self._value()]
+            self.nodes.append(Node(op, node_args, {}, values[0].index))
+        for tensor, value, dims in zip(outputs, values, labels, strict=False):
+            self._add(tensor, value, list(dims), static, zeroed)
+
+    def _write(self, tensor: Tensor, zeroed: bool) -> None:
+        """An operator has written to the memory of ``tensor``, which others may share."""
+        memory = tensor.untyped_storage()._cdata
+        self._writes_input |= memory in self._input_storages
+        if not zeroed:
+            for other in self._alive:
+                if other.untyped_storage()._cdata == memory:
+                    self._traced[id(other)].zeroed = False
 
     def leave(self) -> None:
         self.path.pop()
@@ -250,7 +361,7 @@ class _Tracer(TorchDispatchMode):
 
     # ------------------------------------------------------------------------------------------------ the end
 
-    def finish(self, output: Any, model: nn.Module) -> Recording:
+    def finish(self, output: Any) -> Recording:
         def to_value(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
@@ -266,9 +377,9 @@ class _Tracer(TorchDispatchMode):
             program = self._on_copies(program)
         shapes = {name: tuple(t.shape) for name, t in self._tensors.items()}
         shapes |= {name: tuple(t.shape) for name, t in self.constants.items()}
-        parameters = frozenset(name for name, _ in model.named_parameters())
+        sized = frozenset(self.sized)
         return Recording(
-            self.book, program, frozenset(self.sized), self.layers, self.extras, self.named, shapes, parameters, self.constants
+            self.book, program, sized, self.layers, self.extras, self.named, shapes, self._parameters, self.constants
         )
 
     def _on_copies(self, program: Program) -> Program:
@@ -285,8 +396,8 @@ class _Tracer(TorchDispatchMode):
 
 
 _ELEMENTWISE = frozenset(
-    f"{name}{inplace}" for name in ("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid", "add", "mul")
-    for inplace in ("", "_")
+    f"{name}{inplace}" for inplace in ("", "_") for name in
+    ("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid", "add", "mul")
 )  # fmt: skip
 _BATCH_NORMS = frozenset(["native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"])
 
@@ -302,12 +413,6 @@ def _shortcut(func: torch._ops.OpOverload, args: list[Any]) -> Any:
     if any(isinstance(a, Tensor) and (a.shape != first.shape or a.dtype != first.dtype) for a in args[1:]):
         return None
     return first if func._opname.endswith("_") else torch.empty_like(first)
-
-
-def _to_meta(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor) and leaf.device.type != "meta":
-        return torch.empty_like(leaf, device="meta")
-    return leaf
 
 
 # --------------------------------------------------------------------------------- functions recorded in one piece
@@ -356,7 +461,7 @@ class _Composites(TorchFunctionMode):
     """Sees some functions before they fall apart into operators: those whose parts forget the training mode (dropout,
     instance norm) or which pooling it was (the paper's FLOPs count an adaptive pooling, not a mean)."""
 
-    FUNCTIONS = {
+    FUNCTIONS: ClassVar = {
         F.dropout: _dropout("dropout"),
         F.dropout1d: _dropout("feature_dropout"),
         F.dropout2d: _dropout("feature_dropout"),
@@ -369,7 +474,7 @@ class _Composites(TorchFunctionMode):
         F.instance_norm: _instance_norm(),
     }
 
-    OPERATORS = frozenset(op for op, _ in FUNCTIONS.values())  # a PrunedNetwork calls these themselves
+    OPERATORS = frozenset(op for op, _ in FUNCTIONS.values()) | frozenset(map(operator, REPLACEMENTS))  # of PrunedNetworks
 
     def __init__(self, tracer: _Tracer):
         super().__init__()
@@ -384,8 +489,8 @@ class _Composites(TorchFunctionMode):
         self.tracer.paused = True
         try:
             result = func(*args, **kwargs)
-            if any(result is argument for argument in args):  # dropout in evaluation mode hands back its input
-                result = result.view_as(result)
+            if any(result is argument for argument in (*args, *kwargs.values())):
+                result = result.view_as(result)  # dropout in evaluation mode hands back its input
         finally:
             self.tracer.paused = False
         self.tracer.record(op, to_given(*args, **kwargs), result)

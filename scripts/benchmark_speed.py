@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ TRACED_IMAGENET = (
     "convnext_large",
     "shufflenet_v2_x2_0",
 )
-BATCH_SIZES = (32, 64, 128, 256, 512, 1000)
+BATCH_SIZES = (50, 100, 200, 500, 1000)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def main(config: Config) -> None:
             bar.update()
         for name in ("vgg19", "resnet56"):
             result["scoring"][f"{name}, {config.images} images"] = scoring(
-                random_task(name, config.images), device, config.repetitions
+                random_task(name, config.images), device, min(config.repetitions, 3)
             )
             bar.update()
     out = config.out or Path("results") / f"speed_{device.type}.json"
@@ -111,14 +112,12 @@ def trace_times(repetitions: int) -> dict[str, float]:
     times = {}
     for name in TRACED:
         model, images = models.create(name), torch.zeros(1, 3, 32, 32)
-        times[name] = round(median_seconds(lambda model=model, images=images: prune_gym.trace(model, images), repetitions), 4)
+        times[name] = round(median_seconds(partial(prune_gym.trace, model, images), repetitions), 4)
     for name in TRACED_IMAGENET:
         with torch.device("meta"):
             model = torchvision.models.get_model(name, weights=None)
         images = torch.zeros(1, 3, 224, 224)
-        times[f"torchvision/{name}"] = round(
-            median_seconds(lambda model=model, images=images: prune_gym.trace(model, images), repetitions), 4
-        )
+        times[f"torchvision/{name}"] = round(median_seconds(partial(prune_gym.trace, model, images), repetitions), 4)
     torch.set_num_threads(threads)
     return times
 
@@ -147,17 +146,19 @@ def scoring(task: Task, device: torch.device, repetitions: int, candidates: int 
         networks = [prune_gym.compact(task.model, task.graph, state.architecture).eval().to(device) for state in states]
 
         @torch.inference_mode()
-        def bare(size: int, networks: list = networks) -> None:
-            for network in networks:
+        def bare(size: int, count: int = candidates, networks: list = networks) -> None:
+            for network in networks[:count]:
                 for batch in images.split(size):
                     network(batch).argmax(1)
 
         if batch_size is None:
-            bare(max(BATCH_SIZES))
-            batch_size = min(BATCH_SIZES, key=lambda size: min(seconds(lambda: bare(size), device) for _ in range(3)))
-        before = seconds(lambda: bare(batch_size), device)
-        preview = seconds(lambda actions=actions: env.preview(actions), device)
-        after = seconds(lambda: bare(batch_size), device)
+            bare(max(BATCH_SIZES), 1)
+            batch_size = min(
+                BATCH_SIZES, key=lambda size, bare=bare: min(seconds(partial(bare, size, 1), device) for _ in range(2))
+            )
+        before = seconds(partial(bare, batch_size), device)
+        preview = seconds(partial(env.preview, actions), device)
+        after = seconds(partial(bare, batch_size), device)
         ratios.append(preview / ((before + after) / 2))
         rates.append(candidates / preview)
     return {
@@ -170,7 +171,6 @@ def scoring(task: Task, device: torch.device, repetitions: int, candidates: int 
 def step_shares(task: Task, device: torch.device, repetitions: int) -> dict[str, float]:
     """Which part of a full environment step is the network's own forward and backward passes, measured apart."""
     env = PruningEnv(task, device=device, step_ratio=0.05)
-    simulator = env.simulator
     rng = np.random.default_rng(0)
     shares, times = [], []
     for repetition in range(repetitions + 1):
@@ -178,7 +178,7 @@ def step_shares(task: Task, device: torch.device, repetitions: int) -> dict[str,
         env.step(rng.random(len(env.graph.groups)))
         before = env.architecture
         action = rng.random(len(env.graph.groups))
-        step = seconds(lambda action=action: env.step(action), device)
+        step = seconds(partial(env.step, action), device)
         if env.architecture is before:
             raise RuntimeError("The step did nothing.")
         passes = network_seconds(env, before, env.architecture, device)

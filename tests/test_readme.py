@@ -1,0 +1,73 @@
+"""What the README shows is what the committed results say, and its examples run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+PREAMBLE = """
+import gymnasium, torch, prune_gym
+from prune_gym import tasks
+task = tasks.load("digits")
+images, labels = task.calibration.images, task.calibration.labels
+my_data = [(split.images, split.labels) for split in (task.train, task.val, task.test)]
+"""
+
+
+def run_python(code: str, folder: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_examples_run(number, tmp_path):
+    code = BLOCKS[number].replace("model = ...", "model = task.model")
+    if "trace(model" in code:
+        code = "model = task.model\n" + code
+    run_python(PREAMBLE + code.replace("learn(1000, progress_bar=True)", "learn(60)"), tmp_path)
+    if "save_pruned" in code:
+        assert (tmp_path / "small.safetensors").stat().st_size > 1000
+
+
+def test_your_own_model_takes_at_most_15_lines():
+    block = next(block for block in BLOCKS if "my_data" in block)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 16  # two of them load the result again
+
+
+def test_comparison_table_is_made_from_the_committed_results():
+    script = ROOT / "scripts" / "compare_agents.py"
+    command = [sys.executable, str(script), "--table-only", "--out", str(ROOT / "results" / "compare_agents.csv")]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert table in README
+    with (ROOT / "results" / "compare_agents.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["agent"] for row in rows} >= {"rl_pruner", "uniform", "random"}
+    assert {int(row["seed"]) for row in rows} >= {0, 1, 2, 3, 4}
+
+
+def test_output_is_that_of_the_committed_run():
+    folder = ROOT / "results" / "digits_rl_pruner"
+    assert (folder / "output.txt").read_text().rstrip() in README
+    summary = json.loads((folder / "summary.json").read_text())
+    assert f"{summary['after']['test_accuracy']:.2%}" in README
+    assert f"{summary['after']['macs']:,}" in README
+
+
+def test_speed_numbers_are_those_of_the_committed_benchmark():
+    speed = json.loads((ROOT / "results" / "speed_cpu.json").read_text())
+    for name, row in speed["scoring"].items():
+        line = next(line for line in README.splitlines() if line.startswith(f"| {name} |"))
+        assert f"| {row['evaluations_per_second']:.1f} | {row['ratio_to_bare_passes']:.2f} |" in line
+        if name in speed["step"]:
+            assert f"{speed['step'][name]['share_of_passes']:.0%}" in line
