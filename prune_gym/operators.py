@@ -896,6 +896,32 @@ def by_table(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     return [[*labels, *[None] * (len(call.shapes[0]) - len(labels))]]
 
 
+@rule("index")
+def index(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """A table of places in one dimension leaves the others as they are."""
+    x = call["self"]
+    tables = [(dim, table) for dim, table in enumerate(call["indices"]) if table is not None]
+    if len(tables) != 1:
+        return stays(call, book)
+    ((dim, table),) = tables
+    for labels in (x.labels[dim], *table.labels):
+        book.bind(labels)
+    return [[*x.labels[:dim], *[None] * len(table.shape), *x.labels[dim + 1 :]]]
+
+
+@rule("sort", "topk", "kthvalue", "mode", "cummax", "cummin", "cumprod", "logcumsumexp", "roll")
+def within(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """Takes the entries of some dimensions in another order, or some of them."""
+    x = call["self"]
+    dims = call["dims"] or range(len(x.shape)) if "dims" in call.names else [call["dim"]]
+    gone = {normal_dim(dim, len(x.shape)) for dim in dims}
+    for dim in gone:
+        book.bind(x.labels[dim])
+    dropped = len(call.shapes[0]) < len(x.shape)
+    labels = [None if dim in gone else k for dim, k in enumerate(x.labels) if not (dropped and dim in gone)]
+    return [labels] * len(call.shapes)
+
+
 def stays(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     """Known, and not to be pruned through: all channels stay."""
     for tensor in call.tensors:
@@ -905,9 +931,8 @@ def stays(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
 
 
 RULES |= dict.fromkeys(
-    ["index", "index_put", "index_add", "index_copy", "index_fill", "gather", "scatter", "scatter_add", "scatter_reduce", "sort",
-     "topk", "kthvalue", "mode", "cummax", "cummin", "cumprod", "logcumsumexp", "diagonal", "diag_embed", "col2im", "roll",
-     "max_unpool2d", "affine_grid_generator", "linalg_inv_ex", "bucketize", "searchsorted"],
+    ["index_put", "index_add", "index_copy", "index_fill", "gather", "scatter", "scatter_add", "scatter_reduce", "diagonal",
+     "diag_embed", "col2im", "max_unpool2d", "affine_grid_generator", "linalg_inv_ex", "bucketize", "searchsorted"],
     stays,
 )  # fmt: skip
 

@@ -35,16 +35,17 @@ def trace(model: nn.Module, example_input: Tensor | Sequence[Tensor]) -> Channel
     """Find which channels of ``model`` can be removed, and what goes with each of them.
 
     The model is run once in evaluation mode on the meta device; it is neither modified nor executed. ``example_input``
-    is one tensor or a sequence of tensors, images first in every one: (N, C, H, W). Only its shape and dtype matter, and
-    N does not.
+    is one tensor or a list or tuple of tensors, images first in every one: (N, C, H, W). Only its shape and dtype matter,
+    and N does not.
 
     Raises:
         UnknownOperatorError: the forward pass uses an operator without a rule; names it and the module it sits in.
-        TypeError, ValueError: a bad ``model`` or ``example_input``.
+        TypeError, ValueError: a bad ``model`` or ``example_input``, or one that does not fit the other.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
-    inputs = [example_input] if isinstance(example_input, Tensor) else list(example_input)
+    is_sequence = isinstance(example_input, list | tuple)
+    inputs = list(example_input) if is_sequence else [example_input]
     if not inputs or not all(isinstance(x, Tensor) and x.ndim > 0 for x in inputs):
         raise TypeError("example_input: expected a tensor (N, C, H, W) or a non-empty sequence of tensors.")
     with _no_garbage_collection():
@@ -93,8 +94,17 @@ def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], 
         for path, module in copied.named_modules():
             module.register_forward_pre_hook(lambda _module, _args, path=path: tracer.path.append(path))
             module.register_forward_hook(lambda *_: tracer.leave())
-        with tracer, _Composites(tracer):
-            output = copied(*metas)
+        try:
+            with tracer, _Composites(tracer):
+                output = copied(*metas)
+        except UnknownOperatorError:
+            raise
+        except RuntimeError as error:
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+            raise ValueError(
+                f"example_input: the forward pass fails on the shape {shapes}, in module {tracer.where}, where the trace puts "
+                f"{BATCH} for the batch size: {error}"
+            ) from error
         return tracer, resolve(tracer.finish(output))
 
 
@@ -256,7 +266,7 @@ class _Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused:
+        if self.paused or func.namespace == "profiler":
             return func(*args, **kwargs)
         if torch.is_inference_mode_enabled():  # there, operators arrive here before they fall apart into simpler ones
             with self:
@@ -384,15 +394,19 @@ class _Tracer(TorchDispatchMode):
 
     def _on_copies(self, program: Program) -> Program:
         """The same program on clones of its inputs, so that in-place operators never change a caller's images."""
-        clones = {Value(i): self._value() for i in range(program.inputs)}
+        n = program.inputs
 
-        def swap(leaf: Any) -> Any:
-            return clones.get(leaf, leaf) if isinstance(leaf, Value) else leaf
+        def later(leaf: Any) -> Any:  # values are numbered in the order in which they are made
+            return Value(leaf.index + n) if isinstance(leaf, Value) else leaf
 
-        self.sized = {index + len(clones) for index in self.sized}
-        nodes = [Node("aten.clone.default", [value], {}, clone.index) for value, clone in clones.items()]
-        nodes += [Node(n.op, map_argument(swap, n.args), map_argument(swap, n.kwargs), n.outputs) for n in program.nodes]
-        return Program(program.inputs, tuple(nodes), map_argument(swap, program.output))
+        nodes = [Node("aten.clone.default", [Value(i)], {}, n + i) for i in range(n)]
+        for node in program.nodes:
+            args, kwargs = map_argument(later, node.args), map_argument(later, node.kwargs)
+            made = node.outputs
+            outputs = made + n if isinstance(made, int) else tuple(index + n for index in made)
+            nodes.append(Node(node.op, args, kwargs, outputs))
+        self.sized = {index + n for index in self.sized}
+        return Program(n, tuple(nodes), map_argument(later, program.output))
 
 
 _ELEMENTWISE = frozenset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -177,6 +178,27 @@ def test_the_order_of_the_groups_does_not_matter(case: tuple[Architecture, np.nd
     permuted = architecture(graph.widths[order].tolist(), graph.filters_per_unit[order].tolist(), at.widths[order].tolist())
     assume(shares(action, at, budget)[action == 0].sum() == 0)  # else it is the widths that count, and they may be equal
     np.testing.assert_array_equal(allocate(action[order], permuted, budget), allocate(action, at, budget)[order])
+
+
+@pytest.mark.parametrize("filters", [(1, 1, 1), (1, 2, 3)])
+def test_nor_does_it_where_remainders_are_equal(filters: tuple[int, int, int]) -> None:
+    """All actions of three different small numbers, among which there are many ties."""
+    orders = [list(order) for order in permutations(range(3))]
+    networks = [architecture([9, 9, 9], [filters[i] for i in order]) for order in orders]
+    for action in combinations(range(9), 3):
+        for budget in (1, 2, 4, 5, 7):
+            first, *others = (
+                allocate(np.array([action[i] for i in order]), at, budget)[np.argsort(order)].tolist()
+                for order, at in zip(orders, networks, strict=True)
+            )
+            assert others == [first] * 5, (action, budget)
+
+
+def test_of_equal_remainders_the_larger_share_is_rounded_up() -> None:
+    assert allocate(np.array([1, 3]), architecture([9, 9], [1, 1]), 2).tolist() == [0, 2]
+    assert allocate(np.array([3, 1]), architecture([9, 9], [1, 1]), 2).tolist() == [2, 0]
+    assert allocate(np.array([1, 2]), architecture([9, 9], [2, 4]), 1).tolist() == [0, 1]  # the unit that must go
+    assert allocate(np.array([2, 1]), architecture([9, 9], [4, 2]), 1).tolist() == [1, 0]
 
 
 def test_largest_remainder_by_hand() -> None:

@@ -441,6 +441,10 @@ def test_arguments_nested_beyond_measure(path: Path) -> None:
     assert "recursion" in load_error(path)
 
 
-def test_modules_of_pytorch_are_not_imported_on_request() -> None:
-    with pytest.raises(PrunedFileError, match="'_inductor'"):
-        checkpoint._decode({"torch": "_inductor"})
+def test_nothing_of_pytorch_is_imported_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch imports some of its modules when they are first asked for."""
+    monkeypatch.setattr(torch, "__getattr__", lambda name: pytest.fail(f"asked PyTorch for {name}"), raising=False)
+    with pytest.raises(PrunedFileError, match="'_inductor_of_old'"):
+        checkpoint._decode({"torch": "_inductor_of_old"})
+    assert checkpoint._decode({"torch": "float64"}) is torch.float64
+    assert checkpoint._decode({"torch": "channels_last"}) is torch.channels_last

@@ -43,6 +43,7 @@ def episode(simulator: Simulator, actions: np.ndarray) -> list[PruningState]:
     while not simulator.is_terminal(states[-1]):
         (state,) = simulator.successors(states[-1], [actions[(len(states) - 1) % len(actions)]])
         states.append(state)
+        assert len(states) <= simulator.graph.n_units  # every step removes one at least
     return states
 
 
@@ -219,6 +220,14 @@ def test_carry_gives_shared_units_their_turn(tiny_task: Task) -> None:
     removed = tiny_task.graph.widths - states[-1].architecture.widths
     assert (np.abs(removed - 39 / 64 * tiny_task.graph.widths) < 1.5).all()
     assert simulator.removed_filters(states[-1]) == 39
+
+
+def test_the_last_step_carries_nothing_over(tiny_task: Task) -> None:
+    """All on a group of 4 filters per unit: 4, and 2 are owed; then 4, and single filters for the 3 that are missing."""
+    simulator = Simulator(tiny_task, 11 / 64, 6 / 64, "carry")
+    states = episode(simulator, np.eye(5)[2:3])
+    assert steps_of(simulator, states) == [4, 7]
+    assert (tiny_task.graph.widths - states[-1].architecture.widths)[2] == 2
 
 
 def test_carry_is_what_is_owed(tiny_task: Task) -> None:

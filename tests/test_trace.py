@@ -1,0 +1,495 @@
+"""Tracing: what belongs together in odd networks, in all of torchvision's, and that the network itself is left alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections import OrderedDict, namedtuple
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+import zoo
+from torch import Tensor, nn
+from zoo import Net, conv, mean
+
+from prune_gym import ChannelGraph, UnknownOperatorError, compact, mask, trace
+
+TORCHVISION = [
+    name
+    for name in torchvision.models.list_models(module=torchvision.models)
+    if not name.startswith(("vit", "swin", "maxvit"))
+]  # fmt: skip
+SLOWEST = ("densenet201", "efficientnet_b7", "efficientnet_v2_l", "shufflenet_v2_x2_0")
+
+
+@pytest.fixture
+def cheap_init(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks whose weights are whatever the memory holds: their initialisation takes far longer than their trace."""
+    for name in dir(nn.init):
+        if name.endswith("_") and not name.startswith("_"):
+            monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+
+
+def from_torchvision(name: str) -> nn.Module:
+    options = {"googlenet": {"aux_logits": False, "init_weights": False}, "inception_v3": {"init_weights": False}}
+    return torchvision.models.get_model(name, weights=None, **options.get(name, {}))
+
+
+def image_size(name: str) -> int:
+    return next(iter(torchvision.models.get_model_weights(name))).transforms().crop_size[0]
+
+
+def image(size: int) -> Tensor:
+    return torch.empty(1, 3, size, size)
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_groups_of_the_zoo(name: str) -> None:
+    entry = zoo.NETWORKS[name]
+    graph = trace(zoo.built(name), zoo.inputs(entry.shapes))
+    assert zoo.groups_of(graph) == entry.groups
+
+
+def test_there_are_68_classifiers_in_torchvision() -> None:
+    assert len(TORCHVISION) == 68
+
+
+@pytest.mark.usefixtures("cheap_init")
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_every_layer_of_torchvisions_classifiers(name: str) -> None:
+    """All convolutions and linear layers but the classifier (and the heads for training) are prunable, every filter of theirs
+    is in exactly one group, and parameters and MACs are what torchvision's own tables say."""
+    model = from_torchvision(name)
+    graph = trace(model, image(image_size(name)))
+    layers = {
+        path: module.weight.shape[0]
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and not path.startswith("AuxLogits.")
+    }
+    found = [layer for group in graph.groups for layer in group.layers]
+    classifier = set(layers) - set(found)
+    assert classifier == {list(layers)[-1]}
+    assert set(found) < set(layers)
+    assert graph.n_filters == sum(layers[layer] for layer in set(found))
+    # a unit holds as many filters of each of its layers as of any other of the same width
+    assert all(group.width > 0 and group.filters_per_unit >= len(group.layers) for group in graph.groups)
+
+    facts = next(iter(torchvision.models.get_model_weights(name))).meta
+    cost = graph.cost(graph.full())
+    assert cost.params == sum(parameter.numel() for parameter in model.parameters()) == facts["num_params"]
+    assert round(cost.macs / 1e9, 3) == facts["_ops"]
+
+
+@pytest.mark.usefixtures("cheap_init")
+def test_groups_of_resnet18() -> None:
+    graph = trace(from_torchvision("resnet18"), image(64))
+    streams = {
+        "conv1": (64, ("conv1", "layer1.0.conv2", "layer1.1.conv2")),
+        "layer2.0.conv2": (128, ("layer2.0.conv2", "layer2.0.downsample.0", "layer2.1.conv2")),
+        "layer3.0.conv2": (256, ("layer3.0.conv2", "layer3.0.downsample.0", "layer3.1.conv2")),
+        "layer4.0.conv2": (512, ("layer4.0.conv2", "layer4.0.downsample.0", "layer4.1.conv2")),
+    }
+    inner = {f"layer{i}.{j}.conv1": (2 ** (5 + i), (f"layer{i}.{j}.conv1",)) for i in range(1, 5) for j in range(2)}
+    assert {group.name: (group.width, group.layers) for group in graph.groups} == streams | inner
+    assert [group.name for group in graph.groups][:4] == ["conv1", "layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1"]
+    # what a unit of the second stage owns: filters, norms behind them, and columns of everything that reads it
+    (second,) = (group for group in graph.groups if group.name == "layer2.0.conv2")
+    owned = {(piece.tensor, piece.dim): piece.indices.tolist()[7] for piece in second.slices}
+    norms = ["layer2.0.bn2", "layer2.0.downsample.1", "layer2.1.bn2"]
+    assert owned == {
+        **{(f"{layer}.weight", 0): [7] for layer in second.layers},
+        **{(f"{norm}.{leaf}", 0): [7] for norm in norms for leaf in ("weight", "bias", "running_mean", "running_var")},
+        **{(f"{layer}.weight", 1): [7] for layer in ("layer2.1.conv1", "layer3.0.conv1", "layer3.0.downsample.0")},
+    }
+
+
+@pytest.mark.usefixtures("cheap_init")
+def test_groups_of_vgg_flatten_49_places() -> None:
+    graph = trace(from_torchvision("vgg11"), image(224))
+    assert [(g.name, g.width) for g in graph.groups] == [
+        ("features.0", 64), ("features.3", 128), ("features.6", 256), ("features.8", 256), ("features.11", 512),
+        ("features.13", 512), ("features.16", 512), ("features.18", 512), ("classifier.0", 4096), ("classifier.3", 4096),
+    ]  # fmt: skip
+    (columns,) = (piece for piece in graph.groups[7].slices if piece.tensor == "classifier.0.weight")
+    assert columns.dim == 1
+    assert columns.indices.tolist() == np.arange(512 * 49).reshape(512, 49).tolist()
+
+
+@pytest.mark.usefixtures("cheap_init")
+def test_groups_of_mobilenet_shufflenet_and_resnext() -> None:
+    mobile = {g.name: g for g in trace(from_torchvision("mobilenet_v2"), image(64)).groups}
+    assert mobile["features.0.0"].layers == ("features.0.0", "features.1.conv.0.0")
+    assert mobile["features.2.conv.2"].layers == ("features.2.conv.2", "features.3.conv.2")
+    assert (mobile["features.2.conv.0.0"].width, mobile["features.2.conv.0.0"].filters_per_unit) == (96, 2)
+
+    shuffle = trace(from_torchvision("shufflenet_v2_x0_5"), image(64))
+    assert shuffle.groups[0].name == "conv1.0"
+    assert shuffle.groups[0].layers == ("conv1.0", "stage2.0.branch1.0")
+
+    (inner,) = (g for g in trace(from_torchvision("resnext50_32x4d"), image(64)).groups if g.name == "layer1.0.conv1")
+    assert (inner.width, inner.filters_per_unit, inner.layers) == (4, 32, ("layer1.0.conv1",))
+
+
+@pytest.mark.usefixtures("cheap_init")
+def test_a_dense_block_reads_all_before_it() -> None:
+    graph = trace(from_torchvision("densenet121"), image(64))
+    (first,) = (g for g in graph.groups if g.name == "features.denseblock1.denselayer1.conv2")
+    readers = {piece.tensor: piece.indices.ravel().tolist() for piece in first.slices if piece.dim == 1}
+    assert readers == {
+        **{f"features.denseblock1.denselayer{i}.conv1.weight": list(range(64, 96)) for i in range(2, 7)},
+        "features.transition1.conv.weight": list(range(64, 96)),
+    }
+
+
+# ------------------------------------------------------------------------------------------------ speed
+
+
+def seconds(name: str) -> float:
+    """The best of three, as processor time, so that what else runs on the machine does not count."""
+    model, x = from_torchvision(name), image(224)
+    best = math.inf
+    for _ in range(3):
+        start = time.process_time()
+        trace(model, x)
+        best = min(best, time.process_time() - start)
+    return best
+
+
+@pytest.mark.usefixtures("cheap_init", "one_thread")
+@pytest.mark.parametrize("name", SLOWEST)
+def test_the_slowest_traces_take_half_a_second(name: str) -> None:
+    assert seconds(name) < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cheap_init", "one_thread")
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_every_trace_takes_half_a_second(name: str) -> None:
+    assert seconds(name) < 0.5
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# ------------------------------------------------------------------------------------- the network is left alone
+
+
+def fingerprint(module: nn.Module) -> dict[str, Any]:
+    """Everything about a module that a trace might change; tensors by identity and content."""
+    seen: dict[str, Any] = {}
+    for path, part in module.named_modules():
+        for key, value in part.__dict__.items():
+            kind = (type(value), len(value)) if isinstance(value, dict | list | OrderedDict) else value
+            seen[f"{path}.{key}"] = id(kind) if isinstance(kind, Tensor) else kind
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        seen[name] = (id(tensor), tensor._version, tensor.requires_grad, tensor.device, tensor.clone().tolist())
+    return seen
+
+
+class Remembers(nn.Module):
+    """Keeps what it sees, counts its calls, and has hooks that do the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn, self.conv2, self.head = conv(3, 5), nn.BatchNorm2d(5), conv(5, 4), nn.Linear(4, 3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.feature: Tensor | None = None
+        self.history: list[Tensor] = []
+        self.seen: dict[str, Tensor] = {}
+        self.free = torch.ones(5, 1, 1)
+        self.bn.register_forward_hook(lambda module, args, output: self.seen.update(bn=output))
+        self.conv2.register_forward_pre_hook(lambda module, args: self.history.append(args[0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.feature = F.relu(self.bn(self.conv1(x)))
+        self.history.append(self.feature)
+        self.calls += 1
+        self.free += 1
+        if "weight" not in self.seen:
+            self.seen["weight"] = self.conv2.weight
+        return self.head(mean(F.conv2d(self.feature, self.seen["weight"])))
+
+
+def test_the_network_is_left_alone() -> None:
+    model = Remembers().train()
+    model.bn.eval()
+    before = fingerprint(model)
+    graph = trace(model, torch.randn(2, 3, 8, 8))
+    assert [(g.name, g.width) for g in graph.groups] == [("conv1", 5), ("conv2", 4)]
+    assert fingerprint(model) == before
+    assert model.feature is None
+    assert not model.history
+    assert not model.seen
+    assert model.free.tolist() == torch.ones(5, 1, 1).tolist()
+    assert model.training
+    assert not model.bn.training
+    compact(model, graph, graph.full())
+    mask(model, graph, graph.full())
+    assert fingerprint(model) == before
+
+
+def test_a_network_that_still_holds_what_it_computed() -> None:
+    """Tensors with a gradient history cannot be deep-copied; they are no part of the network."""
+    model = Remembers().eval()
+    expected = model(torch.ones(2, 3, 8, 8))
+    assert model.feature is not None
+    feature, history = model.feature, list(model.history)
+    graph = trace(model, torch.randn(2, 3, 8, 8))
+    masked = mask(model, graph, graph.full())
+    assert model.feature is feature
+    assert [id(x) for x in model.history] == [id(x) for x in history]
+    assert masked.feature is not feature
+    torch.testing.assert_close(masked(torch.ones(2, 3, 8, 8)), expected)
+
+
+def test_a_second_trace_says_the_same() -> None:
+    entry = zoo.NETWORKS["both_shuffles"]
+    model, x = zoo.built("both_shuffles"), zoo.inputs(entry.shapes)
+    a, b = trace(model, x), trace(model, x)
+    assert zoo.groups_of(a) == zoo.groups_of(b)
+    assert [str(node) for node in a.program.at(a.full().mask).nodes] == [str(node) for node in b.program.at(b.full().mask).nodes]
+
+
+# ------------------------------------------------------------------------------------- states a network may be in
+
+
+def same_structure(a: ChannelGraph, b: ChannelGraph) -> bool:
+    return zoo.groups_of(a) == zoo.groups_of(b) and a.shapes == b.shapes
+
+
+@pytest.mark.parametrize("state", ["training", "frozen", "half", "channels_last", "meta", "inference", "grad"])
+def test_the_state_of_the_network_does_not_matter(state: str) -> None:
+    model = torchvision.models.resnet18(num_classes=7)
+    x = torch.randn(2, 3, 32, 32)
+    expected = trace(copy.deepcopy(model).eval(), x)
+    match state:
+        case "training":
+            model.train()
+        case "frozen":
+            model.requires_grad_(False)
+        case "half":
+            model, x = model.half(), x.half()
+        case "channels_last":
+            model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+        case "meta":
+            model = model.to("meta")
+    with torch.inference_mode(state == "inference"), torch.set_grad_enabled(state == "grad"):
+        assert same_structure(trace(model, x), expected)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 1009])
+def test_the_batch_of_the_example_does_not_matter(batch: int) -> None:
+    entry = zoo.NETWORKS["several_inputs"]
+    graph = trace(zoo.built("several_inputs"), zoo.inputs(entry.shapes, batch))
+    assert zoo.groups_of(graph) == entry.groups
+
+
+def test_a_forward_under_inference_mode() -> None:
+    """There, operators such as linear and conv2d arrive whole."""
+
+    class Decorated(Net):
+        forward = torch.inference_mode()(Net.forward)
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        x = F.dropout(F.relu(net.bn(net.depthwise(net.conv1(x)))), 0.5, net.training)
+        return net.head(F.adaptive_avg_pool2d(F.group_norm(x, 5), 1).flatten(1))
+
+    members = {"conv1": conv(3, 5), "depthwise": conv(5, 5, groups=5), "bn": nn.BatchNorm2d(5), "head": nn.Linear(5, 3)}
+    a, b = (trace(kind(run, **members), torch.randn(1, 3, 8, 8)) for kind in (Net, Decorated))
+    assert zoo.groups_of(a) == zoo.groups_of(b) == (("conv1", 5, 2, ("conv1", "depthwise"), False),)
+    assert (a.cost(a.full()).macs, a.cost(a.full()).params) == (b.cost(b.full()).macs, b.cost(b.full()).params)
+
+
+def test_wrapped_networks() -> None:
+    plain = zoo.built("plain")
+    x = zoo.inputs(((3, 8, 8),))
+    wrapped = trace(nn.Sequential(nn.Identity(), nn.DataParallel(plain, device_ids=[])), x)
+    assert [(g.name, g.width) for g in wrapped.groups] == [
+        (f"1.module.{name}", width) for name, width in (("conv1", 6), ("conv2", 7), ("fc1", 9))
+    ]
+    fx = torch.fx.symbolic_trace(torchvision.models.squeezenet1_1(num_classes=3))
+    assert len(trace(fx, torch.randn(1, 3, 64, 64)).groups) == 25
+
+
+def test_one_parameter_under_two_names() -> None:
+    """Tied weights are one tensor; whichever name the forward pass reads, it is known by its first."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        return net.head(mean(F.conv2d(net.b(x), net.c.weight)))
+
+    net = Net(run, a=conv(3, 3), b=conv(3, 3), c=conv(3, 4, 1), d=conv(3, 4, 1), head=nn.Linear(4, 2))
+    net.b.weight, net.d.weight = net.a.weight, net.c.weight
+    graph = trace(net, torch.randn(1, 3, 8, 8))
+    assert [(g.name, g.width) for g in graph.groups] == [("a", 3), ("c", 4)]
+
+
+# ------------------------------------------------------------------------------------------ what cannot be pruned
+
+
+def bound(graph: ChannelGraph) -> set[str]:
+    """Parameters none of whose entries can be removed."""
+    return {name for name in graph.shapes if name not in graph.units}
+
+
+def test_channels_of_the_image_and_of_the_output_stay() -> None:
+    entry = zoo.NETWORKS["bound_to_the_image"]
+    graph = trace(zoo.built("bound_to_the_image"), zoo.inputs(entry.shapes))
+    assert bound(graph) == {"like_the_image.weight", "like_the_image.bias", "out.bias"}
+    assert [units is None for units in graph.units["out.weight"]] == [True, False, True, True]
+
+
+def test_nothing_to_prune() -> None:
+    graph = trace(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.randn(1, 3, 2, 2))
+    assert graph.groups == ()
+    assert graph.n_units == graph.n_filters == 0
+    assert graph.cost(graph.full()).params == 39
+    assert graph.full().widths.tolist() == []
+
+
+@pytest.mark.parametrize("kind", ["dict", "named tuple", "ordered dict", "list with None", "bare"])
+def test_every_tensor_of_the_output_is_bound(kind: str) -> None:
+    Pair = namedtuple("Pair", ["logits", "feature"])
+
+    def run(net: Net, x: Tensor) -> Any:
+        feature = net.conv1(x)
+        if kind == "bare":
+            return feature
+        logits = net.head(mean(net.conv2(feature)))
+        return {
+            "dict": {"logits": logits, "feature": feature},
+            "named tuple": Pair(logits, feature),
+            "ordered dict": OrderedDict(logits=logits, inner=[feature]),
+            "list with None": [logits, None, (feature,)],
+        }[kind]
+
+    net = Net(run, conv1=conv(3, 5), conv2=conv(5, 4), head=nn.Linear(4, 2))
+    graph = trace(net, torch.randn(2, 3, 8, 8))
+    assert [g.name for g in graph.groups] == (["conv2"] if kind != "bare" else [])
+    output = compact(net.eval(), graph, graph.full())(torch.ones(3, 3, 8, 8))
+    assert zoo.relative_error(output, net(torch.ones(3, 3, 8, 8))) < 1e-6
+    if kind == "named tuple":
+        assert output._fields == ("logits", "feature")
+
+
+# ------------------------------------------------------------------------------------------------ unknown operators
+
+
+class Inner(nn.Module):
+    def __init__(self, function: Any):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("operator", "function"),
+    [
+        ("aten.linalg_qr", lambda x: torch.linalg.qr(x)[0]),
+        ("aten.nonzero", lambda x: x[x.nonzero()[0]]),
+        ("aten._local_scalar_dense", lambda x: x * x.sum().item()),
+        ("aten.as_strided", lambda x: x.as_strided((1, 1), (1, 1))),
+        ("aten.multinomial", lambda x: torch.multinomial(x[:, 0, 0], 2)),
+        ("aten.rand_like", torch.rand_like),
+    ],
+)
+def test_unknown_operators_are_named_with_their_module(operator: str, function: Any) -> None:
+    net = nn.Sequential(conv(3, 4), nn.ModuleDict({"odd": Inner(function)})["odd"])
+    with pytest.raises(UnknownOperatorError, match=rf"operator {operator}\.\S+ in module '1' ") as caught:
+        trace(net, torch.randn(2, 3, 8, 8))
+    assert isinstance(caught.value, NotImplementedError)
+    nested = nn.Sequential(OrderedDict(body=nn.Sequential(conv(3, 4), Inner(function))))
+    with pytest.raises(UnknownOperatorError, match=rf"{operator}.* in module 'body.1' "):
+        trace(nested, torch.randn(2, 3, 8, 8))
+
+
+def test_unknown_operator_of_the_model_itself_and_of_a_library() -> None:
+    with pytest.raises(UnknownOperatorError, match=r"in module '\(the model itself\)'"):
+        trace(Inner(torch.linalg.svdvals), torch.randn(2, 3, 8, 8))
+    deform = torchvision.ops.DeformConv2d(3, 4, 3, padding=1)
+    net = Net(lambda net, x: net.deform(x, net.offset(x)), deform=deform, offset=conv(3, 18))
+    with pytest.raises(UnknownOperatorError, match=r"torchvision.deform_conv2d.* in module 'deform'"):
+        trace(net, torch.randn(1, 3, 8, 8))
+
+
+def test_a_branch_on_data_is_refused() -> None:
+    with pytest.raises(UnknownOperatorError, match="in module '1'"):
+        trace(nn.Sequential(conv(3, 4), Inner(lambda x: x if x.max() > 0 else -x)), torch.randn(2, 3, 8, 8))
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "error", "message"),
+    [
+        ("resnet", torch.ones(1), TypeError, r"model: expected a torch.nn.Module, got str"),
+        (torchvision.models.resnet18, torch.ones(1), TypeError, r"model: expected a torch.nn.Module, got function"),
+        (nn.Identity(), 3, TypeError, r"example_input: expected a tensor"),
+        (nn.Identity(), np.ones((1, 3, 8, 8)), TypeError, r"example_input: expected a tensor"),
+        (nn.Identity(), [], TypeError, r"example_input: expected a tensor"),
+        (nn.Identity(), {"x": torch.ones(1)}, TypeError, r"example_input: expected a tensor"),
+        (nn.Identity(), [torch.ones(1), 2], TypeError, r"example_input: expected a tensor"),
+        (nn.Identity(), torch.tensor(1.0), TypeError, r"example_input: expected a tensor"),
+        (nn.LazyConv2d(3, 3), torch.ones(1, 3, 8, 8), ValueError, r"model: 'weight' is not initialised"),
+        (Inner(lambda x: object()), torch.ones(1, 3), TypeError, r"model: expected tensors .* as its output, got object"),
+        (
+            nn.Conv2d(3, 4, 3),
+            torch.ones(2, 1, 8, 8),
+            ValueError,
+            r"example_input: the forward pass fails on the shape \(2, 1, 8, 8\)",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 2)), torch.ones(2, 8), ValueError, r"shape \(2, 8\), in module '1'"),
+        (nn.Conv2d(3, 4, 3), [torch.ones(2, 3, 8, 8)] * 2, TypeError, r"forward\(\)"),
+    ],
+)
+def test_bad_input(model: Any, example: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        trace(model, example)
+
+
+def test_a_constant_as_long_as_the_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"module '1' makes a tensor as long as the batch"):
+        trace(
+            nn.Sequential(conv(3, 4), Inner(lambda x: x * torch.tensor([1.0] * len(x))[:, None, None, None])),
+            torch.ones(2, 3, 8, 8),
+        )
+
+
+def test_a_tensor_from_nowhere_is_refused() -> None:
+    kept: list[Tensor] = []
+
+    def forward(x: Tensor) -> Tensor:
+        kept.append(x + 1)
+        return x * kept[0]
+
+    trace(Inner(forward), torch.ones(2, 3))
+    with pytest.raises(ValueError, match="came from no operator"):
+        trace(Inner(forward), torch.ones(2, 3))
+
+
+def test_the_trace_runs_no_arithmetic_and_leaves_no_mode_behind() -> None:
+    """Weights of this size would not fit into memory, were they ever touched."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 2**16, 3), nn.ReLU(), nn.Conv2d(2**16, 2**16, 3), nn.ReLU(), nn.Conv2d(2**16, 8, 1))
+    graph = trace(model, torch.empty(1, 3, 512, 512, device="meta"))
+    assert [g.width for g in graph.groups] == [2**16, 2**16]
+    assert torch.ones(2).relu().tolist() == [1, 1]
+    with pytest.raises(UnknownOperatorError):
+        trace(Inner(torch.linalg.svdvals), torch.ones(2, 3))
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
