@@ -216,7 +216,7 @@ class Architecture:
     @property
     def kept(self) -> tuple[np.ndarray, ...]:
         """Which units of each group are kept: one boolean array per group."""
-        return tuple(np.split(self.mask, self.graph.starts[1:-1]))
+        return tuple(np.split(self.mask, self.graph.starts[1:])[:-1])
 
     @cached_property
     def widths(self) -> np.ndarray:

@@ -24,7 +24,7 @@ class Recording:
     program: Program
     sized: frozenset[int]  # the nodes with an argument that depends on what is kept
     layers: Sequence[Layer]
-    extras: Sequence[tuple]
+    extras: Sequence[Layer]
     named: Mapping[str, Traced]
     shapes: Mapping[str, tuple[int, ...]]
     parameters: frozenset[str]
@@ -70,7 +70,7 @@ def _components(recording: Recording, layers: list[tuple[str, str, int, int, np.
     """The component of every label, and for every component the place of the first of its filters, -1 if it has none or is
     bound. Costs are quadratic forms of the widths, so where three sizes of one product or parameter vary, the third stays."""
     book = recording.book
-    products = [layer.factors for layer in recording.layers]
+    products: list[Sequence[np.ndarray]] = [layer.factors for layer in (*recording.layers, *recording.extras)]
     products += [[k for k in traced.labels if k is not None] for traced in recording.named.values()]
     products = [labels for labels in products if len(labels) > 2]
     while True:
@@ -240,8 +240,7 @@ def _cost_model(
         return coefficient, a, b
 
     macs = [term(layer.macs, layer.factors) for layer in recording.layers]
-    per_element = {"batch_norm": 4, "avg_pool": 1, "adaptive_avg_pool": 1}
-    extra = [term(per_element[kind] * elements, [labels]) for kind, elements, labels in recording.extras]
+    extra = [term(layer.macs, layer.factors) for layer in recording.extras]
     params = []
     for name in recording.parameters:
         labels = recording.named[name].labels if name in units else []

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prune_gym.copying import detached, rebind
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.program import PrunedNetwork, is_kept
-from prune_gym.trace import detached, rebind
 
 
 def compact(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> PrunedNetwork:

@@ -6,24 +6,21 @@ pass dispatches, and :mod:`prune_gym.operators` says what each does to the label
 
 from __future__ import annotations
 
-import copy
 import gc
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import CellType, FunctionType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prune_gym.composites import Composites
+from prune_gym.copying import meta_copy
 from prune_gym.graph import ChannelGraph
 from prune_gym.labels import Key, LabelBook
-from prune_gym.operators import BATCH, REPLACEMENTS, Call, Layer, Size, Traced, count_images, find_rule, zeros_stay
-from prune_gym.program import BatchSize, Named, Node, Program, Value, leaves, map_argument, operator
+from prune_gym.operators import BATCH, Call, Layer, Size, Traced, count_images, find_rule, zeros_stay
+from prune_gym.program import BatchSize, Named, Node, Program, Value, leaves, map_argument
 from prune_gym.resolve import Recording, resolve
 
 
@@ -45,7 +42,7 @@ def trace(model: nn.Module, example_input: Tensor | Sequence[Tensor]) -> Channel
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
     is_sequence = isinstance(example_input, list | tuple)
-    inputs = list(example_input) if is_sequence else [example_input]
+    inputs: list[Any] = list(example_input) if is_sequence else [example_input]
     if not inputs or not all(isinstance(x, Tensor) and x.ndim > 0 for x in inputs):
         raise TypeError("example_input: expected a tensor (N, C, H, W) or a non-empty sequence of tensors.")
     with _no_garbage_collection():
@@ -81,7 +78,7 @@ def _no_garbage_collection() -> Iterator[None]:
 def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], bool]) -> tuple[_Tracer, ChannelGraph]:
     # out of any inference mode, under which operators would arrive as composites
     with torch.inference_mode(False), torch.no_grad():
-        copied, tensors = _meta_copy(model)
+        copied, tensors = meta_copy(model)
         tracer = _Tracer(model, tensors)
         tracer.book.prefers_first = prefers_first
         batch = inputs[0].shape[0]
@@ -95,7 +92,7 @@ def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], 
             module.register_forward_pre_hook(lambda _module, _args, path=path: tracer.path.append(path))
             module.register_forward_hook(lambda *_: tracer.leave())
         try:
-            with tracer, _Composites(tracer):
+            with tracer, tracer.composites:
                 output = copied(*metas)
         except UnknownOperatorError:
             raise
@@ -108,83 +105,6 @@ def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], 
         return tracer, resolve(tracer.finish(output))
 
 
-def _meta_copy(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A copy of the model without data, in evaluation mode, and its parameters and buffers by name.
-
-    What ``copy.deepcopy`` would give, but several times faster: modules are copied here, and only attributes that are
-    neither modules, tensors nor immutable go through ``deepcopy``.
-    """
-    memo: dict[int, Any] = detached(model)
-    tensors = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if nn.parameter.is_lazy(tensor):
-            raise ValueError(f"model: {name!r} is not initialised; run the model on a batch once before tracing it.")
-        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-        tensors[name] = memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
-
-    modules = list(model.modules())
-    for module in modules:
-        memo[id(module)] = object.__new__(type(module))
-    for module in modules:
-        twin = memo[id(module)].__dict__
-        for key, value in module.__dict__.items():
-            if type(value) in _IMMUTABLE:
-                twin[key] = value
-            elif key in _REGISTERED:
-                twin[key] = {name: None if item is None else memo[id(item)] for name, item in value.items()}
-            elif type(value) in (dict, OrderedDict) and not value:
-                twin[key] = type(value)()
-            else:
-                twin[key] = copy.deepcopy(value, memo)
-        rebind(memo[id(module)], memo)
-    return memo[id(model)].eval(), tensors
-
-
-_REGISTERED = ("_parameters", "_buffers", "_modules")
-_IMMUTABLE = (int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, FunctionType)
-
-
-def detached(model: nn.Module) -> dict[int, Any]:
-    """A memo for ``deepcopy`` with the tensors that it refuses to copy: those that a forward pass with gradients computed and
-    that the model keeps in an attribute."""
-    memo = {}
-    for module in model.modules():
-        for key, value in module.__dict__.items():
-            if isinstance(value, Tensor) or (value and key not in _REGISTERED and isinstance(value, list | tuple | dict)):
-                for leaf in leaves(value):
-                    if isinstance(leaf, Tensor) and not leaf.is_leaf:
-                        memo[id(leaf)] = leaf.detach().clone()
-    return memo
-
-
-def rebind(twin: nn.Module, memo: Mapping[int, Any]) -> None:
-    """Let functions that a copied module holds, such as a lambda that reads ``self.weight``, see the copy. ``deepcopy`` does
-    not copy functions, so they would go on to see the original. ``memo`` gives the copy of an object by its id."""
-
-    def rebound_cell(cell: CellType) -> CellType:
-        try:
-            return CellType(memo[id(cell.cell_contents)])
-        except (KeyError, ValueError):  # it holds nothing of the model, or nothing at all
-            return cell
-
-    def rebound(value: Any) -> Any:
-        if not isinstance(value, FunctionType) or not value.__closure__:
-            return value
-        cells = tuple(map(rebound_cell, value.__closure__))
-        if cells == value.__closure__:
-            return value
-        function = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
-        function.__kwdefaults__ = value.__kwdefaults__
-        return function
-
-    for key, value in twin.__dict__.items():
-        if isinstance(value, FunctionType):
-            twin.__dict__[key] = rebound(value)
-        elif key.endswith("_hooks") and value:
-            for hook, function in value.items():
-                value[hook] = rebound(function)
-
-
 class _Tracer(TorchDispatchMode):
     """Records every dispatched operator as a node and lets labels flow through it."""
 
@@ -194,10 +114,10 @@ class _Tracer(TorchDispatchMode):
         self.nodes: list[Node] = []
         self.sized: set[int] = set()  # the nodes with an argument that depends on what is kept
         self.layers: list[Layer] = []
-        self.extras: list[tuple] = []
+        self.extras: list[Layer] = []
         self.path: list[str] = []
         self.constants: dict[str, Tensor] = {}
-        self.paused = False
+        self.composites = Composites(self.record)
         self._traced: dict[int, Traced] = {}
         self._alive: list[Tensor] = []  # ids are only unique among living tensors
         self._tensors = tensors
@@ -266,7 +186,7 @@ class _Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused or func.namespace == "profiler":
+        if self.composites.inside or func.namespace == "profiler":
             return func(*args, **kwargs)
         if torch.is_inference_mode_enabled():  # there, operators arrive here before they fall apart into simpler ones
             with self:
@@ -275,14 +195,15 @@ class _Tracer(TorchDispatchMode):
                 return result
         tensors = [leaf for leaf in leaves([args, kwargs]) if isinstance(leaf, Tensor)]
         schema = func._schema.arguments
-        if not tensors and any(argument.name == "device" for argument in schema):
-            kwargs = {**kwargs, "device": torch.device("meta")}
         if tensors and not any(tensor.is_meta or id(tensor) in self._names for tensor in tensors):
-            return func(*args, **kwargs)  # arithmetic on constants: its result is a constant
+            here = {key: item for key, item in kwargs.items() if key != "device"}
+            return func(*args, **here)  # arithmetic on constants: its result is a constant, which stays where it is
+        if kwargs.get("device") is not None or (not tensors and any(argument.name == "device" for argument in schema)):
+            kwargs = {**kwargs, "device": torch.device("meta")}
         if find_rule(func) is None:
             raise UnknownOperatorError(
                 f"trace: operator {func} in module {self.where} has no rule for channel labels; "
-                "add one to prune_gym/operators.py, or rewrite that part of the forward pass with known operators."
+                "add one to prune_gym/operators, or rewrite that part of the forward pass with known operators."
             )
         given = dict(zip((argument.name for argument in schema), args, strict=False)) | kwargs
         meta_args, meta_kwargs = map_argument(self._to_meta, (list(args), kwargs))
@@ -427,85 +348,3 @@ def _shortcut(func: torch._ops.OpOverload, args: list[Any]) -> Any:
     if any(isinstance(a, Tensor) and (a.shape != first.shape or a.dtype != first.dtype) for a in args[1:]):
         return None
     return first if func._opname.endswith("_") else torch.empty_like(first)
-
-
-# --------------------------------------------------------------------------------- functions recorded in one piece
-
-
-def _dropout(name: str) -> tuple[Any, Callable[..., dict[str, Any]]]:
-    def given(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> dict[str, Any]:
-        return {"input": input, "p": p, "train": training}
-
-    return getattr(torch.ops.aten, name).default, given
-
-
-def _adaptive_avg_pool(n: int) -> tuple[Any, Callable[..., dict[str, Any]]]:
-    def given(input: Tensor, output_size: Any) -> dict[str, Any]:
-        sizes = [output_size] * n if isinstance(output_size, int) else list(output_size)
-        sizes = [have if want is None else want for want, have in zip(sizes, input.shape[-n:], strict=True)]
-        return {"self": input, "output_size": sizes}
-
-    return getattr(torch.ops.aten, f"adaptive_avg_pool{n}d").default, given
-
-
-def _instance_norm() -> tuple[Any, Callable[..., dict[str, Any]]]:
-    def given(
-        input: Tensor,
-        running_mean: Tensor | None = None,
-        running_var: Tensor | None = None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        use_input_stats: bool = True,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> dict[str, Any]:
-        return {
-            "input": input, "weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var,
-            "use_input_stats": use_input_stats, "momentum": momentum, "eps": eps, "cudnn_enabled": True,
-        }  # fmt: skip
-
-    return torch.ops.aten.instance_norm.default, given
-
-
-def _by_schema(func: torch._ops.OpOverload) -> Callable[..., dict[str, Any]]:
-    return lambda *args, **kwargs: dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-
-
-class _Composites(TorchFunctionMode):
-    """Sees some functions before they fall apart into operators: those whose parts forget the training mode (dropout,
-    instance norm) or which pooling it was (the paper's FLOPs count an adaptive pooling, not a mean)."""
-
-    FUNCTIONS: ClassVar = {
-        F.dropout: _dropout("dropout"),
-        F.dropout1d: _dropout("feature_dropout"),
-        F.dropout2d: _dropout("feature_dropout"),
-        F.dropout3d: _dropout("feature_dropout"),
-        F.alpha_dropout: _dropout("alpha_dropout"),
-        F.feature_alpha_dropout: _dropout("feature_alpha_dropout"),
-        F.adaptive_avg_pool1d: _adaptive_avg_pool(1),
-        F.adaptive_avg_pool2d: _adaptive_avg_pool(2),
-        F.adaptive_avg_pool3d: _adaptive_avg_pool(3),
-        F.instance_norm: _instance_norm(),
-    }
-
-    OPERATORS = frozenset(op for op, _ in FUNCTIONS.values()) | frozenset(map(operator, REPLACEMENTS))  # of PrunedNetworks
-
-    def __init__(self, tracer: _Tracer):
-        super().__init__()
-        self.tracer = tracer
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        known = (func, _by_schema(func)) if func in self.OPERATORS else self.FUNCTIONS.get(func)
-        if known is None or self.tracer.paused:
-            return func(*args, **kwargs)
-        op, to_given = known
-        self.tracer.paused = True
-        try:
-            result = func(*args, **kwargs)
-            if any(result is argument for argument in (*args, *kwargs.values())):
-                result = result.view_as(result)  # dropout in evaluation mode hands back its input
-        finally:
-            self.tracer.paused = False
-        self.tracer.record(op, to_given(*args, **kwargs), result)
-        return result
