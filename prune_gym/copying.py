@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from prune_gym.program import leaves
 
 
-def meta_copy(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A copy of the model without data, in evaluation mode, and its parameters and buffers by name.
+def meta_copy(model: nn.Module, originals: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy of the model without data, in evaluation mode, and its tensors by name, like ``originals`` the model's.
 
     What ``copy.deepcopy`` would give, but several times faster: modules are copied here, and only attributes that are
     neither modules, tensors nor immutable go through ``deepcopy``.
     """
     memo: dict[int, Any] = detached(model)
     tensors = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in originals.items():
         if nn.parameter.is_lazy(tensor):
             raise ValueError(f"model: {name!r} is not initialised; run the model on a batch once before tracing it.")
         empty = torch.empty_like(tensor, device="meta", requires_grad=False)

@@ -55,6 +55,7 @@ class ChannelGroup:
         mixed: whether some operator computes across its channels (layer norm, group norm, a mean over channels), so
             that a zeroed channel is not the same as an absent one.
         slices: what goes with a unit, tensor by tensor.
+        first_unit: the number of its first unit; units are numbered over all groups.
     """
 
     name: str
@@ -62,7 +63,21 @@ class ChannelGroup:
     layers: tuple[str, ...]
     filters_per_unit: int
     mixed: bool
-    slices: tuple[Slice, ...]
+    first_unit: int
+    tensor_units: Mapping[str, tuple[np.ndarray | None, ...]]  # of the whole graph
+
+    @cached_property
+    def slices(self) -> tuple[Slice, ...]:
+        found = []
+        for tensor, per_dim in self.tensor_units.items():
+            for dim, units in enumerate(per_dim):
+                if units is None:
+                    continue
+                mine = np.flatnonzero((units >= self.first_unit) & (units < self.first_unit + self.width))
+                if len(mine):
+                    by_unit = mine[np.argsort(units[mine], kind="stable")]
+                    found.append(Slice(tensor, dim, by_unit.reshape(self.width, -1)))
+        return tuple(found)
 
     def __repr__(self) -> str:
         sizes = f"width={self.width}, layers={len(self.layers)}, filters_per_unit={self.filters_per_unit}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from prune_gym.graph import ChannelGraph, ChannelGroup, CostModel, Filters, Slice
+from prune_gym.graph import ChannelGraph, ChannelGroup, CostModel, Filters
 from prune_gym.labels import BOUND, LabelBook, Labels
 from prune_gym.operators import Layer, Size, Traced, one_image
 from prune_gym.program import BatchSize, Count, Node, Program, map_argument
@@ -153,20 +153,11 @@ def _groups(
             layers[group].append(entry.layer)
         n_filters += np.bincount(present, minlength=len(widths)) * entry.times
 
-    slices: list[list[Slice]] = [[] for _ in widths]
-    for tensor, per_dim in units.items():
-        for dim, array in enumerate(per_dim):
-            if array is None:
-                continue
-            order = np.argsort(array, kind="stable")
-            order = order[np.count_nonzero(array < 0) :]
-            for group, start, stop in zip(*_runs(group_of_unit[array[order]]), strict=True):
-                slices[group].append(Slice(tensor, dim, order[start:stop].reshape(widths[group], -1)))
-
     touched = unit_of_label[np.concatenate([labels.ravel() for labels in mixed])] if mixed else np.zeros(0, np.int64)
     is_mixed = np.zeros(len(widths), bool)
     is_mixed[group_of_unit[touched[touched >= 0]]] = True
 
+    starts = np.cumsum(widths) - widths
     names: dict[str, int] = {}
     groups = []
     for g, width in enumerate(widths.tolist()):
@@ -174,14 +165,8 @@ def _groups(
         names[first] = names.get(first, 0) + 1
         name = first if names[first] == 1 else f"{first}#{names[first]}"
         per_unit = int(n_filters[g]) // width
-        groups.append(ChannelGroup(name, width, tuple(layers[g]), per_unit, bool(is_mixed[g]), tuple(slices[g])))
+        groups.append(ChannelGroup(name, width, tuple(layers[g]), per_unit, bool(is_mixed[g]), int(starts[g]), units))
     return tuple(groups)
-
-
-def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The value, start and stop of every run of equal neighbours."""
-    starts = np.flatnonzero(np.diff(values, prepend=-1))
-    return values[starts], starts, np.append(starts[1:], len(values))
 
 
 def _count(recording: Recording, unit_of_label: np.ndarray) -> Program:

@@ -78,8 +78,9 @@ def _no_garbage_collection() -> Iterator[None]:
 def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], bool]) -> tuple[_Tracer, ChannelGraph]:
     # out of any inference mode, under which operators would arrive as composites
     with torch.inference_mode(False), torch.no_grad():
-        copied, tensors = meta_copy(model)
-        tracer = _Tracer(model, tensors)
+        originals = dict([*model.named_parameters(), *model.named_buffers()])
+        copied, tensors = meta_copy(model, originals)
+        tracer = _Tracer(model, originals, tensors)
         tracer.book.prefers_first = prefers_first
         batch = inputs[0].shape[0]
         metas = [
@@ -108,7 +109,7 @@ def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], 
 class _Tracer(TorchDispatchMode):
     """Records every dispatched operator as a node and lets labels flow through it."""
 
-    def __init__(self, model: nn.Module, tensors: dict[str, Tensor]):
+    def __init__(self, model: nn.Module, originals: dict[str, Tensor], tensors: dict[str, Tensor]):
         super().__init__()
         self.book = LabelBook()
         self.nodes: list[Node] = []
@@ -123,9 +124,9 @@ class _Tracer(TorchDispatchMode):
         self._tensors = tensors
         self._names = {id(tensor): name for name, tensor in tensors.items()}
         # a function that the model got from elsewhere may read the original's
-        self._names |= {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-        self._parameters = frozenset(name for name, _ in model.named_parameters())
-        self._taken = {name.partition(".")[0] for name, _ in [*tensors.items(), *model.named_children()]}
+        self._names |= {id(tensor): name for name, tensor in originals.items()}
+        self._parameters = frozenset(name for name, tensor in originals.items() if isinstance(tensor, nn.Parameter))
+        self._taken = {name.partition(".")[0] for name in tensors} | {name for name, _ in model.named_children()}
         self._dispatched = 0
         self._input_storages: list[int] = []
         self._writes_input = False

@@ -78,7 +78,7 @@ def main(config: Config) -> None:
             bar.update()
         for name in ("vgg19", "resnet56"):
             result["scoring"][f"{name}, {config.images} images"] = scoring(
-                random_task(name, config.images), device, min(config.repetitions, 3)
+                random_task(name, config.images), device, max(1, config.repetitions // 3)
             )
             bar.update()
     out = config.out or Path("results") / f"speed_{device.type}.json"

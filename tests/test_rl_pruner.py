@@ -376,7 +376,7 @@ def test_save_and_load(env, tmp_path):
 
 
 def test_environments_that_do_not_fit(env):
-    with pytest.raises(ValueError, match="env: RLPruner acts with sparsity distributions.*without SoftmaxAction"):
+    with pytest.raises(ValueError, match=r"env: RLPruner acts with sparsity distributions.*without SoftmaxAction"):
         RLPruner(SoftmaxAction(env))
     with pytest.raises(TypeError, match="env: expected a PruningEnv, got PendulumEnv"):
         RLPruner("Pendulum-v1")

@@ -164,6 +164,7 @@ def seconds(name: str) -> float:
     return best
 
 
+@pytest.mark.slow  # fast, but a busy machine slows it down
 @pytest.mark.usefixtures("cheap_init", "one_thread")
 @pytest.mark.parametrize("name", SLOWEST)
 def test_the_slowest_traces_take_half_a_second(name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from prune_gym.labels import LabelBook, Labels
-from prune_gym.operators.call import Call, Layer, RULES, normal_dim, per_image, rule, size, sized
+from prune_gym.operators.call import RULES, Call, Layer, normal_dim, per_image, rule, size, sized
 from prune_gym.operators.elementwise import broadcast
 from prune_gym.program import Training
 

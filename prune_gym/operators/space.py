@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from prune_gym.labels import LabelBook, Labels
-from prune_gym.operators.call import Call, Layer, RULES, Size, rule, sized
+from prune_gym.operators.call import RULES, Call, Layer, Size, rule, sized
 from prune_gym.operators.products import pick, slide
 
 
