@@ -6,6 +6,7 @@ whether it was previewed or stepped to; so SB3's callbacks, progress bar and log
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from abc import abstractmethod
@@ -17,8 +18,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from prune_gym.envs.pruning import Preview, PruningEnv
+from prune_gym.files import write_atomically
 
 Self = TypeVar("Self", bound="SearchAgent")
 
@@ -41,17 +44,16 @@ class SearchAgent(BaseAlgorithm):
         seed: int | None = None,
         tensorboard_log: str | None = None,
         verbose: int = 0,
-        _init_setup_model: bool = True,
     ):
         super().__init__(BasePolicy, env, 0.0, tensorboard_log=tensorboard_log, verbose=verbose, device="cpu", seed=seed)
-        self.plan: dict[bytes, np.ndarray] = {}  # observation -> the action taken there in the best episode
-        self.plan_reward = -np.inf
-        if _init_setup_model:
-            self._setup_model()
+        self.plan: dict[bytes, np.ndarray] = {}  # observation -> the action that leads on to the best network
+        self._setup_model()
 
     def _setup_model(self) -> None:
         if self.env is None:
             return
+        if not isinstance(self.env, DummyVecEnv):
+            raise TypeError(f"env: expected a Gymnasium environment or a DummyVecEnv of one, got {type(self.env).__name__}.")
         inner = self.env.get_attr("unwrapped")[0]
         if not isinstance(inner, PruningEnv):
             raise TypeError(f"env: expected a PruningEnv, got {type(inner).__name__}.")
@@ -80,8 +82,8 @@ class SearchAgent(BaseAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Search until ``total_timesteps`` evaluations are used up. An episode that has begun is always finished: enough
-        evaluations are kept back for the steps that remain. Raises ValueError for a budget too small for one episode."""
+        """Search until ``total_timesteps`` evaluations are used up, or a callback says so. An episode begins only if its
+        steps can be paid for. Raises ValueError for a budget too small for one episode."""
         self.pruning_env.reset()
         shortest = self.pruning_env.steps_left
         if total_timesteps < shortest:
@@ -94,7 +96,6 @@ class SearchAgent(BaseAlgorithm):
         try:
             while total - self.num_timesteps >= shortest:
                 self._last_obs = self.env.reset()  # type: ignore[union-attr,assignment]
-                self._taken: dict[bytes, np.ndarray] = {}
                 self.finished = False
                 self._callback.on_rollout_start()
                 self.episode()
@@ -102,7 +103,8 @@ class SearchAgent(BaseAlgorithm):
                 if self.once:
                     break
         except OutOfBudget:
-            pass
+            self._callback.on_rollout_end()
+        self.plan = {_key(observation): action for observation, action in self.pruning_env.best_plan()}
         self._callback.on_training_end()
         return self
 
@@ -116,18 +118,22 @@ class SearchAgent(BaseAlgorithm):
         return self._total_timesteps - self.num_timesteps - self.pruning_env.steps_left
 
     def preview(self, actions: np.ndarray) -> list[Preview]:
-        """Score what ``actions`` (N, groups) would lead to; N timesteps."""
+        """Score what ``actions`` (N, groups) would lead to; N timesteps. Ends the search if the budget does not pay for it."""
         actions = np.asarray(actions, np.float32)
+        if self.num_timesteps + len(actions) > self._total_timesteps:
+            raise OutOfBudget
         previews = self.pruning_env.preview(actions)
         for action, preview in zip(actions, previews, strict=True):
             self._count(action, preview.reward, done=False, info={"accuracy": preview.score.accuracy}, is_preview=True)
         return previews
 
     def act(self, action: np.ndarray) -> float:
-        """Take a step; one timestep. Gives the reward, and sets ``finished`` at the end of the episode."""
+        """Take a step; one timestep. Gives the reward, and sets ``finished`` at the end of the episode. Ends the search if the
+        budget does not pay for it."""
+        if self.num_timesteps >= self._total_timesteps:
+            raise OutOfBudget
         assert self.env is not None  # checked by learn
         action = np.asarray(action, np.float32)
-        self._taken[_key(self._last_obs)] = action
         observation, rewards, dones, infos = self.env.step(action[None])
         self._last_obs = observation  # type: ignore[assignment]
         reward, done, info = float(rewards[0]), bool(dones[0]), infos[0]
@@ -137,10 +143,7 @@ class SearchAgent(BaseAlgorithm):
         self.logger.record("pruning/reward", reward)
         self.logger.dump(self.num_timesteps + 1)
         self.finished = done  # the vectorised environment has then been reset already
-        if done:
-            self._episode_num += 1
-            if reward > self.plan_reward:
-                self.plan, self.plan_reward = self._taken, reward
+        self._episode_num += done
         self._count(action, reward, done, info, is_preview=False)
         return reward
 
@@ -168,12 +171,13 @@ class SearchAgent(BaseAlgorithm):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """The action for one observation or a batch: the one that the best episode took there, elsewhere
-        :meth:`default_action`. So ``evaluate_policy(agent, env)`` repeats the best episode."""
+        """The action for one observation or a batch: the one that led on to the best network, elsewhere
+        :meth:`default_action`. So ``evaluate_policy(agent, env)`` prunes to the best network again."""
         if isinstance(observation, dict):
             raise TypeError("observation: expected an array, got a dict.")
         rows = np.atleast_2d(observation)
-        actions = np.stack([self.plan.get(_key(row), self.default_action()) for row in rows]).astype(np.float32)
+        planned = [self.plan.get(_key(row)) for row in rows]
+        actions = np.stack([self.default_action() if a is None else a for a in planned]).astype(np.float32)
         return (actions if np.ndim(observation) == 2 else actions[0]), state
 
     @abstractmethod
@@ -186,39 +190,46 @@ class SearchAgent(BaseAlgorithm):
             "agent": type(self).__name__,
             "num_timesteps": self.num_timesteps,
             "plan": [[key.hex(), action.tolist()] for key, action in self.plan.items()],
-            "plan_reward": self.plan_reward,
             "rng": self.rng.bit_generator.state,
         }
 
     def set_data(self, data: dict[str, Any]) -> None:
         self.num_timesteps = data["num_timesteps"]
         self.plan = {bytes.fromhex(key): np.array(action) for key, action in data["plan"]}
-        self.plan_reward = data["plan_reward"]
         self.rng = np.random.default_rng()
         self.rng.bit_generator.state = data["rng"]
 
     def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
         """Write the agent as JSON in a zip, as SB3 does for the part that needs no pickle. ``exclude`` and ``include`` are
         SB3's and have no meaning here."""
-        path = Path(path).with_suffix(".zip")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("data.json", json.dumps(self.get_data()))
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as file:
+            file.writestr(zipfile.ZipInfo("data.json"), json.dumps(self.get_data()))  # ZipInfo: no date in it
+        write_atomically(_zip_path(path), content.getvalue())
 
     @classmethod
     def load(cls: type[Self], path: Any, env: GymEnv | None = None, device: Any = "auto", **kwargs: Any) -> Self:  # type: ignore[override]
         """An agent that :meth:`save` wrote; give it ``env`` to go on learning. Raises ValueError for another file."""
-        path = Path(path).with_suffix(".zip")
+        path = _zip_path(path)
         try:
             with zipfile.ZipFile(path) as file:
                 data = json.loads(file.read("data.json"))
             if data["agent"] != cls.__name__:
                 raise ValueError(f"it holds a {data['agent']}")
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            agent = cls(None, **kwargs)
+            agent.set_data(data)
+        except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path}: expected a saved {cls.__name__}, but {error}.") from error
-        agent = cls(env, **kwargs)
-        agent.set_data(data)
+        if env is not None:
+            made = cls(env, **kwargs)
+            made.set_data(data)
+            return made
         return agent
+
+
+def _zip_path(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".zip" else path.with_name(f"{path.name}.zip")
 
 
 def _key(observation: Any) -> bytes:

@@ -28,4 +28,5 @@ class RandomAgent(SearchAgent):
             self.act(self.rng.uniform(size=self.action_space.shape))
 
     def default_action(self) -> np.ndarray:
-        return self.rng.uniform(size=self.action_space.shape)
+        """Another draw, from a generator of its own, so that asking changes no search."""
+        return np.random.default_rng(self.num_timesteps).uniform(size=self.action_space.shape)

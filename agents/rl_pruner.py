@@ -7,7 +7,7 @@ together form a *set* and hold equal entries. The environment's action is per se
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import cos, pi
+from math import cos, inf, pi
 from typing import Any, Literal
 
 import numpy as np
@@ -54,7 +54,7 @@ class RLPrunerConfig:
 
     def __post_init__(self) -> None:
         checks = {
-            "noise_std": (self.noise_std >= 0, "a number >= 0"),
+            "noise_std": (0 <= self.noise_std < inf, "a finite number >= 0"),
             "step_size": (0 < self.step_size <= 1, "a number in (0, 1]"),
             "discount": (0 <= self.discount <= 1, "a number in [0, 1]"),
             "sample_steps": (self.sample_steps >= 1, "an integer >= 1"),
@@ -179,7 +179,7 @@ class RLPruner(SearchAgent):
 
     Before every pruning step it samples actions around its policy in several stages and moves the policy towards good
     ones; then it prunes. ``learn`` with more evaluations than one episode needs starts another from the initial policy;
-    with fewer, later steps are sampled less.
+    with fewer, every step has fewer stages.
     """
 
     def __init__(
@@ -190,6 +190,8 @@ class RLPruner(SearchAgent):
         tensorboard_log: str | None = None,
         verbose: int = 0,
     ):
+        if not isinstance(config, RLPrunerConfig | None):
+            raise TypeError(f"config: expected an RLPrunerConfig, got {type(config).__name__}.")
         self.config = config or RLPrunerConfig.paper()
         self.layer_policy = np.zeros(0)
         super().__init__(env, seed, tensorboard_log, verbose)
@@ -229,9 +231,8 @@ class RLPruner(SearchAgent):
         here = self.pruning_env.snapshot()
         buffer = ReplayBuffer(config.samples)
         best = -np.inf
-        for _ in range(config.stages):
-            if config.stage_cost > self.evaluations_left:
-                break
+        affordable = self.evaluations_left // (self.pruning_env.steps_left * config.stage_cost)
+        for _ in range(min(config.stages, affordable)):
             actions, values = self.sample_tree(here, config.sample_steps)
             for action, value in zip(actions, values, strict=True):
                 buffer.add(action, value)
@@ -290,4 +291,7 @@ class RLPruner(SearchAgent):
         super().set_data(data)
         self.config = RLPrunerConfig(**data["config"])
         self.layer_policy = np.array(data["layer_policy"])
-        self.sets = np.array(data["sets"])
+        sets = np.array(data["sets"])
+        if self.env is not None and not np.array_equal(sets, self.sets):
+            raise ValueError("env: expected the network that the saved agent pruned; the layers of this one differ.")
+        self.sets = sets

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from prune_gym.surgery import compact
 from prune_gym.training import accuracy
 
 SB3_AGENTS = ("ppo", "a2c", "sac", "td3", "ddpg")
+MEASURES = ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")
 AGENTS = ("rl_pruner", *SB3_AGENTS, "uniform", "random")
 
 
@@ -71,17 +73,19 @@ class RunConfig:
     off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.out, str | Path | None):
+            raise TypeError(f"out: expected a path, got {type(self.out).__name__}.")
         if self.agent not in AGENTS:
             raise unknown("agent", self.agent, AGENTS)
         if self.task not in tasks.TASKS:
             raise unknown("task", self.task, tasks.TASKS)
-        if self.evaluations is not None and self.evaluations < 1:
-            raise ValueError(f"evaluations: expected at least 1, got {self.evaluations}.")
-        if not 0 <= self.seed < 2**32:
+        if self.evaluations is not None and (not isinstance(self.evaluations, int) or self.evaluations < 1):
+            raise ValueError(f"evaluations: expected an integer >= 1, got {self.evaluations}.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected an integer in [0, 2**32), got {self.seed}.")
         choose_device(self.device)
 
-    def environment(self, **settings: Any) -> PruningEnv:
+    def environment(self) -> PruningEnv:
         """The environment of this run."""
         return PruningEnv(
             task=self.task,
@@ -93,7 +97,6 @@ class RunConfig:
             rounding=self.rounding,
             importance=self.importance,
             device=self.device,
-            **settings,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -153,70 +156,92 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
     The pruned network is the best one at the target sparsity that the agent scored, by its reward. ``agent`` makes the
     agent: anything with SB3's ``learn``, ``save`` and ``set_logger``.
 
-    Raises FileExistsError if the folder already holds a run, ValueError for a bad configuration; then nothing is written.
+    Raises FileExistsError if the folder already holds a run, ValueError for a bad configuration; then nothing is written. A
+    run that fails or is interrupted leaves no folder behind.
     """
     clock = {"start": time.perf_counter()}
-    folder = _free_folder(config)
+    _check_free(config.out)
     tasks.load(config.task, progress)
     clock["base"] = time.perf_counter()
+    name = config.agent if agent is make_agent else ""
+    folder: Path | None = None
 
     def begin(algorithm: BaseAlgorithm) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "config.json", _json(config.settings()))
+        nonlocal folder, name
+        name = name or type(algorithm).__name__
+        folder = _make_folder(config, name)
+        write_atomically(folder / "config.json", _json(config.settings() | {"agent": name}))
         algorithm.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
 
-    inner, algorithm, recorder = search(config, progress, agent, begin)
-    algorithm.logger.close()
-    clock["search"] = time.perf_counter()
+    try:
+        env, algorithm, recorder = search(config, progress, agent, begin)
+        assert folder is not None  # begin was called
+        algorithm.logger.close()
+        clock["search"] = time.perf_counter()
+        summary = _write_results(folder, config, name, env, recorder)
+        algorithm.save(folder / "agent.zip")
+        clock["write"] = time.perf_counter()
+        timings = {later: round(clock[later] - clock[earlier], 3) for earlier, later in pairwise(clock)}
+        write_atomically(folder / "timings.json", _json({"seconds": timings}))
+        write_atomically(folder / "summary.json", _json(summary))  # last: it marks the run as complete
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(folder)
+        raise
+    return RunResult(folder, summary)
 
-    best = inner.best
+
+def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, recorder: StepRecorder) -> dict[str, Any]:
+    """Write the steps, the pruned network and the pictures; gives the summary."""
+    best = env.best
     if best is None:
-        raise RuntimeError(f"agent: {config.agent} ended no episode within {inner.evaluations} evaluations; give it more.")
-    task, architecture = inner.task, best.snapshot.state.architecture
-    pruned = compact(task.model, inner.graph, architecture).eval()
+        raise ValueError(f"evaluations: {name} ended no episode within {env.evaluations} of them; give it more.")
+    task, architecture, baseline = env.task, best.snapshot.state.architecture, env.simulator.baseline
+    pruned = compact(task.model, env.graph, architecture).eval()
+    on_test = config.reward_split == "test"
     summary = {
         "task": config.task,
-        "agent": config.agent,
+        "agent": name,
         "seed": config.seed,
-        "evaluations": inner.evaluations,
-        "protocol": "reward on validation"
-        if config.reward_split == "val"
-        else "paper: reward on TEST, so test accuracy is tuned on",
+        "evaluations": env.evaluations,
+        "protocol": "paper: reward on TEST, so test accuracy is tuned on" if on_test else "reward on validation",
         "reward": best.reward,
-        "before": _measures(inner.simulator.baseline, accuracy(task.model, task.val), accuracy(task.model, task.test)),
+        "before": _measures(baseline, accuracy(task.model, task.val), accuracy(task.model, task.test)),
         "after": _measures(best.score, accuracy(pruned, task.val), accuracy(pruned, task.test)),
         "widths": {
-            group.name: [group.width, kept] for group, kept in zip(inner.graph.groups, architecture.widths.tolist(), strict=True)
+            group.name: [group.width, kept] for group, kept in zip(env.graph.groups, architecture.widths.tolist(), strict=True)
         },
         "architecture": architecture.digest,
     }
     write_atomically(folder / "steps.csv", recorder.csv())
     save_pruned(folder / "pruned.safetensors", pruned, {"summary": summary})
-    algorithm.save(folder / "agent.zip")
-    write_atomically(folder / "channels.png", plot_channels(inner, best))
-    write_atomically(folder / "progress.png", plot_progress(recorder.rows, inner, best))
-    clock["write"] = time.perf_counter()
-    names = list(clock)
-    timings = {name: round(clock[name] - clock[before], 3) for before, name in pairwise(names)}
-    write_atomically(folder / "timings.json", _json({"seconds": timings}))
-    write_atomically(folder / "summary.json", _json(summary))  # last: it marks the run as complete
-    return RunResult(folder, summary)
+    write_atomically(folder / "channels.png", plot_channels(env, best))
+    write_atomically(folder / "progress.png", plot_progress(recorder.rows, env, best))
+    return summary
 
 
-def _free_folder(config: RunConfig) -> Path:
-    if config.out is None:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        base = Path("runs") / f"{config.task}_{config.agent}_seed{config.seed}_{stamp}"
-        taken = 1
-        folder = base
-        while folder.exists():
-            taken += 1
-            folder = base.with_name(f"{base.name}_{taken}")
-        return folder
-    folder = config.out.expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def _check_free(out: str | Path | None) -> None:
+    folder = None if out is None else Path(out).expanduser()
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"out: {folder} is not an empty folder, it may hold a run; choose another or delete it.")
-    return folder
+
+
+def _make_folder(config: RunConfig, agent: str) -> Path:
+    """The run folder, new; two runs that start at once never get the same one."""
+    if config.out is not None:
+        _check_free(config.out)
+        folder = Path(config.out).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    base = Path("runs") / f"{config.task}_{agent}_seed{config.seed}_{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in count(1):
+        folder = base if number == 1 else base.with_name(f"{base.name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("count() does not end")
 
 
 def _measures(score: Score, val: float, test: float) -> dict[str, float]:
@@ -232,7 +257,7 @@ def _measures(score: Score, val: float, test: float) -> dict[str, float]:
 
 
 def _json(content: Any) -> str:
-    return json.dumps(content, indent=2) + "\n"
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 class StepRecorder(BaseCallback):
@@ -242,6 +267,14 @@ class StepRecorder(BaseCallback):
         super().__init__()
         self.inner = env
         self.rows: list[dict[str, Any]] = []
+        self.columns = [
+            "episode",
+            "step",
+            "evaluations",
+            "reward",
+            *MEASURES,
+            *(f"width:{group.name}" for group in env.graph.groups),
+        ]
         self._episode = self._step = 0
 
     def _on_step(self) -> bool:
@@ -249,8 +282,8 @@ class StepRecorder(BaseCallback):
             return True
         info = self.locals["infos"][0]
         row = {"episode": self._episode, "step": self._step, "evaluations": self.inner.evaluations, "reward": self._reward()}
-        row |= {key: info[key] for key in ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")}
-        row |= {f"width:{group.name}": int(w) for group, w in zip(self.inner.graph.groups, info["widths"], strict=True)}
+        row |= {key: info[key] for key in MEASURES}
+        row |= dict(zip(self.columns[-len(info["widths"]) :], info["widths"].tolist(), strict=True))
         self.rows.append(row)
         self._step += 1
         if self.locals["dones"][0]:
@@ -262,7 +295,7 @@ class StepRecorder(BaseCallback):
 
     def csv(self) -> str:
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, list(self.rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         return buffer.getvalue()

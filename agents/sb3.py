@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from math import inf
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -14,8 +15,27 @@ from stable_baselines3.common.noise import NormalActionNoise
 from prune_gym.envs.wrappers import SoftmaxAction
 
 
+class Checked:
+    """Settings that are refused by name when they are out of range."""
+
+    LEAST: ClassVar[dict[str, float]] = {
+        "n_steps": 1,
+        "batch_size": 2,
+        "n_epochs": 1,
+        "learning_starts": 0,
+        "ent_coef": 0,
+        "clip_range": 0,
+    }
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least, most = self.LEAST.get(name, 0), 1 if name in ("gamma", "gae_lambda", "tau") else inf
+            if not least <= value <= most or value == inf:
+                raise ValueError(f"{name}: expected a number in [{least}, {most}], got {value}.")
+
+
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(Checked):
     """Settings of PPO, named as in Stable-Baselines3."""
 
     learning_rate: float = 1e-3
@@ -37,7 +57,7 @@ class PPOConfig:
 
 
 @dataclass(frozen=True)
-class A2CConfig:
+class A2CConfig(Checked):
     """Settings of A2C, named as in Stable-Baselines3."""
 
     learning_rate: float = 1e-3
@@ -53,7 +73,7 @@ class A2CConfig:
 
 
 @dataclass(frozen=True)
-class OffPolicyConfig:
+class OffPolicyConfig(Checked):
     """Settings of SAC, TD3 and DDPG, named as in Stable-Baselines3."""
 
     learning_rate: float = 1e-3

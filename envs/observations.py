@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from prune_gym.allocation import distribution
 from prune_gym.simulator import PruningState, Simulator
 
 OBSERVATIONS = ("architecture", "full")
 
 
-def observe(kind: str, simulator: Simulator, at: PruningState, last_action: np.ndarray) -> np.ndarray:
+def observe(kind: str, simulator: Simulator, at: PruningState) -> np.ndarray:
     """The observation of a state, float32.
 
     ``architecture`` (groups,): kept width over original width. ``full`` (4 + 5 * groups,): progress to the target,
@@ -22,9 +23,7 @@ def observe(kind: str, simulator: Simulator, at: PruningState, last_action: np.n
         return architecture.astype(np.float32)
     score = simulator.score(at)
     scalars = [simulator.progress(at), score.accuracy, score.flops_reduction, score.params_reduction]
-    total = last_action.sum()
-    action = last_action / total if total > 0 else last_action
-    filters = graph.widths * graph.filters_per_unit
+    action = np.zeros(len(graph.groups)) if at.action is None else distribution(at.action, at.architecture)
     depth = np.linspace(0, 1, len(graph.groups))
-    features = [architecture, action, filters / filters.sum(), graph.widths / graph.widths.max(), depth]
+    features = [architecture, action, graph.group_filters / graph.n_filters, graph.widths / graph.widths.max(), depth]
     return np.clip(np.concatenate([scalars, *features]), 0, 1).astype(np.float32)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 import gymnasium
@@ -25,10 +27,9 @@ from prune_gym.tasks import Task
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An exact copy of an environment's state: a mask, what rounding carried over, and the last action."""
+    """An exact copy of an environment's state: which units are kept, and what rounding carried over."""
 
     state: PruningState
-    last_action: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,13 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
                 reward=float(self.reward(before, after, baseline)),
                 terminated=self.simulator.is_terminal(state),
                 score=after,
-                snapshot=Snapshot(state, action),
+                snapshot=Snapshot(state),
             )
-            for state, after, action in zip(states, self.simulator.scores(states), checked, strict=True)
+            for state, after in zip(states, self.simulator.scores(states), strict=True)
         ]
         for preview in previews:
+            if not isfinite(preview.reward):
+                raise ValueError(f"reward: expected a finite number, got {preview.reward} for {preview.score}.")
             if preview.terminated and (self.best is None or preview.reward > self.best.reward):
                 self.best = preview
         return previews
@@ -188,14 +191,19 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     @property
     def uniform_action(self) -> np.ndarray:
         """The distribution that prunes every group by the same fraction, float64 (groups,), sum 1."""
-        filters = self.graph.widths * self.graph.filters_per_unit
-        return filters / filters.sum()
+        return self.graph.group_filters / self.graph.n_filters
 
     @property
     def steps_left(self) -> int:
-        """Steps to the end of the episode if each removes its whole budget."""
-        missing = self.simulator.target_filters - self.simulator.removed_filters(self._current("steps_left").state)
-        return max(0, -(-missing // self.simulator.step_budget))
+        """Steps to the end of the episode."""
+        now = self._current("steps_left").state
+        planned = -(-self.simulator.target_filters // self.simulator.step_budget)
+        return 0 if self.simulator.is_terminal(now) else planned - now.steps
+
+    def best_plan(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The way to the best network: (observation, action) step by step; empty before any was found."""
+        states = [] if self.best is None else self.best.snapshot.state.trajectory()
+        return [(self._observe(Snapshot(a)), b.action) for a, b in pairwise(states) if b.action is not None]
 
     def render(self) -> Any:
         """``rgb_array``: uint8 (height, width, 3); ``ansi``: a string; None without a render mode."""
@@ -210,7 +218,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     # ----------------------------------------------------------------------------------------------------- inside
 
     def _start(self) -> Snapshot:
-        return Snapshot(self.simulator.initial(), np.zeros(len(self.graph.groups)))
+        return Snapshot(self.simulator.initial())
 
     def _current(self, caller: str) -> Snapshot:
         if self._snapshot is None:
@@ -224,7 +232,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return now
 
     def _observe(self, at: Snapshot) -> np.ndarray:
-        return observe(self.observation, self.simulator, at.state, at.last_action)
+        return observe(self.observation, self.simulator, at.state)
 
     def _info(self, at: Snapshot) -> dict[str, Any]:
         score = self.simulator.score(at.state)

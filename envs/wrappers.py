@@ -40,30 +40,26 @@ class SoftmaxAction(gymnasium.ActionWrapper[np.ndarray, np.ndarray, np.ndarray],
             raise ValueError(f"action: expected shape {self.uniform.shape}, got shape {action.shape}.")
         if not np.isfinite(action).all():
             raise ValueError(f"action: expected finite numbers, got {action[~np.isfinite(action)][0]}.")
-        weights = self.uniform * np.exp(self.scale * np.clip(action.astype(np.float64), -1, 1))
+        logits = self.scale * np.clip(action.astype(np.float64), -1, 1)
+        weights = self.uniform * np.exp(logits - logits.max())
         return weights / weights.sum()
 
 
-class ImprovementReward(gymnasium.RewardWrapper[np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):
-    """Reward shaping: the change of the reward from one state to the next, so that an episode's return is the reward of its
-    final network (less that of the original one) instead of the sum over all steps."""
+class ImprovementReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):
+    """Reward shaping: what the step adds to the reward of the state before it, so that an episode's return is the reward of
+    its final network (less that of the original one) instead of the sum over all steps."""
 
     def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray]):
         gymnasium.utils.RecordConstructorArgs.__init__(self)
-        gymnasium.RewardWrapper.__init__(self, env)
-        self._last = 0.0
+        gymnasium.Wrapper.__init__(self, env)
+        pruning_env(env)
 
-    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        result = super().reset(**kwargs)
+    def step(self, action: np.ndarray) -> Any:
         inner = pruning_env(self.env)
-        baseline = inner.simulator.baseline
-        self._last = float(inner.reward(baseline, baseline, baseline))
-        return result
-
-    def reward(self, reward: Any) -> float:
-        change = float(reward) - self._last
-        self._last = float(reward)
-        return change
+        before = inner.score()
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        change = float(reward) - float(inner.reward(before, before, inner.simulator.baseline))
+        return observation, change, terminated, truncated, info
 
 
 class VectorReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):

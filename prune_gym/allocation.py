@@ -33,7 +33,7 @@ def distribution(action: np.ndarray, architecture: Architecture) -> np.ndarray:
     graph = architecture.graph
     action = check_action(action, len(graph.groups))
     if not action.any():
-        action = (graph.widths * graph.filters_per_unit).astype(np.float64)
+        action = graph.group_filters.astype(np.float64)
     action = action / action.max()  # so that the sum of huge numbers is finite
     return action / action.sum()
 
@@ -52,7 +52,7 @@ def shares(action: np.ndarray, architecture: Architecture, budget: int, carry: n
     while left > 1e-9 and free.any():
         wanted = weights * free
         if wanted.sum() == 0:  # every group that the action names is exhausted
-            wanted = graph.widths * graph.filters_per_unit * free
+            wanted = graph.group_filters * free
         filled = np.minimum(result + wanted / wanted.sum() * left / graph.filters_per_unit, capacity)
         left -= float((filled - result) @ graph.filters_per_unit)
         result = filled
@@ -85,11 +85,13 @@ def allocate(
     if no unit is left to remove.
     """
     graph = architecture.graph
+    capacity = architecture.widths - 1
     if rounding not in ROUNDINGS:
         raise unknown("rounding", rounding, ROUNDINGS)
-    if budget < 1:
-        raise ValueError(f"budget: expected at least 1 filter, got {budget}.")
-    capacity = architecture.widths - 1
+    if not isinstance(budget, int | np.integer) or budget < 1:
+        raise ValueError(f"budget: expected an integer >= 1, a number of filters, got {budget}.")
+    if carry is not None and (np.shape(carry) != capacity.shape or not np.isfinite(carry).all()):
+        raise ValueError(f"carry: expected finite numbers of shape {capacity.shape}, got {carry}.")
     if not capacity.any():
         raise ValueError("architecture: every group is down to one unit; nothing is left to remove.")
     if rounding == "paper":

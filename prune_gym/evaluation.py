@@ -21,6 +21,12 @@ class Split:
     labels: Tensor
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.images, Tensor) and self.images.is_floating_point()):
+            kind = self.images.dtype if isinstance(self.images, Tensor) else type(self.images).__name__
+            raise TypeError(f"images: expected a floating-point tensor (N, C, H, W) as the network takes it, got {kind}.")
+        if not isinstance(self.labels, Tensor) or self.labels.dtype != torch.int64:
+            kind = self.labels.dtype if isinstance(self.labels, Tensor) else type(self.labels).__name__
+            raise TypeError(f"labels: expected an int64 tensor (N,), got {kind}; convert it with labels.long().")
         if self.images.shape[:1] != self.labels.shape or len(self.labels) == 0:
             raise ValueError(
                 f"labels: expected one for each of {len(self.images)} images and at least one, "

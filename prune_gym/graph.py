@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -63,8 +63,8 @@ class ChannelGroup:
     layers: tuple[str, ...]
     filters_per_unit: int
     mixed: bool
-    first_unit: int
-    tensor_units: Mapping[str, tuple[np.ndarray | None, ...]]  # of the whole graph
+    first_unit: int = 0
+    tensor_units: Mapping[str, tuple[np.ndarray | None, ...]] = field(default_factory=dict)  # of the whole graph
 
     @cached_property
     def slices(self) -> tuple[Slice, ...]:
@@ -143,6 +143,11 @@ class ChannelGraph:
         return np.array([group.filters_per_unit for group in self.groups], np.int64)
 
     @cached_property
+    def group_filters(self) -> np.ndarray:
+        """Filters per group of the original network."""
+        return self.widths * self.filters_per_unit
+
+    @cached_property
     def starts(self) -> np.ndarray:
         """The number of the first unit of every group, and at the end the number of units."""
         return np.concatenate([[0], np.cumsum(self.widths)])
@@ -154,7 +159,7 @@ class ChannelGraph:
     @property
     def n_filters(self) -> int:
         """Filters of the original network that can be removed."""
-        return int(self.widths @ self.filters_per_unit)
+        return int(self.group_filters.sum())
 
     @property
     def max_sparsity(self) -> float:

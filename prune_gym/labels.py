@@ -72,10 +72,10 @@ class LabelBook:
         if labels is not None:
             self.cuts.append(labels)
 
-    def parts(self, key: Key) -> int:
-        """In how many parts the labels that a view gave, see ``choices``, may be removed."""
+    def parts(self) -> dict[Key, int]:
+        """For every view of ``choices``: in how many parts the labels that it gave may be removed."""
         component = self.components()
-        return len(np.setdiff1d(component[self.choices[key]], component[BOUND])) if key in self.choices else 0
+        return {key: len(np.setdiff1d(component[labels], component[BOUND])) for key, labels in self.choices.items()}
 
     def components(self) -> np.ndarray:
         """The component of every label; that of ``BOUND`` is what stays."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
 
 from prune_gym.evaluation import Score
 from prune_gym.names import unknown
@@ -38,8 +41,8 @@ def make_reward(reward: str | Reward, weights: tuple[float, float, float] | None
     if weights is not None:
         if reward != "paper":
             raise ValueError(f"reward_weights: expected None unless reward is 'paper', got {weights} with reward {reward!r}.")
-        if len(weights) != 3:
-            raise ValueError(f"reward_weights: expected three numbers (alpha, beta, gamma), got {weights}.")
+        if np.shape(weights) != (3,) or not all(isinstance(w, int | float) and isfinite(w) for w in weights):
+            raise ValueError(f"reward_weights: expected three finite numbers (alpha, beta, gamma), got {weights}.")
         return PaperReward(*weights)
     if reward not in REWARDS:
         raise unknown("reward", reward, REWARDS)

@@ -18,6 +18,7 @@ from prune_gym.surgery import state
 from prune_gym.tasks import Task
 
 SPLITS = ("val", "test")
+RANKED_STATES = 1000  # as many importance rankings are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,9 @@ class PruningState:
 
     architecture: Architecture
     carry: np.ndarray
+    steps: int = 0
     previous: PruningState | None = None
+    action: np.ndarray | None = None  # what led here from the previous state
 
     def trajectory(self) -> list[PruningState]:
         """All states from the original network to this one."""
@@ -92,8 +95,24 @@ class Simulator:
         tensors = {name: tensor.detach().to(device) for name, tensor in state(task.model, graph).items()}
         self.evaluator = Evaluator(graph, tensors, getattr(task, reward_split).to(device))
         self.calibration = task.calibration.to(device)
+        self._check_outputs()
         self.baseline = self.evaluator.score(graph.full())
-        self._rank: tuple[str, np.ndarray] | None = None
+        self._ranked: dict[str, np.ndarray] = {}
+
+    def _check_outputs(self) -> None:
+        """That the network classifies, and that every label is one of its classes."""
+        evaluator = self.evaluator
+        with torch.inference_mode():
+            logits = self.graph.program.at(self.graph.full().mask).run(evaluator.tensors, [evaluator.split.images[:2]])
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+            got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise TypeError(f"model: expected one tensor of logits (N, classes) as its output, got {got}.")
+        for name, split in (("calibration", self.calibration), (self.reward_split, evaluator.split)):
+            if not 0 <= int(split.labels.min()) <= int(split.labels.max()) < logits.shape[1]:
+                raise ValueError(
+                    f"labels: expected classes 0 .. {logits.shape[1] - 1}, as many as the network has, got "
+                    f"{int(split.labels.min())} .. {int(split.labels.max())} in the {name} images."
+                )
 
     def initial(self) -> PruningState:
         return PruningState(self.graph.full(), np.zeros(len(self.graph.groups)))
@@ -114,27 +133,40 @@ class Simulator:
     def successors(self, at: PruningState, actions: Sequence[np.ndarray]) -> list[PruningState]:
         """The states that the actions lead to; no network is run but for the importance of the present state."""
         rank = self._ranks(at.architecture)
-        missing = self.target_filters - self.removed_filters(at)
-        owed = max(0, round(float(at.carry @ self.graph.filters_per_unit)))  # 0 unless the rounding is "carry"
-        budget = min(self.step_budget + owed, missing)
-        rounding = self.rounding
-        if rounding == "carry" and budget == missing:  # the last step: there is none to carry anything to
-            rounding = "largest_remainder"
+        removed = self.removed_filters(at)
+        # What steps before could not remove, because of rounding, is made up for; so there are as many steps as planned.
+        goal = min(self.step_budget * (at.steps + 1), self.target_filters)
+        budget = max(1, goal - removed)
+        is_last = goal == self.target_filters
+        rounding = "largest_remainder" if is_last else self.rounding  # exact, and there is no step to carry anything to
         counts = np.empty((len(actions), len(self.graph.groups)), np.int64)
         carries = np.zeros(counts.shape)
         for i, action in enumerate(actions):
             counts[i] = allocate(action, at.architecture, budget, rounding, at.carry)
             if self.rounding == "carry":
                 carries[i] = shares(action, at.architecture, budget, at.carry) - counts[i]
+            if is_last:
+                self._complete(counts[i], at.architecture, budget)
         masks = at.architecture.mask & (rank >= np.repeat(counts, self.graph.widths, axis=1))
-        return [PruningState(Architecture(self.graph, mask), carry, at) for mask, carry in zip(masks, carries, strict=True)]
+        return [
+            PruningState(Architecture(self.graph, mask), carry, at.steps + 1, at, action)
+            for mask, carry, action in zip(masks, carries, actions, strict=True)
+        ]
+
+    def _complete(self, counts: np.ndarray, architecture: Architecture, budget: int) -> None:
+        """Add the cheapest units until the budget is met, where no unit is small enough to meet it exactly."""
+        filters = self.graph.filters_per_unit
+        while counts @ filters < budget:
+            counts[np.argmin(np.where(counts < architecture.widths - 1, filters, np.iinfo(np.int64).max))] += 1
 
     def scores(self, states: Sequence[PruningState]) -> list[Score]:
         return self.evaluator.scores([at.architecture for at in states])
 
     def _ranks(self, architecture: Architecture) -> np.ndarray:
         """For every kept unit how many of its group are less important; computed once per state, not once per action."""
-        if self._rank is None or self._rank[0] != architecture.digest:
+        if architecture.digest not in self._ranked:
+            if len(self._ranked) >= RANKED_STATES:
+                self._ranked.clear()
             calibration = self.calibration
             scores = unit_scores(
                 self.importance, self.evaluator.tensors, self.graph, calibration.images, calibration.labels, architecture
@@ -143,5 +175,5 @@ class Simulator:
             order = np.lexsort((scores, ~architecture.mask, group))  # removed units last, even if a kept one scores NaN
             rank = np.empty(len(order), np.int64)
             rank[order] = np.arange(len(order)) - self.graph.starts[group[order]]
-            self._rank = architecture.digest, rank
-        return self._rank[1]
+            self._ranked[architecture.digest] = rank
+        return self._ranked[architecture.digest]

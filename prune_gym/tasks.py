@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -83,10 +83,15 @@ def load(name: str, progress: bool = False) -> Task:
     """
     if name not in TASKS:
         raise unknown("task", name, TASKS)
-    return _load(name, cache_folder(), progress)
+    key = name, cache_folder()
+    if key not in _loaded:
+        _loaded[key] = _load(*key, progress)
+    return _loaded[key]
 
 
-@lru_cache(maxsize=8)
+_loaded: dict[tuple[str, Path], Task] = {}
+
+
 def _load(name: str, folder: Path, progress: bool) -> Task:
     base = TASKS[name]
     splits = base.splits()
@@ -94,7 +99,9 @@ def _load(name: str, folder: Path, progress: bool) -> Task:
         torch.manual_seed(base.recipe.seed)
         channels, classes = splits.train.images.shape[1], int(splits.train.labels.max()) + 1
         model = models.create(base.network, num_classes=classes, in_channels=channels)
-    recipe = json.dumps({"network": base.network, "shapes": _shapes(model), **asdict(base.recipe)}, sort_keys=True)
+    images = hashlib.blake2b(splits.train.images.numpy().tobytes(), digest_size=8).hexdigest()
+    what = {"network": base.network, "shapes": _shapes(model), "images": images, **asdict(base.recipe)}
+    recipe = json.dumps(what, sort_keys=True)
     path = folder / f"{name}-{hashlib.blake2b(recipe.encode(), digest_size=8).hexdigest()}.safetensors"
     if path.exists():
         try:

@@ -56,7 +56,8 @@ def _trace(model: nn.Module, inputs: list[Tensor]) -> ChannelGraph:
     if not tracer.book.choices:
         return graph
     other, other_graph = _run(model, inputs, lambda _key: True)
-    better = {key for key in other.book.choices if other.book.parts(key) > tracer.book.parts(key)}
+    last, first = tracer.book.parts(), other.book.parts()
+    better = {key for key in first if first[key] > last.get(key, 0)}
     graphs = [graph, other_graph]
     if 0 < len(better) < len(other.book.choices):
         graphs.append(_run(model, inputs, better.__contains__)[1])
@@ -130,6 +131,7 @@ class _Tracer(TorchDispatchMode):
         self._dispatched = 0
         self._input_storages: list[int] = []
         self._writes_input = False
+        self._debtors: list[Traced] = []
         self._values = 0
         self.named: dict[str, Traced] = {}
 
@@ -152,6 +154,9 @@ class _Tracer(TorchDispatchMode):
     def _look_up(self, tensor: Tensor) -> Traced:
         known = self._traced.get(id(tensor))
         if known is not None:
+            if known.debt is not None:
+                self.book.bind(known.debt)
+                known.debt = None
             return known
         name = self._names.get(id(tensor))
         if name is None and tensor.is_meta:
@@ -273,7 +278,10 @@ class _Tracer(TorchDispatchMode):
             values = [self._value()]
             self.nodes.append(Node(op, node_args, {}, values[0].index))
         for tensor, value, dims in zip(outputs, values, labels, strict=False):
-            self._add(tensor, value, list(dims), static, zeroed)
+            traced = self._add(tensor, value, list(dims), static, zeroed)
+            if call.debt is not None:
+                traced.debt = call.debt
+                self._debtors.append(traced)
 
     def _write(self, tensor: Tensor, zeroed: bool) -> None:
         """An operator has written to the memory of ``tensor``, which others may share."""
@@ -305,8 +313,9 @@ class _Tracer(TorchDispatchMode):
         if not all(leaf is None or isinstance(leaf, Tensor | int | float | str) for leaf in leaves(output)):
             raise TypeError(f"model: expected tensors in lists, tuples or dicts as its output, got {type(output).__name__}.")
         program = Program(len(self._input_storages), tuple(self.nodes), map_argument(to_value, output))
-        if self._writes_input:
-            program = self._on_copies(program)
+        unused = {traced.source for traced in self._debtors if traced.debt is not None}
+        if unused or self._writes_input:
+            program = self._tidied(program, unused)
         shapes = {name: tuple(t.shape) for name, t in self._tensors.items()}
         shapes |= {name: tuple(t.shape) for name, t in self.constants.items()}
         sized = frozenset(self.sized)
@@ -314,21 +323,30 @@ class _Tracer(TorchDispatchMode):
             self.book, program, sized, self.layers, self.extras, self.named, shapes, self._parameters, self.constants
         )
 
-    def _on_copies(self, program: Program) -> Program:
-        """The same program on clones of its inputs, so that in-place operators never change a caller's images."""
+    def _tidied(self, program: Program, unused: set[Value | Named]) -> Program:
+        """The same program without what nothing uses, and where it writes to its inputs, on clones of them: in-place operators
+        never change a caller's images."""
         n = program.inputs
+        clones = n if self._writes_input else 0
+        nodes = [Node("aten.clone.default", [Value(i)], {}, n + i) for i in range(clones)]
+        renamed = {Value(i): Value(i + clones) for i in range(n)}  # values are numbered in the order in which they are made
+        sized = set()
 
-        def later(leaf: Any) -> Any:  # values are numbered in the order in which they are made
-            return Value(leaf.index + n) if isinstance(leaf, Value) else leaf
+        def rename(leaf: Any) -> Any:
+            return renamed[leaf] if isinstance(leaf, Value) else leaf
 
-        nodes = [Node("aten.clone.default", [Value(i)], {}, n + i) for i in range(n)]
-        for node in program.nodes:
-            args, kwargs = map_argument(later, node.args), map_argument(later, node.kwargs)
-            made = node.outputs
-            outputs = made + n if isinstance(made, int) else tuple(index + n for index in made)
-            nodes.append(Node(node.op, args, kwargs, outputs))
-        self.sized = {index + n for index in self.sized}
-        return Program(n, tuple(nodes), map_argument(later, program.output))
+        for position, node in enumerate(program.nodes):
+            made = (node.outputs,) if isinstance(node.outputs, int) else node.outputs
+            if Value(made[0]) in unused:
+                continue
+            first = len(renamed) + clones
+            renamed |= {Value(index): Value(first + i) for i, index in enumerate(made)}
+            outputs = tuple(range(first, first + len(made))) if isinstance(node.outputs, tuple) else first
+            if position in self.sized:
+                sized.add(len(nodes))
+            nodes.append(Node(node.op, map_argument(rename, node.args), map_argument(rename, node.kwargs), outputs))
+        self.sized = sized
+        return Program(n, tuple(nodes), map_argument(rename, program.output))
 
 
 _ELEMENTWISE = frozenset(

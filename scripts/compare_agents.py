@@ -32,6 +32,7 @@ COLUMNS = (
     "sparsity",
     "agent",
     "seed",
+    "budget",
     "evaluations",
     "val_accuracy",
     "test_accuracy",
@@ -70,7 +71,7 @@ def main(config: Config) -> None:
             RunConfig(task=task, sparsity=sparsity, agent=agent, seed=seed, evaluations=config.evaluations, device="cpu")
             for task, sparsity, agent, seed in product(config.tasks, config.sparsities, config.agents, range(config.seeds))
         ]
-        todo = [c for c in configs if (c.task, str(c.sparsity), c.agent, str(c.seed)) not in done]
+        todo = [c for c in configs if (c.task, str(c.sparsity), c.agent, str(c.seed), str(c.evaluations or "")) not in done]
         for name in config.tasks:
             tasks.load(name)  # train the base networks once, before the workers look for them
         with multiprocessing.get_context("spawn").Pool(config.processes, initializer=one_thread) as pool:
@@ -97,6 +98,7 @@ def evaluate(config: RunConfig) -> dict[str, object]:
         "sparsity": config.sparsity,
         "agent": config.agent,
         "seed": config.seed,
+        "budget": config.evaluations or "",
         "evaluations": env.evaluations,
         "val_accuracy": best.score.accuracy,
         "test_accuracy": accuracy(network, env.task.test),
@@ -105,15 +107,18 @@ def evaluate(config: RunConfig) -> dict[str, object]:
     }
 
 
-def key(row: dict[str, str]) -> tuple[str, str, str, str]:
-    return row["task"], row["sparsity"], row["agent"], row["seed"]
+def key(row: dict[str, str]) -> tuple[str, ...]:
+    return row["task"], row["sparsity"], row["agent"], row["seed"], row["budget"]
 
 
 def read(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"out: {path} is not a file of this script: its columns are {reader.fieldnames}.")
+        return list(reader)
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> None:

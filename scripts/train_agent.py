@@ -15,8 +15,10 @@ def main() -> None:
     try:
         config = tyro.cli(RunConfig, description=__doc__)
         result = run(config, progress=True)
-    except (ValueError, FileExistsError, OSError) as error:
+    except (ValueError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing was kept")
     report(result)
 
 

@@ -67,3 +67,32 @@ def test_every_name_makes_its_agent(name, env):
     agent = make_agent(RunConfig(agent=name), env)
     expected = {"rl_pruner": RLPruner, "uniform": UniformAgent, "random": RandomAgent}
     assert type(agent) is expected[name] if name in expected else type(agent).__name__.lower() == name
+
+
+class Batches(RandomAgent):
+    """Previews seven actions before each step."""
+
+    def episode(self) -> None:
+        while not self.finished:
+            self.preview(self.rng.uniform(size=(7, *self.action_space.shape)))
+            self.act(self.rng.uniform(size=self.action_space.shape))
+
+
+@pytest.mark.parametrize("budget", [4, 9, 32, 39, 60])
+def test_no_batch_exceeds_the_budget(env, budget):
+    agent = Batches(env, seed=0).learn(budget)
+    assert env.evaluations == agent.num_timesteps <= budget
+
+
+def test_asking_a_random_agent_changes_nothing(env):
+    agent = RandomAgent(env, seed=0)
+    state = agent.rng.bit_generator.state
+    agent.predict(env.reset()[0])
+    assert agent.rng.bit_generator.state == state
+
+
+@pytest.mark.parametrize("settings", [{"n_steps": 0}, {"batch_size": 1}, {"gamma": 1.5}, {"learning_rate": float("nan")}])
+def test_settings_out_of_range(settings):
+    name = next(iter(settings))
+    with pytest.raises(ValueError, match=f"{name}: expected a number in"):
+        PPOConfig(**settings)

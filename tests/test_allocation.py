@@ -19,7 +19,7 @@ from prune_gym.program import Program
 def architecture(widths: list[int], filters_per_unit: list[int], kept: list[int] | None = None) -> Architecture:
     """An architecture of a network that consists of nothing but groups."""
     groups = tuple(
-        ChannelGroup(f"layer{i}", width, (f"layer{i}",), filters, False, ())
+        ChannelGroup(f"layer{i}", width, (f"layer{i}",), filters, False)
         for i, (width, filters) in enumerate(zip(widths, filters_per_unit, strict=True))
     )
     cost_model = CostModel(*[np.zeros((1, 1))] * 5)
@@ -325,7 +325,7 @@ def test_bad_actions(rounding: str, action: object, message: str) -> None:
 
 @pytest.mark.parametrize("budget", [0, -3])
 def test_bad_budget(budget: int) -> None:
-    with pytest.raises(ValueError, match=rf"budget: expected at least 1 filter, got {budget}\."):
+    with pytest.raises(ValueError, match=rf"budget: expected an integer >= 1, a number of filters, got {budget}\."):
         allocate(np.ones(2), architecture([5, 5], [1, 1]), budget)
 
 

@@ -12,6 +12,7 @@ import prune_gym
 from prune_gym import Architecture, evaluation, training
 from prune_gym.evaluation import Evaluator, Split
 from prune_gym.program import Program
+from prune_gym.simulator import Simulator
 from prune_gym.surgery import state
 from prune_gym.tasks import Task
 
@@ -182,3 +183,18 @@ def test_a_split_goes_to_a_device_with_its_labels(tiny_task: Task) -> None:
     moved = tiny_task.val.to(torch.device("meta"))
     assert len(moved) == len(tiny_task.val) == 120
     assert moved.images.device.type == moved.labels.device.type == "meta"
+
+
+def test_data_that_does_not_fit_is_refused_by_name(own_tiny_task):
+    images, labels = own_tiny_task.val.images, own_tiny_task.val.labels
+    with pytest.raises(TypeError, match=r"images: expected a floating-point tensor .* got torch.uint8"):
+        Split(images.to(torch.uint8), labels)
+    with pytest.raises(TypeError, match=r"labels: expected an int64 tensor .* got torch.int32"):
+        Split(images, labels.int())
+    task = Task("mine", own_tiny_task.model, own_tiny_task.train, Split(images, labels + 1), own_tiny_task.test)
+    with pytest.raises(ValueError, match=r"labels: expected classes 0 .. 4, .* got 1 .. 5 in the val images"):
+        Simulator(task, 0.5, 0.1)
+    pair = nn.Sequential(own_tiny_task.model)
+    pair.forward = lambda x: (own_tiny_task.model(x), x)  # type: ignore[method-assign]
+    with pytest.raises(TypeError, match=r"model: expected one tensor of logits .* got tuple"):
+        Simulator(Task("mine", pair, own_tiny_task.train, own_tiny_task.val, own_tiny_task.test), 0.5, 0.1)

@@ -52,9 +52,9 @@ def test_weights_are_for_the_paper_alone(reward: object) -> None:
         make_reward(reward, (1, 0, 0))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("weights", [(1.0, 2.0), (1.0, 2.0, 3.0, 4.0), ()])
+@pytest.mark.parametrize("weights", [(1.0, 2.0), (1.0, 2.0, 3.0, 4.0), (), (float("nan"), 0.0, 0.0), ("a", 1, 2)])
 def test_three_weights(weights: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"reward_weights: expected three numbers \(alpha, beta, gamma\), got \("):
+    with pytest.raises(ValueError, match=r"reward_weights: expected three finite numbers \(alpha, beta, gamma\), got \("):
         make_reward("paper", weights)  # type: ignore[arg-type]
 
 

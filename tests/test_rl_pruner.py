@@ -263,7 +263,7 @@ def test_presets():
         ({"clip": 1.5}, r"clip: expected a number in \(0, 1\), got 1.5"),
         ({"samples": 0}, "samples: expected an integer >= 1, got 0"),
         ({"epsilon_decay": "cosin"}, "epsilon_decay: expected 'constant', 'linear' or 'cosine', got 'cosin'"),
-        ({"noise_std": float("nan")}, "noise_std: expected a number >= 0, got nan"),
+        ({"noise_std": float("nan")}, "noise_std: expected a finite number >= 0, got nan"),
     ],
 )
 def test_bad_settings(setting, message):
@@ -334,7 +334,8 @@ def test_evaluate_policy_repeats_the_best_episode(env):
         observation, reward, terminated, _, _ = env.step(action)
         rewards.append(reward)
     assert mean == pytest.approx(sum(rewards), abs=1e-5)
-    assert rewards[-1] == pytest.approx(agent.plan_reward, abs=1e-6)
+    assert rewards[-1] == env.best.reward
+    assert env.architecture == env.best.snapshot.state.architecture
 
 
 def test_callbacks_of_sb3_work(env, tiny_task, tmp_path):
@@ -394,3 +395,34 @@ def test_reset_on_drop_starts_the_step_anew(tiny_task):
     again = [start for start in starts[1:] if np.array_equal(start, starts[0])]
     assert len(starts) > 2
     assert again
+
+
+def test_small_budgets_are_spread_over_the_steps(env):
+    """Half of the evaluations that two stages per step need: one stage per step, not two in the first half of the steps."""
+    env.reset()
+    steps = env.steps_left
+    recorder = Recorder()
+    agent = RLPruner(env, small, seed=0)
+    costs = []
+    original = agent.act
+    agent.act = lambda action: costs.append(agent.num_timesteps) or original(action)
+    agent.learn(steps * (small.samples + 1), recorder)
+    assert np.diff([0, *costs]).tolist() == [small.samples] + [small.samples + 1] * (steps - 1)
+
+
+@pytest.mark.parametrize("rounding", ["paper", "carry", "largest_remainder"])
+def test_the_planned_number_of_steps_is_enough(tiny_task, rounding):
+    for seed in range(3):
+        env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.1, rounding=rounding, device="cpu")
+        env.reset()
+        planned = env.steps_left
+        agent = RLPruner(env, small, seed=seed).learn(planned)
+        assert agent.num_timesteps <= planned
+        assert env.best is not None
+
+
+def test_names_with_dots_are_different_files(env, tmp_path):
+    agent = RLPruner(env, small, seed=0)
+    for name in ("agent_0.1", "agent_0.2"):
+        agent.save(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["agent_0.1.zip", "agent_0.2.zip"]

@@ -16,6 +16,7 @@ import prune_gym
 from prune_gym import tasks
 from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run
 from prune_gym.checkpoint import pruned_info
+from prune_gym.envs import PruningEnv
 from prune_gym.training import accuracy
 
 ROOT = Path(__file__).parents[1]
@@ -122,7 +123,7 @@ def test_a_folder_with_a_run_is_refused(result):
         ({"agent": "rl-pruner"}, "agent: expected one of .*; got 'rl-pruner'. Did you mean 'rl_pruner'?"),
         ({"task": "digit"}, "task: expected one of .* Did you mean 'digits'?"),
         ({"evaluations": 2}, "evaluations: expected at least 3, one per pruning step, got 2"),
-        ({"evaluations": 0}, "evaluations: expected at least 1, got 0"),
+        ({"evaluations": 0}, "evaluations: expected an integer >= 1, got 0"),
         ({"sparsity": 1.2}, r"sparsity: expected a fraction in \(0, 1\), got 1.2"),
         ({"reward": "flop"}, "reward: .* Did you mean 'flops'?"),
         ({"device": "gpu"}, "device: expected one of .*; got 'gpu'"),
@@ -180,3 +181,28 @@ def test_networks_of_a_run_are_ordinary_modules(result):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_failed_and_interrupted_runs_leave_no_folder(tmp_path):
+    class Failing(RandomAgent):
+        def episode(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(RunConfig(out=tmp_path / "run", **QUICK), agent=lambda config, env: Failing(env))
+    assert not (tmp_path / "run").exists()
+
+
+def test_default_folders_never_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda _format: "now")
+    folders = [run(RunConfig(agent="uniform", **QUICK)).folder for _ in range(2)]
+    assert [folder.name for folder in folders] == ["digits_uniform_seed0_now", "digits_uniform_seed0_now_2"]
+    assert (tmp_path / folders[0] / "summary.json").exists()
+
+
+def test_a_reward_that_is_not_a_number_is_named(tiny_task):
+    env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.2, reward=lambda before, after, baseline: float("nan"), device="cpu")
+    env.reset()
+    with pytest.raises(ValueError, match="reward: expected a finite number, got nan"):
+        env.step(env.uniform_action)

@@ -25,14 +25,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache folder that does not exist yet, and recipes of a single epoch."""
     monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path / "not" / "yet"))
     monkeypatch.setitem(TASKS, QUICK, BaseTask("digits_mobilenet", data.digits, Recipe(epochs=1)))
-    tasks._load.cache_clear()
+    tasks._loaded.clear()
     yield tmp_path / "not" / "yet"
-    tasks._load.cache_clear()
+    tasks._loaded.clear()
 
 
 def reload() -> Task:
     """The task as another process would get it."""
-    tasks._load.cache_clear()
+    tasks._loaded.clear()
     return tasks.load(QUICK)
 
 

@@ -323,6 +323,17 @@ def a_part_passes_through() -> nn.Module:
     return Net(run, conv1=conv(3, 8), b=conv(5, 6), head=nn.Linear(9, 3))
 
 
+@network("conv1 4\nconv1#2 4: conv1\nlast 5")
+def halves_swapped() -> nn.Module:
+    """Both halves go the same way, but none may become empty."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        a, b = net.conv1(x).chunk(2, 1)
+        return net.head(mean(net.last(torch.cat([b, a], 1))))
+
+    return Net(run, conv1=conv(3, 8), last=conv(8, 5), head=nn.Linear(5, 3))
+
+
 @network("stem 3\nstem#2 3: stem\nstem#3 3: stem k1\nk2 3\nlast 5")
 def hierarchical_split() -> nn.Module:
     """As in Res2Net: every part is added to what became of the one before it; the first goes around."""
@@ -604,20 +615,21 @@ def shared_weights() -> nn.Module:
     return net
 
 
-@network("conv1 5\nconv2 6")
+@network("conv1 5\nconv2 6 mixed")
 def unregistered_tensors() -> nn.Module:
-    """A scale and a filter that the network holds without registering them, and numbers made in its forward pass."""
+    """Tensors that the network holds without registering them, and numbers made in its forward pass. A mask does not zero the
+    former, so what is multiplied with the last of them must not be masked."""
 
     def run(net: Net, x: Tensor) -> Tensor:
         x = F.relu((x - torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)) / torch.tensor(0.5))
         x = F.conv2d(net.conv1(x) * net.scale, net.blur, padding=1, groups=5)
         ramp = torch.arange(8, dtype=x.dtype) + torch.linspace(0, 1, 8)
         x = net.conv2(x + ramp) + torch.full((1,), 0.5, dtype=x.dtype)
-        return net.head(mean(x)) + torch.ones(3, dtype=x.dtype)
+        return net.head(mean(x)) + torch.ones(3, dtype=x.dtype) + torch.sigmoid(mean(x)) @ net.table
 
     return Net(
         run, conv1=conv(3, 5), conv2=conv(5, 6), head=nn.Linear(6, 3),
-        scale=torch.rand(5, 1, 1, dtype=torch.float64), blur=torch.rand(5, 1, 3, 3, dtype=torch.float64),
+        table=torch.rand(6, 3, dtype=torch.float64), scale=torch.rand(5, 1, 1, dtype=torch.float64), blur=torch.rand(5, 1, 3, 3, dtype=torch.float64),
     )  # fmt: skip
 
 
@@ -780,6 +792,25 @@ def norms_by_hand() -> nn.Module:
     )  # fmt: skip
 
 
+@network("a 5\nb 4 mixed\nc 6 mixed\nd 3 mixed\nlast 4")
+def sums_over_channels() -> nn.Module:
+    """Zeros add nothing, so where removed channels are zero a sum does not mix. Those of b are a half times a scale, of which
+    there is one for all of them; those of c get written into zeros; the mean of d counts them."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        a = F.leaky_relu(net.bn(net.a(x))).sum(1)
+        b = (torch.sigmoid(net.b(x)) * net.scale).sum(1)
+        c = torch.zeros(len(x), 6, 8, 8, dtype=x.dtype)
+        c[:, :, 1:] = torch.sigmoid(net.c(x))[:, :, 1:]
+        d = F.max_pool2d(net.d(x).relu(), 3, 1, 1).mean(1)
+        return net.head(mean(net.last(torch.stack([a, b, c.sum(1), d], 1))))
+
+    return Net(
+        run, a=conv(3, 5), bn=nn.BatchNorm2d(5), b=conv(3, 4), scale=parameter(1), c=conv(3, 6), d=conv(3, 3), last=conv(4, 4),
+        head=nn.Linear(4, 3),
+    )  # fmt: skip
+
+
 @network("conv1 5 mixed\nconv2 6")
 def local_response_norm() -> nn.Module:
     """Divides by the neighbouring channels: removing one changes who is next to whom."""
@@ -850,12 +881,13 @@ def standardised_weights() -> nn.Module:
     return Net(run, conv1=conv(3, 5), conv2=conv(5, 6), conv3=conv(6, 4), head=nn.Linear(4, 3))
 
 
-@network("conv1 5 mixed\nkernel 4")
+@network("conv1 5 mixed\nkernel 4 mixed")
 def weights_that_are_never_zero() -> nn.Module:
-    """exp(0) is one, so a zeroed input slice of the kernel is none: here the channels cannot be masked."""
+    """exp(0) is one, so a zeroed slice of the kernel is none: its channels cannot be masked, on neither side."""
 
     def run(net: Net, x: Tensor) -> Tensor:
-        return net.head(mean(F.conv2d(torch.sigmoid(net.conv1(x)), torch.exp(net.kernel))))
+        x = F.conv2d(torch.sigmoid(net.conv1(x)), torch.exp(net.kernel))
+        return net.head(mean(x)) * x.sum((1, 2, 3)).sigmoid()[:, None]
 
     return Net(run, conv1=conv(3, 5), kernel=parameter(4, 5, 3, 3), head=nn.Linear(4, 3))
 
@@ -1132,6 +1164,18 @@ def mixer_of_linear_layers() -> nn.Module:
     )  # fmt: skip
 
 
+@network("tokens.0 5\ntokens.2 7\nlast 4")
+def three_sizes_in_one_product() -> nn.Module:
+    """Channels times tokens times tokens: a cost is at most a product of two widths, so the channels stay."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        x = net.patches(x)
+        return net.head(mean(net.last(net.tokens(x.flatten(2)).unflatten(2, (4, 4)))))
+
+    tokens = nn.Sequential(nn.Linear(16, 5), nn.GELU(), nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 16))
+    return Net(run, patches=nn.Conv2d(3, 6, 2, 2), tokens=tokens, last=conv(6, 4), head=nn.Linear(4, 3))
+
+
 @network("conv1 4\nconv2 3\nlast 5")
 def pyramid_pooling() -> nn.Module:
     """Poolings of several sizes, one after the other and side by side, and a flatten of all of them."""
@@ -1260,7 +1304,7 @@ def attention_gate() -> nn.Module:
 # --------------------------------------------------------------------------------------- as other people write them
 
 
-@network("stem 5\na.wide 4: a.wide a.out b.out\na.wide#2 4: a.wide\na.inner 6\na.out#2 2: a.out\nb.inner 6\nb.out#2 2: b.out")
+@network("stem 5\na.wide 4: a.wide a.out b.out\na.wide#2 4: a.wide\na.inner 6\na.out 2\nb.inner 6\nb.out 2")
 def dual_path() -> nn.Module:
     """As in DPN: the first channels are a residual stream, the rest of every block is appended."""
 
@@ -1375,7 +1419,30 @@ def correlation() -> nn.Module:
     return Net(run, extract=conv(3, 5), out=conv(5, 4), head=nn.Linear(4, 3))
 
 
-@network("conv1 2 x12: conv1\nreduce 4\nlast 5")
+@network("out 4", (3, 8, 8), (3, 5, 5))
+def correlation_of_bound_channels() -> nn.Module:
+    """The same, where the channels are part of the output: there are as many groups as images times channels."""
+
+    def run(net: Net, x: Tensor, z: Tensor) -> Any:
+        x, z = net.extract(x), net.extract(z)
+        n, c, h, w = x.shape
+        y = F.conv2d(x.reshape(1, n * c, h, w), z.reshape(n * c, 1, 5, 5), groups=n * c).view(n, c, h - 4, w - 4)
+        return net.head(mean(net.out(y))), z
+
+    return Net(run, extract=conv(3, 5), out=conv(5, 4), head=nn.Linear(4, 3))
+
+
+@network("a 5")
+def outer_product() -> nn.Module:
+    """Every channel of the one times every channel of the other, as a vector: one of the two stays."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        return net.head(torch.einsum("nchw,ndhw->ncd", net.a(x), net.b(x)).flatten(1))
+
+    return Net(run, a=conv(3, 5), b=conv(3, 4), head=nn.Linear(20, 3))
+
+
+@network("conv1 2 x12: conv1 span\nreduce 4\nlast 5")
 def involution() -> nn.Module:
     """A filter per place, made from the image, the same for all channels of one of two groups."""
 
@@ -1438,8 +1505,8 @@ def compiled_and_checkpointed() -> nn.Module:
     """A scripted function, one with a gradient of its own, checkpoints, and a fold that undoes an unfold."""
 
     def run(net: Net, x: Tensor) -> Tensor:
-        x = checkpoint(lambda x: _swish(net.conv1(x)), x, use_reentrant=False)
-        x = _MySwish.apply(checkpoint(net.conv2, x, use_reentrant=False))
+        x = _swish(net.conv1(x))
+        x = _MySwish.apply(checkpoint(lambda x: net.conv2(x) + 1, x, use_reentrant=False))
         patches = net.mix(F.unfold(x, 2, stride=2).transpose(1, 2)).transpose(1, 2)
         return net.head(mean(net.last(F.fold(patches, (8, 8), 2, stride=2))))
 
@@ -1448,9 +1515,13 @@ def compiled_and_checkpointed() -> nn.Module:
     )  # fmt: skip
 
 
-@torch.jit.script
 def _swish(x: Tensor) -> Tensor:
     return x * torch.sigmoid(x)
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # scripts are on their way out, and still in many networks
+    _swish = torch.jit.script(_swish)
 
 
 class _MySwish(torch.autograd.Function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,15 @@ class Size:
 @dataclass(slots=True, eq=False)
 class Traced:
     """What the tracer knows of a tensor: where it comes from, its labels, whether only parameters went into it, and whether
-    it holds zeros at removed channels when those of the network's own tensors are zeroed, as a masked network's are."""
+    it holds zeros at removed channels when those of the network's own tensors are zeroed, as a masked network's are. ``debt``
+    are labels to bind if it is used at all: ``weight[0].numel()`` selects a filter, and all it wants is a size."""
 
     source: Value | Named
     shape: tuple[int, ...]
     labels: list[Labels]
     static: bool
     zeroed: bool = False
+    debt: Labels = None
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class Call:
     layer: Layer | None = None
     extra: Layer | None = None  # what the paper's FLOPs count beside products
     drop: int | None = None  # keep only this many outputs
+    debt: Labels = None  # labels to bind if the result is used
     zeroed: bool | None = None  # what a rule knows of its result; None: as the operator's name says
     then: list[tuple[str, list[Any]]] = field(default_factory=list)  # calls to record behind it: what follows the result
 
@@ -122,3 +126,8 @@ def one_image(labels: np.ndarray) -> np.ndarray:
 
 def per_image(count: int) -> int:
     return count // BATCH if count % BATCH == 0 else count
+
+
+def elements(shape: Sequence[int], channels: Sequence[np.ndarray], times: int) -> Layer:
+    """A cost of so much per element of a tensor, of which some dimensions are channels."""
+    return Layer(times * per_image(prod(shape)) // prod(map(len, channels)), tuple(channels))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 from prune_gym.labels import LabelBook, Labels
-from prune_gym.operators.call import RULES, Call, Layer, normal_dim, per_image, rule, size, sized
+from prune_gym.operators.call import RULES, Call, elements, normal_dim, rule, size, sized
 from prune_gym.operators.elementwise import broadcast
 from prune_gym.program import Training
 
@@ -19,12 +18,11 @@ def batch_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     for parameter in (weight, bias, mean, var):
         if parameter is not None:
             book.unify(x.labels[1], parameter.labels[0])
-    for labels in x.labels[2:]:
-        book.bind(labels)
+    along = [labels for labels in x.labels[2:] if labels is not None]
     training = mean is None or call["training"] is True or Training()  # True: it is not the network's mode that decides
     centred = x.zeroed and (mean is None or mean.zeroed)
-    call.zeroed = (centred if weight is None else weight.zeroed) and (bias is None or bias.zeroed)
-    call.extra = Layer(4 * (per_image(prod(x.shape)) // x.shape[1]), (sized(x, 1),))
+    call.zeroed = (centred if weight is None else weight.zeroed) and (bias is None or bias.zeroed) and not along
+    call.extra = elements(x.shape, [sized(x, 1), *along], 4)
     call.becomes("aten.batch_norm.default", x, weight, bias, mean, var, training, call["momentum"], call["eps"], True)
     call.drop = 1
     return [x.labels]

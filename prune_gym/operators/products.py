@@ -59,7 +59,8 @@ def convolution(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
         book.mix(channels)
     call.zeroed = weight.zeroed and (bias is None or bias.zeroed)
 
-    area, kernel = prod((x.shape if transposed else call.shapes[0])[2:]), weight.shape[2:]
+    shape, kernel = x.shape if transposed else call.shapes[0], weight.shape[2:]
+    area = per_image(shape[0] * prod(shape[2:]))  # of all frames, where the frames of a video are a batch
     factors = [one_image(sized(weight, 0)), one_image(sized(weight, 1))]
     space: list[Labels] = [None] * len(kernel)
     along = [d for d, labels in enumerate(x.labels[2:]) if labels is not None]

@@ -38,7 +38,7 @@ def select(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     labels = result.pop(normal_dim(call["dim"], len(x.shape)))
     if labels is not None:
         place = normal_dim(call["index"], len(labels))
-        book.bind(labels[place : place + 1])
+        call.debt = labels[place : place + 1]
         call["index"] = Size(labels[:place])
     return [result]
 
@@ -97,7 +97,7 @@ def stays(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
 
 RULES |= dict.fromkeys(
     ["index_put", "index_add", "index_copy", "index_fill", "gather", "scatter", "scatter_add", "scatter_reduce", "diagonal",
-     "diag_embed", "col2im", "max_unpool2d", "affine_grid_generator", "linalg_inv_ex", "bucketize", "searchsorted"],
+     "diag_embed", "max_unpool2d", "affine_grid_generator", "linalg_inv_ex", "bucketize", "searchsorted"],
     stays,
 )  # fmt: skip
 

@@ -203,6 +203,11 @@ def merged(x: Traced, dims: range, book: LabelBook) -> Labels:
 def split(flat: np.ndarray, sizes: list[int], key: Key, book: LabelBook) -> tuple[int, np.ndarray]:
     """Which of the new dimensions carries the channels, and their labels. A view that undoes a flatten is exact. Else it is
     the last one, as where channels fall into groups, or the first, as in a pixel shuffle; see ``trace``."""
+    if len(flat) % BATCH == 0 and sizes[0] % BATCH == 0 and sizes[0] > BATCH:
+        images = flat.reshape(BATCH, -1)
+        if (images == images[0]).all():  # all images say the same, and there are many of them
+            axis, labels = split(images[0], [sizes[0] // BATCH, *sizes[1:]], key, book)
+            return axis, np.tile(labels, BATCH) if axis == 0 else labels
     table = flat.reshape(sizes)
     axes = [axis for axis, n in enumerate(sizes) if n > 1]
     if len(axes) <= 1:

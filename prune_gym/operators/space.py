@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from prune_gym.labels import LabelBook, Labels
-from prune_gym.operators.call import RULES, Call, Layer, Size, rule, sized
+from prune_gym.operators.call import RULES, Call, Size, elements, rule, sized
 from prune_gym.operators.products import pick, slide
 
 
@@ -27,11 +27,8 @@ def spatial(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     for labels in space:
         book.bind(labels)
     if "avg_pool" in call.op and len(x.shape) == n_spatial + 2:
-        out_area, in_area = prod(call.shapes[0][2:]), prod(x.shape[2:])
-        if "adaptive" in call.op:
-            call.extra = Layer((in_area // out_area + 1) * out_area, (sized(x, 1),))
-        else:
-            call.extra = Layer(out_area, (sized(x, 1),))
+        area = prod(x.shape[2:]) // prod(call.shapes[0][2:])
+        call.extra = elements(call.shapes[0], [sized(x, 1)], area + 1 if "adaptive" in call.op else 1)
     return [result] * len(call.shapes)
 
 
@@ -77,6 +74,16 @@ def im2col(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     channels = x.labels[1]
     repeated = None if channels is None else np.repeat(channels, call.shapes[0][1] // x.shape[1])
     return [[None, repeated, None]]
+
+
+@rule("col2im")
+def col2im(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    x = call["self"]
+    channels = x.labels[1]
+    if channels is not None:
+        channels = book.tie_rows(channels.reshape(-1, prod(call["kernel_size"])).T)
+    book.bind(x.labels[2])
+    return [[x.labels[0], channels, None, None]]
 
 
 @rule("pixel_shuffle")
