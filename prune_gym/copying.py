@@ -20,6 +20,9 @@ def meta_copy(model: nn.Module, originals: Mapping[str, Tensor]) -> tuple[nn.Mod
     What ``copy.deepcopy`` would give, but several times faster: modules are copied here, and only attributes that are
     neither modules, tensors nor immutable go through ``deepcopy``.
     """
+    modules = list(model.modules())
+    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+        raise TypeError("model: expected a network in Python, got one with TorchScript in it; use what it was scripted from.")
     memo: dict[int, Any] = detached(model)
     tensors = {}
     for name, tensor in originals.items():
@@ -28,7 +31,6 @@ def meta_copy(model: nn.Module, originals: Mapping[str, Tensor]) -> tuple[nn.Mod
         empty = torch.empty_like(tensor, device="meta", requires_grad=False)
         tensors[name] = memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
 
-    modules = list(model.modules())
     for module in modules:
         memo[id(module)] = object.__new__(type(module))
     for module in modules:
@@ -41,7 +43,10 @@ def meta_copy(model: nn.Module, originals: Mapping[str, Tensor]) -> tuple[nn.Mod
             elif type(value) in (dict, OrderedDict) and not value:
                 twin[key] = type(value)()
             else:
-                twin[key] = copy.deepcopy(value, memo)
+                try:
+                    twin[key] = copy.deepcopy(value, memo)
+                except TypeError:  # a lock, a logger, an open file: there is only one of it
+                    twin[key] = value
         rebind(memo[id(module)], memo)
     return memo[id(model)].eval(), tensors
 
@@ -56,7 +61,7 @@ def detached(model: nn.Module) -> dict[int, Any]:
     memo = {}
     for module in model.modules():
         for key, value in module.__dict__.items():
-            if isinstance(value, Tensor) or (value and key not in _REGISTERED and isinstance(value, list | tuple | dict)):
+            if isinstance(value, Tensor) or (isinstance(value, list | tuple | dict) and value and key not in _REGISTERED):
                 for leaf in leaves(value):
                     if isinstance(leaf, Tensor) and not leaf.is_leaf:
                         memo[id(leaf)] = leaf.detach().clone()
@@ -86,6 +91,6 @@ def rebind(twin: nn.Module, memo: Mapping[int, Any]) -> None:
     for key, value in twin.__dict__.items():
         if isinstance(value, FunctionType):
             twin.__dict__[key] = rebound(value)
-        elif key.endswith("_hooks") and value:
+        elif key.endswith("_hooks") and isinstance(value, dict):
             for hook, function in value.items():
                 value[hook] = rebound(function)

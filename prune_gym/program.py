@@ -218,29 +218,26 @@ class PrunedNetwork(nn.Module):
     ):
         super().__init__()
         self.program = program
-        self._places: list[tuple[str, nn.Module, str]] = []
+        self._names = [*parameters, *buffers]
         for name, parameter in parameters.items():
-            owner, leaf = self._owner(name)
-            owner.register_parameter(leaf, parameter)
-            self._places.append((name, owner, leaf))
+            self._owner(name).register_parameter(name.rpartition(".")[2], parameter)
         for name, buffer in buffers.items():
-            owner, leaf = self._owner(name)
-            owner.register_buffer(leaf, buffer, persistent=name not in transient)
-            self._places.append((name, owner, leaf))
+            self._owner(name).register_buffer(name.rpartition(".")[2], buffer, persistent=name not in transient)
 
-    def _owner(self, name: str) -> tuple[nn.Module, str]:
-        *path, leaf = name.split(".")
+    def _owner(self, name: str) -> nn.Module:
         module: nn.Module = self
-        for part in path:
+        for part in name.split(".")[:-1]:
             if part not in module._modules:
                 module.add_module(part, Scope())
             module = module._modules[part]  # type: ignore[assignment]
-        return module, leaf
+        return module
 
     def forward(self, *inputs: Tensor) -> Any:
         if len(inputs) != self.program.inputs:
             raise TypeError(f"Expected {self.program.inputs} input tensors, got {len(inputs)}.")
-        tensors = {name: getattr(owner, leaf) for name, owner, leaf in self._places}
+        modules = dict(self.named_modules())
+        places = ((name, name.rpartition(".")) for name in self._names)
+        tensors = {name: getattr(modules[path], leaf) for name, (path, _, leaf) in places}
         return self.program.run(tensors, inputs, self.training)
 
 

@@ -74,7 +74,8 @@ def state(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    tensors |= {name: constant for name, constant in graph.constants.items() if name not in tensors}
+    device = next((tensor.device for tensor in tensors.values()), None)
+    tensors |= {name: constant.to(device) for name, constant in graph.constants.items() if name not in tensors}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes != dict(graph.shapes):
         wrong = sorted(name for name in shapes.keys() | graph.shapes.keys() if shapes.get(name) != graph.shapes.get(name))

@@ -19,7 +19,7 @@ from prune_gym.composites import Composites
 from prune_gym.copying import meta_copy
 from prune_gym.graph import ChannelGraph
 from prune_gym.labels import Key, LabelBook
-from prune_gym.operators import BATCH, Call, Layer, Size, Traced, count_images, find_rule, zeros_stay
+from prune_gym.operators import BATCH, Call, Layer, Size, Traced, count_images, find_rule, poles, zeros_stay
 from prune_gym.program import BatchSize, Named, Node, Program, Value, leaves, map_argument
 from prune_gym.resolve import Recording, resolve
 
@@ -123,6 +123,7 @@ class _Tracer(TorchDispatchMode):
         self._traced: dict[int, Traced] = {}
         self._alive: list[Tensor] = []  # ids are only unique among living tensors
         self._tensors = tensors
+        self._memory = {name: tensor.untyped_storage()._cdata for name, tensor in tensors.items()}
         self._names = {id(tensor): name for name, tensor in tensors.items()}
         # a function that the model got from elsewhere may read the original's
         self._names |= {id(tensor): name for name, tensor in originals.items()}
@@ -146,6 +147,11 @@ class _Tracer(TorchDispatchMode):
         return Value(self._values - 1)
 
     def _add(self, tensor: Tensor, source: Value | Named, labels: list, static: bool, zeroed: bool) -> Traced:
+        if sum(map(count_images, tensor.shape)) > 1:  # one of them is none, and could not be told from the other
+            raise ValueError(
+                f"trace: in module {self.where}, a tensor of shape {tuple(tensor.shape)} has two dimensions that look like the "
+                f"batch, of which the trace has {BATCH}; use an example of another size, and no layer of such a width."
+            )
         traced = Traced(source, tuple(tensor.shape), labels, static, zeroed)
         self._traced[id(tensor)] = traced
         self._alive.append(tensor)
@@ -160,7 +166,10 @@ class _Tracer(TorchDispatchMode):
             return known
         name = self._names.get(id(tensor))
         if name is None and tensor.is_meta:
-            return self._look_up(self._same_memory(tensor))
+            whole = self._look_up(self._same_memory(tensor))
+            alias = self._add(tensor, self._value(), whole.labels, whole.static, whole.zeroed)
+            self.nodes.append(Node("aten.detach.default", [whole.source], {}, self._values - 1))
+            return alias
         if name is None:  # a tensor that the forward pass made or holds without registering it
             if any(count_images(n) for n in tensor.shape):
                 raise ValueError(
@@ -256,6 +265,8 @@ class _Tracer(TorchDispatchMode):
         if call.extra is not None:
             self.extras.append(call.extra)
         zeroed = zeros_stay(call, labels[0])
+        for divisors in poles(call, labels[0]):
+            self.book.mix(divisors)
         if func._schema.is_mutable:
             self._write(outputs[0], zeroed)
 
@@ -312,6 +323,9 @@ class _Tracer(TorchDispatchMode):
 
         if not all(leaf is None or isinstance(leaf, Tensor | int | float | str) for leaf in leaves(output)):
             raise TypeError(f"model: expected tensors in lists, tuples or dicts as its output, got {type(output).__name__}.")
+        for name, tensor in self._tensors.items():
+            if tensor.untyped_storage()._cdata != self._memory[name]:
+                raise UnknownOperatorError(f"trace: the forward pass assigns to {name}.data; the smaller network would not.")
         program = Program(len(self._input_storages), tuple(self.nodes), map_argument(to_value, output))
         unused = {traced.source for traced in self._debtors if traced.debt is not None}
         if unused or self._writes_input:

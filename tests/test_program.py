@@ -200,6 +200,17 @@ def test_the_mode_and_the_state_are_read_when_it_runs() -> None:
     assert swapped.item() == 105
 
 
+def test_replicas_read_their_own_tensors() -> None:
+    """As data parallelism makes them: modules copied one by one, with other tensors in them."""
+    net = network().eval()
+    replica = net._replicate_for_data_parallel()
+    for name, child in net.named_children():
+        replica._modules[name] = child
+    replica.offset = torch.tensor(7.0)
+    assert replica(torch.tensor(5.0)).item() == 2 * 5 + 3 + 7
+    assert net(torch.tensor(5.0)).item() == 2 * 5 + 3 + 1
+
+
 def test_copies_share_nothing() -> None:
     net = network().eval()
     twin = copy.deepcopy(net)

@@ -114,7 +114,7 @@ def test_where_zeros_are_not_the_same_as_nothing(name: str) -> None:
         architecture = only(graph, random_architecture(graph, seed), lambda group: group.mixed)
         zeroed = zeroed_by_hand(model, graph, architecture)(*(x.clone() for x in images))
         errors.append(relative_error(zeroed, compact(model, graph, architecture)(*images)))
-    assert max(errors) > 1e-6
+    assert any(not error < 1e-6 for error in errors)  # it may be no number
 
 
 @torch.no_grad()
@@ -367,8 +367,10 @@ def test_it_traces_again_to_the_same_groups(name: str) -> None:
     architecture = random_architecture(graph, 0)
     small = compact(model, graph, architecture)
     again = trace(small, images)
-    expected = [(name, layers, filters, mixed) for name, _, filters, layers, mixed in zoo.groups_of(graph)]
-    assert [(name, layers, filters, mixed) for name, _, filters, layers, mixed in zoo.groups_of(again)] == expected
+    expected = [(group.name, group.layers, group.filters_per_unit) for group in graph.groups]
+    assert [(group.name, group.layers, group.filters_per_unit) for group in again.groups] == expected
+    if name != "unregistered_tensors":  # in the compact network these are registered, so a mask would zero them
+        assert [group.mixed for group in again.groups] == [group.mixed for group in graph.groups]
     assert again.widths.tolist() == architecture.widths.tolist()
     assert again.cost(again.full()) == graph.cost(architecture)
     smaller = random_architecture(again, 1)
@@ -549,6 +551,35 @@ def test_constants_are_no_part_of_the_state() -> None:
     assert (n, 1, 3, 3) in sizes
     assert (n, 1, 1) in sizes
     assert model.scale.shape == (5, 1, 1)
+
+
+def test_constants_lie_where_the_network_does() -> None:
+    """Also if they were made from numbers, which have no device."""
+    model, images, _ = traced("unregistered_tensors")
+    far = copy.deepcopy(model).to("meta")
+    graph = trace(far, images)
+    small = compact(far, graph, random_architecture(graph, 0))
+    assert {tensor.device.type for tensor in small.buffers()} == {"meta"}
+    assert small(images[0].to("meta")).shape == (2, 3)
+
+
+def test_writing_to_the_data_of_a_parameter() -> None:
+    """Clipped in every forward pass, and trained all the same."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        net.conv1.weight.data.clamp_(-0.1, 0.1)
+        return net.head(mean(F.relu(net.conv1(x))))
+
+    net = Net(run, conv1=conv(3, 5), head=nn.Linear(5, 2))
+    with torch.no_grad():
+        net.conv1.weight.mul_(10)
+    x = torch.randn(2, 3, 8, 8)
+    graph = trace(net, x)
+    assert net.conv1.weight.abs().max() > 0.1
+    small = compact(net, graph, graph.full())
+    small(x).sum().backward()
+    torch.testing.assert_close(small(x), net(x))
+    assert small.conv1.weight.grad.abs().sum() > 0
 
 
 def test_a_constant_finds_a_free_name() -> None:

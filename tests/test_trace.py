@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
+import threading
 import time
+import warnings
 from collections import OrderedDict, namedtuple
 from collections.abc import Iterator
 from typing import Any
@@ -265,6 +268,27 @@ def test_a_second_trace_says_the_same() -> None:
     assert [str(node) for node in a.program.at(a.full().mask).nodes] == [str(node) for node in b.program.at(b.full().mask).nodes]
 
 
+def test_attributes_of_any_kind() -> None:
+    """Arrays, which are neither true nor false, and what there can be only one of."""
+    net = nn.Sequential(conv(3, 4), nn.Flatten(), nn.Linear(256, 2))
+    net.anchors = np.arange(6.0).reshape(2, 3)
+    net.lock = threading.Lock()
+    net.table = {"x": [np.ones(3), torch.ones(2)], 3: None}
+    graph = trace(net, torch.randn(1, 3, 8, 8))
+    assert [g.name for g in graph.groups] == ["0"]
+
+
+def test_a_graph_pickles() -> None:
+    entry = zoo.NETWORKS["shuffle_with_groups"]
+    model, images = zoo.built("shuffle_with_groups"), zoo.inputs(entry.shapes)
+    graph = trace(model, images)
+    twin = pickle.loads(pickle.dumps(graph))
+    assert same_structure(twin, graph)
+    architecture = zoo.random_architecture(twin, 0)
+    assert twin.cost(architecture) == graph.cost(graph.architecture(architecture.kept))
+    assert zoo.relative_error(compact(model, twin, architecture)(*images), compact(model, graph, architecture)(*images)) == 0
+
+
 # ------------------------------------------------------------------------------------- states a network may be in
 
 
@@ -407,6 +431,7 @@ class Inner(nn.Module):
         ("aten.as_strided", lambda x: x.as_strided((1, 1), (1, 1))),
         ("aten.multinomial", lambda x: torch.multinomial(x[:, 0, 0], 2)),
         ("aten.rand_like", torch.rand_like),
+        ("aten.renorm", lambda x: torch.renorm(x, 2, 0, 1.0)),
     ],
 )
 def test_unknown_operators_are_named_with_their_module(operator: str, function: Any) -> None:
@@ -426,6 +451,18 @@ def test_unknown_operator_of_the_model_itself_and_of_a_library() -> None:
     net = Net(lambda net, x: net.deform(x, net.offset(x)), deform=deform, offset=conv(3, 18))
     with pytest.raises(UnknownOperatorError, match=r"torchvision.deform_conv2d.* in module 'deform'"):
         trace(net, torch.randn(1, 3, 8, 8))
+
+
+def test_assigning_to_the_data_of_a_parameter_is_refused() -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        net.conv1.weight.data = net.conv1.weight.data / 2
+        return net.head(mean(net.conv1(x)))
+
+    net = Net(run, conv1=conv(3, 5), head=nn.Linear(5, 2))
+    before = net.conv1.weight.clone()
+    with pytest.raises(UnknownOperatorError, match=r"assigns to conv1.weight.data"):
+        trace(net, torch.randn(1, 3, 8, 8))
+    assert torch.equal(net.conv1.weight, before)
 
 
 def test_a_branch_on_data_is_refused() -> None:
@@ -464,12 +501,30 @@ def test_bad_input(model: Any, example: Any, error: type[Exception], message: st
         trace(model, example)
 
 
+def test_torchscript_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Sequential(conv(3, 4)))
+    for model in (scripted, nn.Sequential(scripted)):
+        with pytest.raises(TypeError, match=r"model: expected a network in Python, got one with TorchScript in it"):
+            trace(model, torch.ones(1, 3, 8, 8))
+
+
 def test_a_constant_as_long_as_the_batch_is_refused() -> None:
     with pytest.raises(ValueError, match=r"module '1' makes a tensor as long as the batch"):
         trace(
             nn.Sequential(conv(3, 4), Inner(lambda x: x * torch.tensor([1.0] * len(x))[:, None, None, None])),
             torch.ones(2, 3, 8, 8),
         )
+
+
+@pytest.mark.parametrize("size", [1009, 2018])
+def test_a_dimension_that_looks_like_the_batch_is_refused(size: int) -> None:
+    net = nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv1d(4, 2, 3))
+    with pytest.raises(ValueError, match=rf"shape \(1009, 3, {size}\) has two dimensions that look like the batch"):
+        trace(net, torch.ones(1, 3, size))
+    with pytest.raises(ValueError, match=rf"module '1', a tensor of shape \(1009, {size}, 6\)"):
+        trace(nn.Sequential(nn.Identity(), nn.Conv1d(3, size, 3), nn.Conv1d(size, 2, 3)), torch.ones(1, 3, 8))
 
 
 def test_a_tensor_from_nowhere_is_refused() -> None:

@@ -232,6 +232,22 @@ def unet() -> nn.Module:
     )  # fmt: skip
 
 
+@network("a 5: a d\nb 6: b c")
+def segnet() -> nn.Module:
+    """What was the largest on the way down says where values go on the way up."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        x, first = F.max_pool2d(F.relu(net.a(x)), 2, return_indices=True)
+        x, second = net.pool(F.relu(net.b(x)))
+        x = net.unpool(net.c(x), second)
+        return net.out(F.max_unpool2d(net.d(x), first, 2))
+
+    return Net(
+        run, a=conv(3, 5), b=conv(5, 6), pool=nn.MaxPool2d(2, return_indices=True), unpool=nn.MaxUnpool2d(2), c=conv(6, 6),
+        d=conv(6, 5), out=conv(5, 2),
+    )  # fmt: skip
+
+
 @network("down1 4\ndown2 6\ndec 5", (3, 13, 13))
 def unet_with_crop_and_interpolation() -> nn.Module:
     def run(net: Net, x: Tensor) -> Tensor:
@@ -628,8 +644,8 @@ def unregistered_tensors() -> nn.Module:
         return net.head(mean(x)) + torch.ones(3, dtype=x.dtype) + torch.sigmoid(mean(x)) @ net.table
 
     return Net(
-        run, conv1=conv(3, 5), conv2=conv(5, 6), head=nn.Linear(6, 3),
-        table=torch.rand(6, 3, dtype=torch.float64), scale=torch.rand(5, 1, 1, dtype=torch.float64), blur=torch.rand(5, 1, 3, 3, dtype=torch.float64),
+        run, conv1=conv(3, 5), conv2=conv(5, 6), head=nn.Linear(6, 3), table=torch.rand(6, 3, dtype=torch.float64),
+        scale=torch.rand(5, 1, 1, dtype=torch.float64), blur=torch.rand(5, 1, 3, 3, dtype=torch.float64),
     )  # fmt: skip
 
 
@@ -881,6 +897,20 @@ def standardised_weights() -> nn.Module:
     return Net(run, conv1=conv(3, 5), conv2=conv(5, 6), conv3=conv(6, 4), head=nn.Linear(4, 3))
 
 
+@network("conv1 5 mixed\nconv2 6 mixed\nconv3 4 mixed")
+def divisions_by_zero() -> nn.Module:
+    """Filters over their norms, maps over their sums, and the inverse of a scale: none of these can be zeroed."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        w = net.conv1.weight
+        x = F.conv2d(x, w / w.norm(p=2, dim=(1, 2, 3), keepdim=True), padding=1)
+        x = net.conv2(x).square()
+        x = net.conv3(x / x.sum((2, 3), keepdim=True))
+        return net.head(mean(x) * (1 / net.scale))
+
+    return Net(run, conv1=conv(3, 5), conv2=conv(5, 6), conv3=conv(6, 4), scale=parameter(4), head=nn.Linear(4, 3))
+
+
 @network("conv1 5 mixed\nkernel 4 mixed")
 def weights_that_are_never_zero() -> nn.Module:
     """exp(0) is one, so a zeroed slice of the kernel is none: its channels cannot be masked, on neither side."""
@@ -1052,6 +1082,21 @@ def vision_transformer() -> nn.Module:
         run, patches=nn.Conv2d(3, 6, 4, 4), token=parameter(1, 1, 6), position=parameter(1, 5, 6), norm1=nn.LayerNorm(6),
         mha=nn.MultiheadAttention(6, 2, batch_first=True), norm2=nn.LayerNorm(6),
         mlp=nn.Sequential(nn.Linear(6, 7), nn.GELU(), nn.Linear(7, 6)), head=nn.Linear(6, 3),
+    )  # fmt: skip
+
+
+@network("patches 6\nfc 5")
+def all_tokens_flattened() -> nn.Module:
+    """Places and channels in one dimension: it is the channels that can go."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        x = net.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([x, net.token.expand(len(x), -1, -1)], 1) + net.position
+        return net.head(F.relu(net.fc(x.flatten(1))))
+
+    return Net(
+        run, patches=nn.Conv2d(3, 6, 4, 4), token=parameter(1, 1, 6), position=parameter(1, 5, 6), fc=nn.Linear(30, 5),
+        head=nn.Linear(5, 3),
     )  # fmt: skip
 
 

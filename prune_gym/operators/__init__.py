@@ -16,12 +16,12 @@ import torch
 from prune_gym.operators import mixing, products, selection, shapes, space
 from prune_gym.operators.call import BATCH, RULES, Call, Layer, Rule, Size, Traced, count_images, one_image
 from prune_gym.operators.elementwise import pointwise
-from prune_gym.operators.zeros import zeros_stay
+from prune_gym.operators.zeros import poles, zeros_stay
 from prune_gym.program import operator
 
 __all__ = [
     "BATCH", "REPLACEMENTS", "Call", "Layer", "Size", "Traced", "count_images", "find_rule", "is_known", "mixing", "one_image",
-    "products", "selection", "shapes", "space", "zeros_stay",
+    "poles", "products", "selection", "shapes", "space", "zeros_stay",
 ]  # fmt: skip
 
 REPLACEMENTS = {  # what rules record in place of what was dispatched

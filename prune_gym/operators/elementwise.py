@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prune_gym.labels import LabelBook, Labels
+from prune_gym.labels import BOUND, LabelBook, Labels
 from prune_gym.operators.call import BATCH, RULES, Call, Traced, rule, size
 from prune_gym.program import Training
 
@@ -32,7 +32,7 @@ def broadcast(tensors: Sequence[Traced], shape: tuple[int, ...], book: LabelBook
             book.unify(first, other)
             if first is None or other is None:
                 first = None
-            elif book.owner(first) is None:  # rather the labels of a weight than those of its mask
+            elif first[0] != BOUND and book.owner(first) is None:  # rather the labels of a weight than those of its mask
                 first = other
         result.append(first)
     return result

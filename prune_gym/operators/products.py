@@ -116,7 +116,7 @@ def product(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
         (rows is None or left.zeroed) and (columns is None or right.zeroed) and (zeros or all(labels is None for labels in lead))
     )
     if bias is not None:
-        result = broadcast([bias, Traced(bias.source, call.shapes[0], result, False)], call.shapes[0], book)
+        result = broadcast([Traced(bias.source, call.shapes[0], result, False), bias], call.shapes[0], book)
         call.zeroed = call.zeroed and bias.zeroed and rows is None
     sizes = [sized(right, -1), sized(left, -1), sized(left, -2), *(sized(left, d) for d in range(len(lead)))]
     factors = tuple(one_image(labels) for labels in sizes)

@@ -97,7 +97,7 @@ def stays(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
 
 RULES |= dict.fromkeys(
     ["index_put", "index_add", "index_copy", "index_fill", "gather", "scatter", "scatter_add", "scatter_reduce", "diagonal",
-     "diag_embed", "max_unpool2d", "affine_grid_generator", "linalg_inv_ex", "bucketize", "searchsorted"],
+     "diag_embed", "affine_grid_generator", "linalg_inv_ex", "bucketize", "searchsorted"],
     stays,
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prune_gym.labels import Key, LabelBook, Labels
+from prune_gym.labels import BOUND, Key, LabelBook, Labels
 from prune_gym.operators.call import BATCH, Call, Traced, count_images, normal_dim, rule, size
 
 
@@ -191,8 +191,10 @@ def merged(x: Traced, dims: range, book: LabelBook) -> Labels:
     if not labelled:
         return None
     # Two channel dimensions in one: nothing rectangular could be removed. One of them stays as it is: rather the copies
-    # that an expand made than the channels of a parameter, and rather the size of a kernel than its channels.
-    kept, channels = next((pair for pair in labelled if book.owner(pair[1]) is not None), labelled[0])
+    # that an expand made than the channels of a parameter, rather the size of a kernel than its channels, and rather one
+    # of which something stays anyhow, such as places with a class token among them.
+    free = [pair for pair in labelled if BOUND not in pair[1]] or labelled
+    kept, channels = next((pair for pair in free if book.owner(pair[1]) is not None), free[0])
     for d, labels in labelled:
         if d != kept:
             book.bind(labels)

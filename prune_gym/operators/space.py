@@ -9,6 +9,7 @@ import numpy as np
 
 from prune_gym.labels import LabelBook, Labels
 from prune_gym.operators.call import RULES, Call, Size, elements, rule, sized
+from prune_gym.operators.elementwise import broadcast
 from prune_gym.operators.products import pick, slide
 
 
@@ -66,6 +67,17 @@ def constant_pad(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
         pad[i], pad[i + 1] = Size(left), Size(right)
     call["pad"] = pad
     return [result]
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def max_unpool(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    x = call["self"]
+    n_spatial = len(call["output_size"])
+    labels = broadcast([x, call["indices"]], x.shape, book)
+    for gone in labels[-n_spatial:]:
+        book.bind(gone)
+    call.zeroed = x.zeroed
+    return [[*labels[:-n_spatial], *[None] * n_spatial]]
 
 
 @rule("im2col")

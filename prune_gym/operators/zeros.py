@@ -47,5 +47,18 @@ def zeros_stay(call: Call, labels: Sequence[Labels]) -> bool:
     return name in _ZERO_IF_ALL and all(t.zeroed for t in tensors)
 
 
+def poles(call: Call, labels: Sequence[Labels]) -> list[Labels]:
+    """The labels of channels that cannot be zeroed, as a division by them would give infinity, or nothing at all."""
+    name = call.op.split(".")[1].removesuffix("_")
+    exponent = call["exponent"] if name == "pow" else 0
+    negative = isinstance(exponent, int | float) and exponent < 0
+    if not (name in ("div", "reciprocal", "rsqrt", "log", "log2", "log10") or negative):
+        return []
+    divisor, shape = call.tensors[0] if negative else call.tensors[-1], call.shapes[0]
+    if not divisor.zeroed or (name == "div" and len(call.tensors) == 1):
+        return []
+    return [k for i, k in _from_the_end(labels) if len(divisor.shape) >= i and divisor.shape[-i] == shape[-i]]
+
+
 def _from_the_end(labels: Sequence[Labels]) -> Iterator[tuple[int, Labels]]:
     return enumerate(reversed(labels), start=1)
