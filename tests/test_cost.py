@@ -142,6 +142,7 @@ def test_many_costs_are_those_one_by_one(recipe: list[tuple[str, int, int]], see
     assert (graph.costs(widths).macs <= graph.costs(widths[:1]).macs).all()
 
 
+@pytest.mark.slow  # fast, but a busy machine slows it down
 def test_ten_thousand_candidates_at_once() -> None:
     graph = trace(models.create("resnet56", num_classes=10), torch.empty(1, 3, 32, 32))
     widths = np.random.default_rng(0).integers(1, graph.widths + 1, (10_000, len(graph.groups)))
