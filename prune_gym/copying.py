@@ -28,7 +28,7 @@ def meta_copy(model: nn.Module, originals: Mapping[str, Tensor]) -> tuple[nn.Mod
     for name, tensor in originals.items():
         if nn.parameter.is_lazy(tensor):
             raise ValueError(f"model: {name!r} is not initialised; run the model on a batch once before tracing it.")
-        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        empty = empty_like(tensor)
         tensors[name] = memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
 
     for module in modules:
@@ -49,6 +49,13 @@ def meta_copy(model: nn.Module, originals: Mapping[str, Tensor]) -> tuple[nn.Mod
                     twin[key] = value
         rebind(memo[id(module)], memo)
     return memo[id(model)].eval(), tensors
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    """On the meta device. PyTorch's own is written in Python there, and would take a sixth of the time of a trace."""
+    if tensor.layout is torch.strided and tensor.is_contiguous():
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return torch.empty_like(tensor, device="meta", requires_grad=False)
 
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prune_gym.folding import fold
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.surgery import slice_tensors
 
@@ -53,20 +54,28 @@ class Score:
 
 
 CACHED_SCORES = 100_000
+PIXELS_PER_BATCH = {"cpu": 2**17, "cuda": 2**22}  # measured: enough to use the device, little enough for its caches
+
+
+def batch_size_for(images: Tensor) -> int:
+    """How many of these images (N, C, H, W) to run at once, on the device where they are."""
+    return max(16, PIXELS_PER_BATCH.get(images.device.type, 2**17) // max(1, images[0, 0].numel()))
 
 
 class Evaluator:
     """Scores architectures of one network on one split. Scores are cached by the architecture's digest.
 
-    Accuracies are computed on the compact form: on a CPU the smaller network is faster, and it is exact where a norm mixes
-    channels. The data stays on ``device``.
+    Accuracies are computed on the compact form, with batch norms folded into the convolutions before them: on a CPU the
+    smaller network is faster, and it is exact where a norm mixes channels. ``tensors`` and ``split`` lie on one device.
+    ``batch_size`` images are run at once, by default as many as keep the device busy.
     """
 
-    def __init__(self, graph: ChannelGraph, tensors: Mapping[str, Tensor], split: Split, batch_size: int = 200):
+    def __init__(self, graph: ChannelGraph, tensors: Mapping[str, Tensor], split: Split, batch_size: int | None = None):
         self.graph = graph
         self.tensors = tensors
         self.split = split
-        self.batch_size = batch_size
+        self.batch_size = batch_size or batch_size_for(split.images)
+        self._network = fold(graph, tensors)
         self._cache: dict[str, Score] = {}
         self._original = graph.cost(graph.full())
 
@@ -96,8 +105,8 @@ class Evaluator:
     @torch.inference_mode()
     def accuracy(self, architecture: Architecture) -> float:
         """Fraction of the split's images that the pruned network classifies correctly; not cached."""
-        program = self.graph.program.at(architecture.mask)
-        tensors = slice_tensors(self.tensors, self.graph, architecture)
+        program = self._network.program.at(architecture.mask)
+        tensors = slice_tensors(self._network.tensors, self._network.units, architecture)
         images, labels = self.split.images.split(self.batch_size), self.split.labels.split(self.batch_size)
         correct = sum((program.run(tensors, [x]).argmax(1) == y).sum() for x, y in zip(images, labels, strict=True))
         return int(correct) / len(self.split)

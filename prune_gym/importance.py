@@ -57,7 +57,7 @@ def importance(name: str, seed: int = 0) -> Importance:
     ) -> Scores:
         architecture = graph.full() if architecture is None else architecture
         scores = unit_scores(name, state(model, graph), graph, images, labels, architecture, seed)
-        return tuple(np.split(scores, graph.starts[1:-1]))
+        return tuple(np.split(scores, graph.starts[1:])[:-1])
 
     return criterion
 
@@ -77,7 +77,7 @@ def unit_scores(
     elif name == "bn_scale":
         scores = _bn_scale(tensors, graph)
     else:
-        sliced = {key: tensor.detach() for key, tensor in slice_tensors(tensors, graph, architecture).items()}
+        sliced = {key: tensor.detach() for key, tensor in slice_tensors(tensors, graph.units, architecture).items()}
         values = FILTER_CRITERIA[name](sliced, graph, images, labels, architecture)
         total = np.zeros(graph.n_units)
         for filters, per_index in zip(graph.filters, values, strict=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,7 @@ class Node:
         return leaves([self.args, self.kwargs])
 
 
+@cache
 def operator(name: str) -> torch._ops.OpOverload:
     """``"aten.relu.default"`` -> the callable. Raises AttributeError if PyTorch has no such operator."""
     _, packet, overload = name.split(".")
@@ -102,7 +103,7 @@ def operator(name: str) -> torch._ops.OpOverload:
 
 @dataclass(frozen=True)
 class Program:
-    """``inputs`` values come first (indices 0 ..), then the nodes add theirs; ``output`` is a nest of values."""
+    """``inputs`` values come first (indices 0 ..), then come those that the nodes make; ``output`` is a nest of values."""
 
     inputs: int
     nodes: tuple[Node, ...]
@@ -113,11 +114,16 @@ class Program:
 
     @cached_property
     def _steps(self) -> list[tuple]:
-        return _compile(self)
+        return [_step(node, dies) for node, dies in zip(self.nodes, _last_uses(self), strict=True)]
+
+    @cached_property
+    def _open(self) -> list[int]:
+        return [i for i, node in enumerate(self.nodes) if any(isinstance(leaf, Count) for leaf in node.arguments())]
 
     @cached_property
     def _size(self) -> int:
-        return self.inputs + sum(len(node.outputs) if isinstance(node.outputs, tuple) else 1 for node in self.nodes)
+        made = [node.outputs if isinstance(node.outputs, tuple) else (node.outputs,) for node in self.nodes]
+        return 1 + max((index for outputs in made for index in outputs), default=self.inputs - 1)
 
     def at(self, kept: np.ndarray) -> Program:
         """This program for the architecture that keeps the units ``kept`` (bool, one per unit)."""
@@ -125,13 +131,14 @@ class Program:
         def fill(argument: Any) -> Any:
             return argument.at(kept) if isinstance(argument, Count) else argument
 
-        nodes = tuple(
-            Node(node.op, map_argument(fill, node.args), map_argument(fill, node.kwargs), node.outputs)
-            if any(isinstance(leaf, Count) for leaf in node.arguments())
-            else node
-            for node in self.nodes
-        )
-        return Program(self.inputs, nodes, self.output)
+        nodes, steps = list(self.nodes), list(self._steps)
+        for i in self._open:
+            node = self.nodes[i]
+            nodes[i] = Node(node.op, map_argument(fill, node.args), map_argument(fill, node.kwargs), node.outputs)
+            steps[i] = _step(nodes[i], steps[i][-1])
+        program = Program(self.inputs, tuple(nodes), self.output)
+        program.__dict__["_steps"] = steps  # most nodes are those of this program, so most of the work is done
+        return program
 
     def run(self, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], training: bool = False) -> Any:
         """Evaluate the program. ``tensors`` holds what :class:`Named` refers to; batch norm and dropout read ``training``."""
@@ -171,8 +178,8 @@ class Program:
         return map_argument(look_up, self.output)
 
 
-def _compile(program: Program) -> list[tuple]:
-    """What :meth:`Program.run` walks through: resolved callables, the positions to fill, and the values that die."""
+def _last_uses(program: Program) -> list[list[int]]:
+    """For every node the values that no later one reads."""
     last_use: dict[int, int] = {}
     for position, node in enumerate(program.nodes):
         for index in node.outputs if isinstance(node.outputs, tuple) else (node.outputs,):
@@ -186,16 +193,23 @@ def _compile(program: Program) -> list[tuple]:
     dead: list[list[int]] = [[] for _ in program.nodes]
     for index, position in last_use.items():
         dead[position].append(index)
+    return dead
 
-    symbols = (Value, Named, BatchSize, Training)
-    steps = []
-    for node, dies in zip(program.nodes, dead, strict=True):
-        call = operator(node.op)
-        to_fill = [i for i, argument in enumerate(node.args) if any(isinstance(leaf, symbols) for leaf in leaves(argument))]
-        named = {argument.name for argument in call._schema.arguments}
-        fresh = "device" in named and not any(isinstance(leaf, Value | Named) for leaf in node.arguments())
-        steps.append((call, list(node.args), to_fill, node.kwargs, fresh, node.outputs, dies))
-    return steps
+
+SYMBOLS = (Value, Named, BatchSize, Training)
+
+
+def _step(node: Node, dead: list[int]) -> tuple:
+    """What :meth:`Program.run` does for a node: the callable, its arguments, which of them to fill, the values that die."""
+    call = operator(node.op)
+    to_fill = [i for i, argument in enumerate(node.args) if any(isinstance(leaf, SYMBOLS) for leaf in leaves(argument))]
+    fresh = _takes_device(call) and not any(isinstance(leaf, Value | Named) for leaf in node.arguments())
+    return call, list(node.args), to_fill, node.kwargs, fresh, node.outputs, dead
+
+
+@cache
+def _takes_device(call: torch._ops.OpOverload) -> bool:
+    return any(argument.name == "device" for argument in call._schema.arguments)
 
 
 class PrunedNetwork(nn.Module):

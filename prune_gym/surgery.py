@@ -22,7 +22,7 @@ def compact(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -
     """
     tensors = state(model, graph)
     check(architecture, graph)
-    sliced = slice_tensors(tensors, graph, architecture)
+    sliced = slice_tensors(tensors, graph.units, architecture)
     transient = {name for name in tensors if name in graph.constants}
     for path, module in model.named_modules():
         transient |= {f"{path}.{name}" if path else name for name in module._non_persistent_buffers_set}
@@ -96,15 +96,17 @@ def check(architecture: Architecture, graph: ChannelGraph) -> None:
         raise ValueError("architecture: expected one of this graph, got one of another; see graph.architecture.")
 
 
-def slice_tensors(tensors: Mapping[str, Tensor], graph: ChannelGraph, architecture: Architecture) -> dict[str, Tensor]:
-    """The tensors of the smaller network; those that lose nothing are passed on as they are."""
+def slice_tensors(
+    tensors: Mapping[str, Tensor], units: Mapping[str, tuple[np.ndarray | None, ...]], architecture: Architecture
+) -> dict[str, Tensor]:
+    """The tensors of the smaller network, given the ``units`` of their indices; what loses nothing is passed on as it is."""
     sliced = dict(tensors)
     padded = np.append(architecture.mask, True)  # the last entry is for -1, what always stays
-    for name, per_dim in graph.units.items():
-        for dim, units in enumerate(per_dim):
-            if units is None:
+    for name, per_dim in units.items():
+        for dim, numbers in enumerate(per_dim):
+            if numbers is None:
                 continue
-            kept = padded[units]
+            kept = padded[numbers]
             if not kept.all():
                 index = torch.from_numpy(np.flatnonzero(kept)).to(sliced[name].device)
                 sliced[name] = sliced[name].index_select(dim, index)

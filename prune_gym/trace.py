@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_gym.composites import Composites
-from prune_gym.copying import meta_copy
+from prune_gym.copying import empty_like, meta_copy
 from prune_gym.graph import ChannelGraph
 from prune_gym.labels import Key, LabelBook
 from prune_gym.operators import BATCH, Call, Layer, Size, Traced, count_images, find_rule, poles, zeros_stay
@@ -375,9 +375,9 @@ def _shortcut(func: torch._ops.OpOverload, args: list[Any]) -> Any:
     written in Python and would take most of the time of a trace."""
     first = args[0]
     if func._opname in _BATCH_NORMS:
-        return torch.empty_like(first), first.new_empty(0), first.new_empty(0)
+        return empty_like(first), first.new_empty(0), first.new_empty(0)
     if func._opname not in _ELEMENTWISE:
         return None
     if any(isinstance(a, Tensor) and (a.shape != first.shape or a.dtype != first.dtype) for a in args[1:]):
         return None
-    return first if func._opname.endswith("_") else torch.empty_like(first)
+    return first if func._opname.endswith("_") else empty_like(first)
