@@ -20,7 +20,7 @@ from prune_gym.copying import empty_like, meta_copy
 from prune_gym.graph import ChannelGraph
 from prune_gym.labels import Key, LabelBook
 from prune_gym.operators import BATCH, Call, Layer, Size, Traced, count_images, find_rule, poles, zeros_stay
-from prune_gym.program import BatchSize, Named, Node, Program, Value, leaves, map_argument
+from prune_gym.program import BatchSize, Named, Node, Program, Value, leaves, map_argument, signature, takes_device
 from prune_gym.resolve import Recording, resolve
 
 
@@ -209,18 +209,17 @@ class _Tracer(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
         tensors = [leaf for leaf in leaves([args, kwargs]) if isinstance(leaf, Tensor)]
-        schema = func._schema.arguments
         if tensors and not any(tensor.is_meta or id(tensor) in self._names for tensor in tensors):
             here = {key: item for key, item in kwargs.items() if key != "device"}
             return func(*args, **here)  # arithmetic on constants: its result is a constant, which stays where it is
-        if kwargs.get("device") is not None or (not tensors and any(argument.name == "device" for argument in schema)):
+        if kwargs.get("device") is not None or (not tensors and takes_device(func)):
             kwargs = {**kwargs, "device": torch.device("meta")}
         if find_rule(func) is None:
             raise UnknownOperatorError(
                 f"trace: operator {func} in module {self.where} has no rule for channel labels; "
                 "add one to prune_gym/operators, or rewrite that part of the forward pass with known operators."
             )
-        given = dict(zip((argument.name for argument in schema), args, strict=False)) | kwargs
+        given = dict(zip((name for name, _, _ in signature(func)), args, strict=False)) | kwargs
         meta_args, meta_kwargs = map_argument(self._to_meta, (list(args), kwargs))
         result = _shortcut(func, meta_args)
         if result is None:
@@ -249,13 +248,13 @@ class _Tracer(TorchDispatchMode):
             return tensors[-1]
 
         names, args, keywords = [], [], {}
-        for argument in func._schema.arguments:
-            value = map_argument(to_traced, given[argument.name]) if argument.name in given else argument.default_value
-            if not argument.kwarg_only:
-                names.append(argument.name)
+        for name, by_keyword, default in signature(func):
+            value = map_argument(to_traced, given[name]) if name in given else default
+            if not by_keyword:
+                names.append(name)
                 args.append(list(value) if isinstance(value, tuple) else value)
-            elif argument.name not in ("device", "layout", "pin_memory", "memory_format") and value is not None:
-                keywords[argument.name] = value
+            elif name not in ("device", "layout", "pin_memory", "memory_format") and value is not None:
+                keywords[name] = value
         outputs = [result] if isinstance(result, Tensor) else list(result)
         call = Call(str(func), names, args, keywords, tensors, [tuple(t.shape) for t in outputs], self._dispatched)
         self._dispatched += 1
