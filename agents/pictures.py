@@ -16,7 +16,7 @@ from prune_gym.envs.pruning import Preview, PruningEnv
 
 def plot_channels(env: PruningEnv, best: Preview) -> bytes:
     """Kept channels per group over the pruning steps of the best network (Figure 3 of the paper), as PNG."""
-    widths = np.array([state.architecture.widths for state in best.snapshot.state.trajectory()])
+    widths = np.array([state.architecture.widths for state in best.snapshot.trajectory()])
     groups = env.graph.groups
     figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -44,7 +44,7 @@ def plot_progress(rows: list[dict[str, Any]], env: PruningEnv, best: Preview) ->
     searched.set_xlabel("evaluations")
     searched.set_title("every step of the search", fontsize=10)
 
-    trajectory = best.snapshot.state.trajectory()
+    trajectory = best.snapshot.trajectory()
     scores = env.simulator.scores(trajectory)
     sparsity = [score.channel_sparsity for score in scores]
     rewards = [env.reward(a, b, env.simulator.baseline) for a, b in pairwise(scores)]

@@ -14,7 +14,7 @@ import numpy as np
 from stable_baselines3.common.type_aliases import GymEnv
 
 from prune_gym.agents.base import SearchAgent
-from prune_gym.envs.pruning import Snapshot
+from prune_gym.simulator import PruningState
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class RLPruner(SearchAgent):
             return choose(buffer, epsilon, self.rng)
         return self.layer_policy
 
-    def sample_tree(self, at: Snapshot, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    def sample_tree(self, at: PruningState, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Sampled actions (N, layers) from a state and their Q values (N,), looking ``depth`` steps ahead. The environment
         is left in that state."""
         env = self.pruning_env

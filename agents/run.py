@@ -196,7 +196,7 @@ def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, 
     best = env.best
     if best is None:
         raise ValueError(f"evaluations: {name} ended no episode within {env.evaluations} of them; give it more.")
-    task, architecture, baseline = env.task, best.snapshot.state.architecture, env.simulator.baseline
+    task, architecture, baseline = env.task, best.snapshot.architecture, env.simulator.baseline
     pruned = compact(task.model, env.graph, architecture).eval()
     on_test = config.reward_split == "test"
     summary = {

@@ -22,14 +22,8 @@ from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.names import choose_device, unknown
 from prune_gym.rewards import Reward, make_reward
 from prune_gym.simulator import PruningState, Simulator
+from prune_gym.surgery import check
 from prune_gym.tasks import Task
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """An exact copy of an environment's state: which units are kept, and what rounding carried over."""
-
-    state: PruningState
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class Preview:
     reward: float
     terminated: bool
     score: Score
-    snapshot: Snapshot
+    snapshot: PruningState
 
 
 class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -115,8 +109,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.action_space = spaces.Box(0.0, 1.0, (groups,), np.float32)
         self.evaluations = self._evaluations_before = 0
         self.best: Preview | None = None
-        self._snapshot: Snapshot | None = None
-        self.observation_space = spaces.Box(0.0, 1.0, (len(self._observe(self._start())),), np.float32)
+        self._state: PruningState | None = None
+        self.observation_space = spaces.Box(0.0, 1.0, (len(self._observe(self.simulator.initial())),), np.float32)
 
     @property
     def graph(self) -> ChannelGraph:
@@ -125,14 +119,14 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     @property
     def architecture(self) -> Architecture:
         """The architecture of the present state. Raises RuntimeError before the first reset."""
-        return self._current("architecture").state.architecture
+        return self._current("architecture").architecture
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Back to the original network. Nothing here is random; ``seed`` only seeds ``np_random`` for wrappers."""
         super().reset(seed=seed)
-        self._snapshot = self._start()
+        self._state = self.simulator.initial()
         self._evaluations_before = self.evaluations
-        return self._observe(self._snapshot), self._info(self._snapshot)
+        return self._observe(self._state), self._info(self._state)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Remove one step budget of filters. Costs one evaluation.
@@ -142,7 +136,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         self._check_running("step")
         (preview,) = self.preview([action])
-        self._snapshot = preview.snapshot
+        self._state = preview.snapshot
         return self._observe(preview.snapshot), preview.reward, preview.terminated, False, self._info(preview.snapshot)
 
     # ------------------------------------------------------------------------------------ beyond Gymnasium's interface
@@ -154,15 +148,15 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         now = self._check_running("preview")
         checked = [check_action(action, len(self.graph.groups)) for action in actions]
-        states = self.simulator.successors(now.state, checked)
-        before, baseline = self.simulator.score(now.state), self.simulator.baseline
+        states = self.simulator.successors(now, checked)
+        before, baseline = self.simulator.score(now), self.simulator.baseline
         self.evaluations += len(states)
         previews = [
             Preview(
                 reward=float(self.reward(before, after, baseline)),
                 terminated=self.simulator.is_terminal(state),
                 score=after,
-                snapshot=Snapshot(state),
+                snapshot=state,
             )
             for state, after in zip(states, self.simulator.scores(states), strict=True)
         ]
@@ -173,20 +167,21 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
                 self.best = preview
         return previews
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> PruningState:
         """The present state; immutable, a few hundred bytes, to hand to :meth:`restore`. Raises RuntimeError before reset."""
         return self._current("snapshot")
 
-    def restore(self, snapshot: Snapshot) -> tuple[np.ndarray, dict[str, Any]]:
+    def restore(self, snapshot: PruningState) -> tuple[np.ndarray, dict[str, Any]]:
         """Go back (or ahead) to a state; gives its observation and info. ``evaluations`` keeps counting."""
-        if not isinstance(snapshot, Snapshot) or snapshot.state.architecture.graph is not self.graph:
-            raise ValueError("snapshot: expected what snapshot() or preview() of this environment returned.")
-        self._snapshot = snapshot
+        if not isinstance(snapshot, PruningState):
+            raise TypeError(f"snapshot: expected what snapshot() or a preview gave, got {type(snapshot).__name__}.")
+        check(snapshot.architecture, self.graph)
+        self._state = snapshot
         return self._observe(snapshot), self._info(snapshot)
 
     def score(self) -> Score:
         """Accuracy and costs of the present state; already known, so it costs no evaluation."""
-        return self.simulator.score(self._current("score").state)
+        return self.simulator.score(self._current("score"))
 
     @property
     def uniform_action(self) -> np.ndarray:
@@ -196,14 +191,14 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     @property
     def steps_left(self) -> int:
         """Steps to the end of the episode."""
-        now = self._current("steps_left").state
+        now = self._current("steps_left")
         planned = -(-self.simulator.target_filters // self.simulator.step_budget)
         return 0 if self.simulator.is_terminal(now) else planned - now.steps
 
     def best_plan(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The way to the best network: (observation, action) step by step; empty before any was found."""
-        states = [] if self.best is None else self.best.snapshot.state.trajectory()
-        return [(self._observe(Snapshot(a)), b.action) for a, b in pairwise(states) if b.action is not None]
+        states = [] if self.best is None else self.best.snapshot.trajectory()
+        return [(self._observe(a), b.action) for a, b in pairwise(states) if b.action is not None]
 
     def render(self) -> Any:
         """``rgb_array``: uint8 (height, width, 3); ``ansi``: a string; None without a render mode."""
@@ -211,36 +206,33 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             gymnasium.logger.warn("render() was called without a render_mode; make the environment with 'rgb_array' or 'ansi'.")
             return None
         now = self._current("render")
-        title = f"{self.task.name}: {describe(self.simulator.score(now.state))}"
+        title = f"{self.task.name}: {describe(self.simulator.score(now))}"
         picture = draw if self.render_mode == "rgb_array" else write
-        return picture(now.state.architecture, title)
+        return picture(now.architecture, title)
 
     # ----------------------------------------------------------------------------------------------------- inside
 
-    def _start(self) -> Snapshot:
-        return Snapshot(self.simulator.initial())
-
-    def _current(self, caller: str) -> Snapshot:
-        if self._snapshot is None:
+    def _current(self, caller: str) -> PruningState:
+        if self._state is None:
             raise RuntimeError(f"{caller}: call reset() first.")
-        return self._snapshot
+        return self._state
 
-    def _check_running(self, caller: str) -> Snapshot:
+    def _check_running(self, caller: str) -> PruningState:
         now = self._current(caller)
-        if self.simulator.is_terminal(now.state):
+        if self.simulator.is_terminal(now):
             raise RuntimeError(f"{caller}: the episode has ended, the target sparsity is reached; call reset() first.")
         return now
 
-    def _observe(self, at: Snapshot) -> np.ndarray:
-        return observe(self.observation, self.simulator, at.state)
+    def _observe(self, at: PruningState) -> np.ndarray:
+        return observe(self.observation, self.simulator, at)
 
-    def _info(self, at: Snapshot) -> dict[str, Any]:
-        score = self.simulator.score(at.state)
+    def _info(self, at: PruningState) -> dict[str, Any]:
+        score = self.simulator.score(at)
         return {
             "accuracy": score.accuracy,
             "flops_reduction": score.flops_reduction,
             "params_reduction": score.params_reduction,
             "channel_sparsity": score.channel_sparsity,
-            "widths": at.state.architecture.widths.copy(),
+            "widths": at.architecture.widths.copy(),
             "evaluations": self.evaluations - self._evaluations_before,
         }

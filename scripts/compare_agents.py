@@ -92,7 +92,7 @@ def evaluate(config: RunConfig) -> dict[str, object]:
     best = env.best
     if best is None:
         raise RuntimeError(f"{config.agent} found no network within its evaluations.")
-    network = compact(env.task.model, env.graph, best.snapshot.state.architecture).eval()
+    network = compact(env.task.model, env.graph, best.snapshot.architecture).eval()
     return {
         "task": config.task,
         "sparsity": config.sparsity,

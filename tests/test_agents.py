@@ -21,7 +21,7 @@ def test_uniform_prunes_every_group_alike(tiny_task):
     env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.125, rounding="carry", device="cpu")
     agent = UniformAgent(env).learn(500)
     assert agent.num_timesteps <= 5  # its one episode
-    widths = env.best.snapshot.state.architecture.widths
+    widths = env.best.snapshot.architecture.widths
     assert np.abs(widths - env.graph.widths / 2).max() <= 1  # one unit of rounding
 
 
@@ -29,7 +29,7 @@ def test_random_uses_the_whole_budget_and_depends_on_its_seed(tiny_task):
     def search(seed: int) -> tuple[list, int]:
         env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.125, device="cpu")
         agent = RandomAgent(env, seed=seed).learn(42)
-        return env.best.snapshot.state.architecture.widths.tolist(), agent.num_timesteps
+        return env.best.snapshot.architecture.widths.tolist(), agent.num_timesteps
 
     first, timesteps = search(0)
     assert timesteps == 40  # ten episodes of four steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import warnings
 
@@ -100,7 +101,7 @@ def test_step_does_what_preview_said(env):
         assert reward == previews[2].reward
         assert terminated is previews[2].terminated
         assert info["accuracy"] == previews[2].score.accuracy
-        assert env.architecture == previews[2].snapshot.state.architecture
+        assert env.architecture == previews[2].snapshot.architecture
         if terminated:
             break
 
@@ -122,9 +123,19 @@ def test_snapshot_and_restore_are_exact(env):
     here = env.snapshot()
     first = [env.step(action)[:4] for action in actions]
     observation, info = env.restore(here)
-    np.testing.assert_array_equal(info["widths"], here.state.architecture.widths)
-    np.testing.assert_array_equal(observation, (here.state.architecture.widths / env.graph.widths).astype(np.float32))
+    np.testing.assert_array_equal(info["widths"], here.architecture.widths)
+    np.testing.assert_array_equal(observation, (here.architecture.widths / env.graph.widths).astype(np.float32))
     assert_equal([env.step(action)[:4] for action in actions], first)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
+def test_a_copied_snapshot_leads_to_the_same_place(env, clone):
+    action = np.random.default_rng(1).random(env.action_space.shape[0])
+    env.step(action)
+    here = env.snapshot()
+    expected = env.step(action)[:4]
+    env.restore(clone(here))
+    assert_equal(env.step(action)[:4], expected)
 
 
 def test_carry_is_part_of_the_snapshot(tiny_task):
@@ -133,7 +144,7 @@ def test_carry_is_part_of_the_snapshot(tiny_task):
     action = np.random.default_rng(0).random(env.action_space.shape[0])
     env.step(action)
     here = env.snapshot()
-    assert here.state.carry.any()
+    assert here.carry.any()
     widths = [env.step(action)[4]["widths"] for _ in range(3)]
     env.restore(here)
     assert_equal([env.step(action)[4]["widths"] for _ in range(3)], widths)
@@ -260,9 +271,13 @@ def test_the_largest_reachable_sparsity_is_reached(tiny_task):
     assert (info["widths"] >= 1).all()
 
 
-def test_restore_refuses_what_is_not_its_own(env, tiny_task):
-    with pytest.raises(ValueError, match="snapshot: expected what snapshot"):
+def test_restore_refuses_what_is_not_its_own(env):
+    with pytest.raises(TypeError, match="snapshot: expected what snapshot"):
         env.restore("a snapshot")
+    other = PruningEnv("digits", device="cpu")
+    other.reset()
+    with pytest.raises(ValueError, match="architecture: expected one of this graph"):
+        env.restore(other.snapshot())
 
 
 def test_rendering(tiny_task, tmp_path):

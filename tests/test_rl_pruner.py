@@ -317,7 +317,7 @@ def test_same_seed_same_search(tiny_task):
     def search(seed: int) -> tuple:
         env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.125, device="cpu")
         agent = RLPruner(env, small, seed=seed).learn(40)
-        return env.best.snapshot.state.architecture.digest, agent.layer_policy.tobytes(), env.best.reward
+        return env.best.snapshot.architecture.digest, agent.layer_policy.tobytes(), env.best.reward
 
     assert search(0) == search(0)
     assert search(0)[1] != search(1)[1]
@@ -335,7 +335,7 @@ def test_evaluate_policy_repeats_the_best_episode(env):
         rewards.append(reward)
     assert mean == pytest.approx(sum(rewards), abs=1e-5)
     assert rewards[-1] == env.best.reward
-    assert env.architecture == env.best.snapshot.state.architecture
+    assert env.architecture == env.best.snapshot.architecture
 
 
 def test_callbacks_of_sb3_work(env, tiny_task, tmp_path):
