@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from prune_gym.checkpoint import save_pruned
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.evaluation import Score
 from prune_gym.files import write_atomically
+from prune_gym.memo import Journal, Memo
 from prune_gym.names import choose_device, unknown
 from prune_gym.surgery import compact
 from prune_gym.training import accuracy
@@ -66,7 +68,10 @@ class RunConfig:
     device: str = "auto"
     """Where networks are evaluated: auto, cpu, cuda, ..."""
     out: Path | None = None
-    """Run folder; must not hold a run yet. By default a new folder in runs/."""
+    """Run folder; must not hold a run yet, unless --resume. By default a new folder in runs/."""
+    resume: bool = False
+    """Go on with the run in --out that was interrupted or killed; its settings are those in the folder. Starts it if there
+    is none."""
     rl_pruner: RLPrunerConfig = field(default_factory=RLPrunerConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     a2c: A2CConfig = field(default_factory=A2CConfig)
@@ -75,6 +80,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.out, str | Path | None):
             raise TypeError(f"out: expected a path, got {type(self.out).__name__}.")
+        if self.resume and self.out is None:
+            raise ValueError("resume: expected --out with the folder of the run to go on with, got none.")
         if self.agent not in AGENTS:
             raise unknown("agent", self.agent, AGENTS)
         if self.task not in tasks.TASKS:
@@ -85,7 +92,7 @@ class RunConfig:
             raise ValueError(f"seed: expected an integer in [0, 2**32), got {self.seed}.")
         choose_device(self.device)
 
-    def environment(self) -> PruningEnv:
+    def environment(self, memo: Memo | None = None) -> PruningEnv:
         """The environment of this run."""
         return PruningEnv(
             task=self.task,
@@ -97,13 +104,14 @@ class RunConfig:
             rounding=self.rounding,
             importance=self.importance,
             device=self.device,
+            memo=memo,
         )
 
     def settings(self) -> dict[str, Any]:
         """As JSON, without what does not influence the result."""
         settings = asdict(self)
-        del settings["out"]
-        return settings
+        del settings["out"], settings["resume"]
+        return json.loads(json.dumps(settings))
 
 
 @dataclass(frozen=True)
@@ -133,18 +141,19 @@ def search(
     config: RunConfig,
     progress: bool = False,
     agent: AgentMaker = make_agent,
-    begin: Callable[[BaseAlgorithm], None] = lambda algorithm: None,
+    memo: Memo | None = None,
+    begin: Callable[[PruningEnv, BaseAlgorithm], None] = lambda env, algorithm: None,
 ) -> tuple[PruningEnv, BaseAlgorithm, StepRecorder]:
-    """The loop that all agents go through: make the environment and the agent, call ``begin`` with it, and let it learn for
-    exactly the number of evaluations. What it found is in the environment's ``best``."""
-    env = config.environment()
+    """The loop that all agents go through: make the environment and the agent, call ``begin`` with them, and let the agent
+    learn for exactly the number of evaluations. What it found is in the environment's ``best``."""
+    env = config.environment(memo)
     env.reset(seed=config.seed)
     steps = env.steps_left
     evaluations = config.evaluations or steps * (config.rl_pruner.stages * config.rl_pruner.stage_cost + 1)
     if evaluations < steps:
         raise ValueError(f"evaluations: expected at least {steps}, one per pruning step, got {evaluations}.")
     algorithm = agent(config, env)
-    begin(algorithm)
+    begin(env, algorithm)
     recorder = StepRecorder(env)
     algorithm.learn(evaluations, CallbackList([recorder, EvaluationBudget(evaluations)]), progress_bar=progress)
     return env, algorithm, recorder
@@ -156,25 +165,39 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
     The pruned network is the best one at the target sparsity that the agent scored, by its reward. ``agent`` makes the
     agent: anything with SB3's ``learn``, ``save`` and ``set_logger``.
 
-    Raises FileExistsError if the folder already holds a run, ValueError for a bad configuration; then nothing is written. A
-    run that fails or is interrupted leaves no folder behind.
+    Everything that takes long is noted in the folder's journal as soon as it is known, so a run that was interrupted or
+    killed at any moment goes on with ``resume=True`` and ends with the same bytes; see :mod:`prune_gym.memo`.
+
+    Raises FileExistsError if the folder already holds a run, ValueError for a bad configuration; then nothing is written.
     """
     clock = {"start": time.perf_counter()}
-    _check_free(config.out)
+    if config.resume:
+        config = _continued(config)
+        summary_file = Path(config.out or "").expanduser() / "summary.json"
+        if summary_file.exists():
+            return RunResult(summary_file.parent, json.loads(summary_file.read_text()))
+    else:
+        _check_free(config.out)
     tasks.load(config.task, progress)
     clock["base"] = time.perf_counter()
     name = config.agent if agent is make_agent else ""
     folder: Path | None = None
+    journal = Journal()
 
-    def begin(algorithm: BaseAlgorithm) -> None:
+    def begin(env: PruningEnv, algorithm: BaseAlgorithm) -> None:
         nonlocal folder, name
         name = name or type(algorithm).__name__
         folder = _make_folder(config, name)
         write_atomically(folder / "config.json", _json(config.settings() | {"agent": name}))
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of a run that was killed; all is logged again
+        network = hashlib.blake2b(digest_size=8)
+        for tensor in env.simulator.tensors.values():
+            network.update(tensor.cpu().numpy().tobytes())
+        journal.open(folder / JOURNAL, {"settings": config.settings(), "agent": name, "base network": network.hexdigest()})
         algorithm.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
 
     try:
-        env, algorithm, recorder = search(config, progress, agent, begin)
+        env, algorithm, recorder = search(config, progress, agent, journal, begin)
         assert folder is not None  # begin was called
         algorithm.logger.close()
         clock["search"] = time.perf_counter()
@@ -183,12 +206,52 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
         clock["write"] = time.perf_counter()
         timings = {later: round(clock[later] - clock[earlier], 3) for earlier, later in pairwise(clock)}
         write_atomically(folder / "timings.json", _json({"seconds": timings}))
-        write_atomically(folder / "summary.json", _json(summary))  # last: it marks the run as complete
-    except BaseException:
-        if folder is not None:
+        write_atomically(folder / "summary.json", _json(summary))  # it marks the run as complete
+    except (ValueError, TypeError):  # it would fail again, so there is nothing to go on with
+        if folder is not None and not config.resume:
             shutil.rmtree(folder)
         raise
+    except KeyboardInterrupt:
+        kept = "nothing was written" if folder is None else f"go on with --out {folder} --resume"
+        raise KeyboardInterrupt(kept) from None
+    finally:
+        journal.close()
+    (folder / JOURNAL).unlink()
     return RunResult(folder, summary)
+
+
+JOURNAL = "journal.txt"
+
+
+def _continued(config: RunConfig) -> RunConfig:
+    """The settings of the run in ``config.out``, if there is one. What ``config`` says besides must not contradict them."""
+    folder = Path(config.out or "").expanduser()
+    for leftover in folder.glob(".*.tmp"):  # of a write that was killed
+        leftover.unlink()
+    if not (folder / "config.json").exists():
+        _check_free(folder)
+        return config
+    try:
+        stored = json.loads((folder / "config.json").read_text())
+        stored["agent"] = config.agent if stored["agent"] not in AGENTS else stored["agent"]  # an agent of the user's own
+        nested = {
+            key: type(value)(**_tuples(stored[key]))
+            for key, value in vars(config).items()
+            if is_dataclass(value) and not isinstance(value, type)
+        }
+        continued = RunConfig(**_tuples(stored) | nested | {"out": folder, "resume": True})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / 'config.json'}: damaged, or of another version ({error}).") from error
+    given, default, settings = config.settings(), RunConfig().settings(), continued.settings()
+    for key, value in given.items():
+        if value not in (default[key], settings[key]):
+            raise ValueError(f"{key}: the run in {folder} has {settings[key]}, got {value}; leave it out, or start another run.")
+    return continued
+
+
+def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
+    """What JSON made lists of."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
 
 
 def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, recorder: StepRecorder) -> dict[str, Any]:
@@ -229,7 +292,8 @@ def _check_free(out: str | Path | None) -> None:
 def _make_folder(config: RunConfig, agent: str) -> Path:
     """The run folder, new; two runs that start at once never get the same one."""
     if config.out is not None:
-        _check_free(config.out)
+        if not config.resume:
+            _check_free(config.out)
         folder = Path(config.out).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -285,6 +349,7 @@ class StepRecorder(BaseCallback):
         row |= {key: info[key] for key in MEASURES}
         row |= dict(zip(self.columns[-len(info["widths"]) :], info["widths"].tolist(), strict=True))
         self.rows.append(row)
+        self.inner.simulator.memo.sync()  # a checkpoint
         self._step += 1
         if self.locals["dones"][0]:
             self._episode, self._step = self._episode + 1, 0

@@ -19,6 +19,7 @@ from prune_gym.envs.observations import OBSERVATIONS, observe
 from prune_gym.envs.rendering import describe, draw, write
 from prune_gym.evaluation import Score
 from prune_gym.graph import Architecture, ChannelGraph
+from prune_gym.memo import Memo
 from prune_gym.names import choose_device, unknown
 from prune_gym.rewards import Reward, make_reward
 from prune_gym.simulator import PruningState, Simulator
@@ -74,6 +75,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         importance: criterion by name, see :func:`prune_gym.importance`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         render_mode: ``"rgb_array"`` (bars per group) or ``"ansi"``.
+        memo: where accuracies and importance rankings are kept, see :mod:`prune_gym.memo`.
 
     Raises ValueError or TypeError for any bad argument, by its name, when the environment is made.
     """
@@ -93,6 +95,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         importance: str = "taylor",
         device: str | torch.device = "auto",
         render_mode: str | None = None,
+        memo: Memo | None = None,
     ):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise unknown("render_mode", render_mode, self.metadata["render_modes"])
@@ -104,7 +107,9 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if not isinstance(task, str | Task):
             raise TypeError(f"task: expected a name or a prune_gym.tasks.Task, got {type(task).__name__}.")
         self.task = tasks.load(task) if isinstance(task, str) else task
-        self.simulator = Simulator(self.task, sparsity, step_ratio, rounding, importance, reward_split, choose_device(device))
+        self.simulator = Simulator(
+            self.task, sparsity, step_ratio, rounding, importance, reward_split, choose_device(device), memo
+        )
         groups = len(self.graph.groups)
         self.action_space = spaces.Box(0.0, 1.0, (groups,), np.float32)
         self.evaluations = self._evaluations_before = 0

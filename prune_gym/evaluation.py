@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prune_gym.folding import fold
+from prune_gym.folding import Inference, fold
 from prune_gym.graph import Architecture, ChannelGraph
+from prune_gym.memo import Memo
 from prune_gym.surgery import slice_tensors
 
 
@@ -53,7 +55,6 @@ class Score:
     channel_sparsity: float
 
 
-CACHED_SCORES = 100_000
 PIXELS_PER_BATCH = {"cpu": 2**17, "cuda": 2**22}  # measured: enough to use the device, little enough for its caches
 
 
@@ -63,50 +64,75 @@ def batch_size_for(images: Tensor) -> int:
 
 
 class Evaluator:
-    """Scores architectures of one network on one split. Scores are cached by the architecture's digest.
+    """Scores architectures of one network on one split. None is evaluated twice: accuracies are kept by digest.
 
     Accuracies are computed on the compact form, with batch norms folded into the convolutions before them: on a CPU the
-    smaller network is faster, and it is exact where a norm mixes channels. ``tensors`` and ``split`` lie on one device.
-    ``batch_size`` images are run at once, by default as many as keep the device busy.
+    smaller network is faster, and it is exact where a norm mixes channels.
+
+    Args:
+        graph: of the network.
+        tensors: of the network, by name, or what gives them when they are needed for the first time.
+        split: on the device of the tensors.
+        batch_size: images that are run at once, by default as many as keep the device busy.
+        memo: where accuracies are kept.
+        version: tells apart networks that share a memo.
     """
 
-    def __init__(self, graph: ChannelGraph, tensors: Mapping[str, Tensor], split: Split, batch_size: int | None = None):
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        tensors: Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]],
+        split: Split,
+        batch_size: int | None = None,
+        memo: Memo | None = None,
+        version: str = "",
+    ):
         self.graph = graph
-        self.tensors = tensors
         self.split = split
         self.batch_size = batch_size or batch_size_for(split.images)
-        self._network = fold(graph, tensors)
-        self._cache: dict[str, Score] = {}
+        self.memo = Memo() if memo is None else memo
+        self.version = version
+        self._tensors = tensors
         self._original = graph.cost(graph.full())
+
+    @cached_property
+    def _network(self) -> Inference:
+        return fold(self.graph, self._tensors() if callable(self._tensors) else self._tensors)
 
     def score(self, architecture: Architecture) -> Score:
         return self.scores([architecture])[0]
 
     def scores(self, architectures: Sequence[Architecture]) -> list[Score]:
-        """Scores of many architectures: none is evaluated twice, and all costs come from one expression."""
-        new = {a.digest: a for a in architectures if a.digest not in self._cache}
-        found = {a.digest: self._cache[a.digest] for a in architectures if a.digest in self._cache}
-        if new:
-            cost = self.graph.costs(np.stack([a.widths for a in new.values()]))
-            for (digest, a), macs, params in zip(new.items(), cost.macs.tolist(), cost.params.tolist(), strict=True):
-                found[digest] = Score(
-                    accuracy=self.accuracy(a),
-                    macs=macs,
-                    params=params,
-                    flops_reduction=1 - macs / self._original.macs,
-                    params_reduction=1 - params / self._original.params,
-                    channel_sparsity=a.channel_sparsity,
-                )
-            if len(self._cache) > CACHED_SCORES:
-                self._cache.clear()
-            self._cache.update(found)
-        return [found[a.digest] for a in architectures]
+        """Scores of many architectures; all costs come from one expression."""
+        if not architectures:
+            return []
+        cost = self.graph.costs(np.stack([a.widths for a in architectures]))
+        return [
+            Score(
+                accuracy=self._known_accuracy(a),
+                macs=macs,
+                params=params,
+                flops_reduction=1 - macs / self._original.macs,
+                params_reduction=1 - params / self._original.params,
+                channel_sparsity=a.channel_sparsity,
+            )
+            for a, macs, params in zip(architectures, cost.macs.tolist(), cost.params.tolist(), strict=True)
+        ]
+
+    def _known_accuracy(self, architecture: Architecture) -> float:
+        key = f"{self.version}:{architecture.digest}"
+        known = self.memo.get("accuracy", key)
+        if known is None:
+            known = self.accuracy(architecture)
+            self.memo.put("accuracy", key, known)
+        return known
 
     @torch.inference_mode()
     def accuracy(self, architecture: Architecture) -> float:
-        """Fraction of the split's images that the pruned network classifies correctly; not cached."""
-        program = self._network.program.at(architecture.mask)
-        tensors = slice_tensors(self._network.tensors, self._network.units, architecture)
+        """Fraction of the split's images that the pruned network classifies correctly; computed anew."""
+        network = self._network
+        program = network.program.at(architecture.mask)
+        tensors = slice_tensors(network.tensors, network.units, architecture)
         images, labels = self.split.images.split(self.batch_size), self.split.labels.split(self.batch_size)
         correct = sum((program.run(tensors, [x]).argmax(1) == y).sum() for x, y in zip(images, labels, strict=True))
         return int(correct) / len(self.split)

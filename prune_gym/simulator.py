@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -13,12 +14,12 @@ from prune_gym.allocation import ROUNDINGS, allocate, shares
 from prune_gym.evaluation import Evaluator, Score
 from prune_gym.graph import Architecture
 from prune_gym.importance import CRITERIA, unit_scores
+from prune_gym.memo import Memo
 from prune_gym.names import unknown
 from prune_gym.surgery import state
 from prune_gym.tasks import Task
 
 SPLITS = ("val", "test")
-RANKED_STATES = 1000  # as many importance rankings are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,7 @@ class Simulator:
         importance: criterion by name, see :func:`prune_gym.importance`; scores are computed once per state.
         reward_split: ``"val"``, or ``"test"`` for the paper's protocol, which tunes on the test set.
         device: where evaluations run.
+        memo: where accuracies and importance rankings are kept; a :class:`prune_gym.memo.Journal` outlives the process.
 
     Raises ValueError for an argument out of range, and for a sparsity beyond one unit per group.
     """
@@ -66,6 +68,7 @@ class Simulator:
         importance: str = "taylor",
         reward_split: str = "val",
         device: torch.device | str = "cpu",
+        memo: Memo | None = None,
     ):
         graph = task.graph
         if not 0 < sparsity < 1:
@@ -93,17 +96,18 @@ class Simulator:
         self.step_budget = max(1, int(step_ratio * graph.n_filters + 1e-9))
         device = torch.device(device)
         tensors = {name: tensor.detach().to(device) for name, tensor in state(task.model, graph).items()}
-        self.evaluator = Evaluator(graph, tensors, getattr(task, reward_split).to(device))
+        self.memo = Memo() if memo is None else memo
+        self.tensors = tensors
+        self.evaluator = Evaluator(graph, tensors, getattr(task, reward_split).to(device), memo=self.memo)
         self.calibration = task.calibration.to(device)
         self._check_outputs()
         self.baseline = self.evaluator.score(graph.full())
-        self._ranked: dict[str, np.ndarray] = {}
 
     def _check_outputs(self) -> None:
         """That the network classifies, and that every label is one of its classes."""
         evaluator = self.evaluator
         with torch.inference_mode():
-            logits = self.graph.program.at(self.graph.full().mask).run(evaluator.tensors, [evaluator.split.images[:2]])
+            logits = self.graph.program.at(self.graph.full().mask).run(self.tensors, [evaluator.split.images[:2]])
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
             got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise TypeError(f"model: expected one tensor of logits (N, classes) as its output, got {got}.")
@@ -164,16 +168,14 @@ class Simulator:
 
     def _ranks(self, architecture: Architecture) -> np.ndarray:
         """For every kept unit how many of its group are less important; computed once per state, not once per action."""
-        if architecture.digest not in self._ranked:
-            if len(self._ranked) >= RANKED_STATES:
-                self._ranked.clear()
-            calibration = self.calibration
-            scores = unit_scores(
-                self.importance, self.evaluator.tensors, self.graph, calibration.images, calibration.labels, architecture
-            )
-            group = np.repeat(np.arange(len(self.graph.groups)), self.graph.widths)
-            order = np.lexsort((scores, ~architecture.mask, group))  # removed units last, even if a kept one scores NaN
-            rank = np.empty(len(order), np.int64)
-            rank[order] = np.arange(len(order)) - self.graph.starts[group[order]]
-            self._ranked[architecture.digest] = rank
-        return self._ranked[architecture.digest]
+        known = self.memo.get("ranks", architecture.digest)
+        if known is not None:
+            return np.frombuffer(base64.b64decode(known), "<i4")
+        calibration = self.calibration
+        scores = unit_scores(self.importance, self.tensors, self.graph, calibration.images, calibration.labels, architecture)
+        group = np.repeat(np.arange(len(self.graph.groups)), self.graph.widths)
+        order = np.lexsort((scores, ~architecture.mask, group))  # removed units last, even if a kept one scores NaN
+        rank = np.empty(len(order), "<i4")
+        rank[order] = np.arange(len(order)) - self.graph.starts[group[order]]
+        self.memo.put("ranks", architecture.digest, base64.b64encode(rank.tobytes()).decode())
+        return rank

@@ -17,8 +17,8 @@ def main() -> None:
         result = run(config, progress=True)
     except (ValueError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was kept")
+    except KeyboardInterrupt as stop:
+        sys.exit(f"interrupted; {stop}")
     report(result)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import prune_gym
-from prune_gym import Architecture, evaluation, training
+from prune_gym import Architecture, training
 from prune_gym.evaluation import Evaluator, Split
+from prune_gym.memo import REMEMBERED, Memo
 from prune_gym.program import Program
 from prune_gym.simulator import Simulator
 from prune_gym.surgery import state
@@ -142,18 +143,39 @@ def test_nothing_is_scored_twice(tiny_task: Task, tiny_architectures: list[Archi
     assert first == [scorer.score(a), scorer.score(b), *[scorer.score(x) for x in (a, b, b)]]
     assert runs == [120, 120]
     equal = tiny_task.graph.architecture([kept.copy() for kept in b.kept])
-    assert scorer.score(equal) is first[1]
+    assert scorer.score(equal) == first[1]
     assert runs == [120, 120]
-    assert scorer.scores([c, b, d])[1] is first[1]
+    assert scorer.scores([c, b, d])[1] == first[1]
     assert runs == [120] * 4
     assert scorer.scores([]) == []
 
 
-def test_a_full_cache_is_emptied_and_scores_stay_right(
+def test_a_memo_is_shared_by_versions_that_differ(
+    tiny_task: Task, tiny_architectures: list[Architecture], runs: list[int]
+) -> None:
+    memo, tensors = Memo(), state(tiny_task.model, tiny_task.graph)
+    noise = {name: tensor + 0.5 * torch.randn_like(tensor) for name, tensor in tensors.items() if tensor.is_floating_point()}
+    a, b = (
+        Evaluator(tiny_task.graph, version, tiny_task.val, memo=memo, version=name)
+        for name, version in (("a", tensors), ("b", tensors | noise))
+    )
+    different = [a.score(x) != b.score(x) for x in tiny_architectures]
+    assert any(different)
+
+    def never() -> dict[str, Tensor]:
+        raise AssertionError("the tensors are not needed")
+
+    runs.clear()
+    again = Evaluator(tiny_task.graph, never, tiny_task.val, memo=memo, version="b")
+    assert again.scores(tiny_architectures) == b.scores(tiny_architectures)
+    assert runs == []
+
+
+def test_a_full_memo_forgets_and_scores_stay_right(
     tiny_task: Task, tiny_architectures: list[Architecture], runs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = evaluator(tiny_task).scores(tiny_architectures)
-    monkeypatch.setattr(evaluation, "CACHED_SCORES", 2)
+    monkeypatch.setitem(REMEMBERED, "accuracy", 2)
     scorer = evaluator(tiny_task)
     runs.clear()
     found = [scorer.score(a) for a in tiny_architectures]

@@ -1,0 +1,123 @@
+"""What has been computed already, so that it is not computed again: in memory, or in a journal that survives the process.
+
+A run is a deterministic function of its settings. Nearly all of its time goes into a few kinds of values: accuracies,
+importance rankings, trained weights. So a run that is repeated with the journal of one that was killed passes through the
+same states without computing anything, and goes on where the other stopped; whatever the agent is, and without it knowing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+REMEMBERED = {"accuracy": 100_000, "ranks": 10_000, "posttraining": 10_000}  # values of a kind that are kept in memory
+
+
+class Memo:
+    """Values by kind and key. Of each kind the oldest are forgotten when there are too many."""
+
+    def __init__(self) -> None:
+        self._values: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+
+    def get(self, kind: str, key: str) -> Any | None:
+        """The value, or None if there is none."""
+        return self._values[kind].get(key)
+
+    def put(self, kind: str, key: str, value: Any) -> None:
+        """Keep a value that JSON can hold."""
+        values = self._values[kind]
+        if len(values) >= REMEMBERED[kind]:
+            del values[next(iter(values))]
+        values[key] = value
+
+    def sync(self) -> None:
+        """Return when everything is as safe as it can be; here, at once."""
+
+
+class Journal(Memo):
+    """A memo that, once it is opened, also appends every value to a file, one line each, with a digest of the line.
+
+    A line is written by one call of the operating system, so a killed process loses at most the line that it was writing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._file: int | None = None
+
+    def open(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Take over what the file holds, if it exists, and write to it from now on.
+
+        ``identity`` says, as JSON, what the values belong to. Raises ValueError if the file belongs to something else, or is
+        damaged anywhere but in its last line.
+        """
+        self.path = path
+        identity = json.loads(json.dumps(identity))
+        computed, self._values = self._values, defaultdict(dict)
+        lines = self._read()
+        if lines and lines[0][2] != identity:
+            found = lines[0][2]
+            differing = sorted(key for key in identity.keys() | found.keys() if identity.get(key) != found.get(key))
+            raise ValueError(f"{path}: expected the journal of this run, but it was written with another {', '.join(differing)}.")
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        if not lines:
+            self._append(["identity", "", identity])
+        for kind, key, value in lines[1:]:
+            super().put(kind, key, value)
+        for kind, values in computed.items():
+            for key, value in values.items():
+                if self.get(kind, key) is None:
+                    self.put(kind, key, value)
+
+    def put(self, kind: str, key: str, value: Any) -> None:
+        """Keep a value and write it down. Raises OSError, with the path, if the disk is full; what was there stays valid."""
+        if self._file is not None:
+            self._append([kind, key, value])
+        super().put(kind, key, value)
+
+    def sync(self) -> None:
+        """Return when everything is on the disk, so that a machine that loses power loses nothing."""
+        if self._file is not None:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        """Write nothing any more."""
+        if self._file is not None:
+            os.close(self._file)
+        self._file = None
+
+    def _append(self, entry: list[Any]) -> None:
+        assert self._file is not None  # it is open
+        text = json.dumps(entry, separators=(",", ":"))
+        line = f"{_digest(text)} {text}\n".encode()
+        size = os.fstat(self._file).st_size
+        try:
+            while line:  # once, but for a full disk, which the second call reports
+                line = line[os.write(self._file, line) :]
+        except OSError as error:
+            os.ftruncate(self._file, size)
+            error.filename = str(self.path)
+            raise
+
+    def _read(self) -> list[list[Any]]:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        *lines, torn = content.split(b"\n")
+        if torn:  # the process was killed while it wrote this
+            os.truncate(self.path, len(content) - len(torn))
+        entries = []
+        for number, line in enumerate(lines, 1):
+            digest, _, text = line.decode(errors="replace").partition(" ")
+            if digest != _digest(text):
+                raise ValueError(
+                    f"{self.path}: line {number} is damaged; delete it and all that follow, and the run goes on from there."
+                )
+            entries.append(json.loads(text))
+        return entries
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=8).hexdigest()

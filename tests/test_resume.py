@@ -1,0 +1,171 @@
+"""Runs that were killed and go on: the same bytes as an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from prune_gym import tasks
+from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run
+from prune_gym.agents.run import JOURNAL
+from prune_gym.evaluation import Evaluator
+from prune_gym.memo import Journal
+
+MODULE = import_module("prune_gym.agents.run")  # the package exports a function of this name
+ROOT = Path(__file__).parents[1]
+QUICK = {"sparsity": 0.3, "step_ratio": 0.1, "device": "cpu", "rl_pruner": RLPrunerConfig(stages=2, samples=3)}
+SAME = ("config.json", "steps.csv", "summary.json", "pruned.safetensors", "channels.png", "progress.png")
+
+
+class Killed(BaseException):
+    pass
+
+
+def same(a: Path, b: Path) -> None:
+    for name in SAME:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    assert not (b / JOURNAL).exists()
+
+
+@pytest.fixture(params=["rl_pruner", "ppo", "random"])
+def config(request):
+    return {**QUICK, "agent": request.param, "evaluations": 31}
+
+
+def test_killed_at_any_value_it_ends_the_same(config, tmp_path, monkeypatch):
+    whole = run(RunConfig(out=tmp_path / "whole", **config))
+    append, left = Journal._append, [0]
+
+    def dying(self, entry):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        append(self, entry)
+
+    kills = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "_append", dying)
+        for alive in (1, 2, 5, 9, 0, 12):
+            left[0] = alive
+            with pytest.raises(Killed):
+                run(RunConfig(out=tmp_path / "killed", resume=True, **config))
+            kills += 1
+    result = run(RunConfig(out=tmp_path / "killed", resume=True, **config))
+    assert result.summary == whole.summary
+    same(whole.folder, result.folder)
+    assert kills == 6
+
+
+def test_nothing_is_computed_again(config, tmp_path, monkeypatch):
+    whole = run(RunConfig(out=tmp_path / "whole", **config))
+    monkeypatch.setattr(MODULE, "_write_results", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        run(RunConfig(out=tmp_path / "killed", resume=True, **config))
+    monkeypatch.undo()
+    lines = (tmp_path / "killed" / JOURNAL).read_bytes()
+
+    class Reached(BaseException):
+        pass
+
+    def finished(*_):
+        assert (tmp_path / "killed" / JOURNAL).read_bytes() == lines
+        raise Reached
+
+    monkeypatch.setattr(MODULE, "_write_results", finished)
+    accuracy, evaluated = Evaluator.accuracy, []
+    monkeypatch.setattr(Evaluator, "accuracy", lambda self, a: evaluated.append(a) or accuracy(self, a))
+    monkeypatch.setattr("prune_gym.simulator.unit_scores", lambda *_: pytest.fail("ranked again"))
+    with pytest.raises(Reached):
+        run(RunConfig(out=tmp_path / "killed", resume=True, **config))
+    assert [a.channel_sparsity for a in evaluated] == [0]  # the original network, before the folder is opened
+    monkeypatch.undo()
+    same(whole.folder, run(RunConfig(out=tmp_path / "killed", resume=True, **config)).folder)
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """The folder of a run that the user interrupted in the middle."""
+    config = RunConfig(out=tmp_path / "run", evaluations=25, seed=3, **QUICK)
+    with pytest.raises(KeyboardInterrupt, match=r"go on with --out .*run --resume"):
+        run(config, agent=lambda config, env: Stopping(env, seed=config.seed))
+    return tmp_path / "run"
+
+
+class Stopping(RandomAgent):
+    stop = True
+
+    def act(self, action):
+        if self.stop and self.num_timesteps > 7:
+            raise KeyboardInterrupt
+        return super().act(action)
+
+
+def test_the_folder_knows_the_settings(stopped, monkeypatch):
+    monkeypatch.setattr(Stopping, "stop", False)
+    result = run(RunConfig(out=stopped, resume=True), agent=lambda config, env: Stopping(env, seed=config.seed))
+    assert (result.summary["seed"], result.summary["evaluations"]) == (3, 24)
+    again = run(RunConfig(out=stopped, resume=True))  # it is complete
+    assert again.summary == result.summary
+
+
+def test_other_settings_are_refused(stopped):
+    with pytest.raises(ValueError, match=r"sparsity: the run in .*run has 0.3, got 0.6; leave it out, or start another run"):
+        run(RunConfig(out=stopped, resume=True, sparsity=0.6))
+    assert (stopped / JOURNAL).exists()
+
+
+def test_a_damaged_checkpoint_is_named(stopped):
+    content = bytearray((stopped / JOURNAL).read_bytes())
+    content[len(content) // 2] ^= 1
+    (stopped / JOURNAL).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{JOURNAL}: line \d+ is damaged"):
+        run(RunConfig(out=stopped, resume=True), agent=lambda config, env: Stopping(env, seed=config.seed))
+    assert (stopped / JOURNAL).read_bytes() == content
+    (stopped / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: damaged, or of another version"):
+        run(RunConfig(out=stopped, resume=True))
+
+
+def test_another_base_network_is_refused(stopped, monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "digits", tasks.TASKS["digits-resnet"])
+    monkeypatch.setattr(tasks, "_loaded", {})
+    with pytest.raises(ValueError, match="written with another base network"):
+        run(RunConfig(out=stopped, resume=True), agent=lambda config, env: Stopping(env, seed=config.seed))
+
+
+def test_resume_needs_a_folder_and_no_strangers(tmp_path):
+    with pytest.raises(ValueError, match="resume: expected --out with the folder of the run"):
+        RunConfig(resume=True)
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not an empty folder"):
+        run(RunConfig(out=tmp_path, resume=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["rl_pruner", "ppo"])
+def test_sigkill_at_ten_random_moments(agent, tmp_path):
+    tasks.load("digits")
+    command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--agent", agent, "--device", "cpu"]
+    command += ["--sparsity", "0.3", "--step-ratio", "0.02", "--rl-pruner.stages", "2", "--evaluations", "300"]
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
+    journal = tmp_path / "killed" / JOURNAL
+    rng = random.Random(0)
+    for lines in [0, *sorted(rng.sample(range(2, 300), 9))]:  # the first one while it starts
+        process = subprocess.Popen([*command, "--out", str(tmp_path / "killed"), "--resume"], stderr=subprocess.DEVNULL)
+        while lines and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run([*command, "--out", str(tmp_path / "killed"), "--resume"], check=True, capture_output=True)
+    same(tmp_path / "whole", tmp_path / "killed")
+    assert json.loads((tmp_path / "killed" / "summary.json").read_text())["evaluations"] > 250
