@@ -104,9 +104,7 @@ def _load(name: str, folder: Path, progress: bool) -> Task:
         try:
             load_weights(model, path)
         except ValueError as error:
-            raise ValueError(
-                f"{error} It is the cached base network of task {name!r}: delete the file to make it anew."
-            ) from error
+            raise ValueError(f"{error} It is the cached base network of task {name!r}: delete it to make it anew.") from error
         model.eval()
     else:
         train(model, splits.train, base.recipe, progress, f"training {base.network} once")
