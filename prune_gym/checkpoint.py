@@ -6,7 +6,6 @@ running a file from a stranger computes with tensors and does nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from prune_gym import weights
 from prune_gym.files import write_atomically
 from prune_gym.operators import is_known
 from prune_gym.program import BatchSize, Named, Node, Program, PrunedNetwork, Training, Value, leaves
@@ -112,12 +112,7 @@ def _tensors(network: PrunedNetwork) -> dict[str, Tensor]:
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """A fingerprint of everything in the file but the fingerprint."""
     content = json.dumps({key: value for key, value in header.items() if key != "digest"})
-    digest = hashlib.blake2b(content.encode(), digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return weights.digest(content, tensors)
 
 
 # ------------------------------------------------------------------------------------------ arguments as JSON

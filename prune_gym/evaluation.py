@@ -13,34 +13,10 @@ from torch import Tensor
 from prune_gym.folding import Inference, fold
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.memo import Memo
+from prune_gym.splits import Split
 from prune_gym.surgery import slice_tensors
 
-
-@dataclass(frozen=True)
-class Split:
-    """Images (N, C, H, W) as the network takes them and their labels (N,), int64, both on one device."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.images, Tensor) and self.images.is_floating_point()):
-            kind = self.images.dtype if isinstance(self.images, Tensor) else type(self.images).__name__
-            raise TypeError(f"images: expected a floating-point tensor (N, C, H, W) as the network takes it, got {kind}.")
-        if not isinstance(self.labels, Tensor) or self.labels.dtype != torch.int64:
-            kind = self.labels.dtype if isinstance(self.labels, Tensor) else type(self.labels).__name__
-            raise TypeError(f"labels: expected an int64 tensor (N,), got {kind}; convert it with labels.long().")
-        if self.images.shape[:1] != self.labels.shape or len(self.labels) == 0:
-            raise ValueError(
-                f"labels: expected one for each of {len(self.images)} images and at least one, "
-                f"got shape {tuple(self.labels.shape)}."
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> Split:
-        return Split(self.images.to(device), self.labels.to(device))
+__all__ = ["Evaluator", "Score", "Split", "batch_size_for"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +109,7 @@ class Evaluator:
         network = self._network
         program = network.program.at(architecture.mask)
         tensors = slice_tensors(network.tensors, network.units, architecture)
-        images, labels = self.split.images.split(self.batch_size), self.split.labels.split(self.batch_size)
-        correct = sum((program.run(tensors, [x]).argmax(1) == y).sum() for x, y in zip(images, labels, strict=True))
+        inputs, labels = self.split.inputs, self.split.labels
+        batches = [slice(start, start + self.batch_size) for start in range(0, len(self.split), self.batch_size)]
+        correct = sum((program.run(tensors, [inputs(rows)]).argmax(1) == labels[rows]).sum() for rows in batches)
         return int(correct) / len(self.split)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and where they are kept."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a full disk does not say which file
         raise
+
+
+def cache_folder() -> Path:
+    """Where base networks and downloads are kept: ``$PRUNE_GYM_CACHE``, else ``prune_gym`` in the user's cache folder."""
+    chosen = os.environ.get("PRUNE_GYM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "prune_gym"
+    return Path(chosen).expanduser()

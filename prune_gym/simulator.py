@@ -107,7 +107,7 @@ class Simulator:
         """That the network classifies, and that every label is one of its classes."""
         evaluator = self.evaluator
         with torch.inference_mode():
-            logits = self.graph.program.at(self.graph.full().mask).run(self.tensors, [evaluator.split.images[:2]])
+            logits = self.graph.program.at(self.graph.full().mask).run(self.tensors, [evaluator.split.inputs(slice(2))])
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
             got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise TypeError(f"model: expected one tensor of logits (N, classes) as its output, got {got}.")

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import nn
 
-from prune_gym import data, models
-from prune_gym.evaluation import Split
-from prune_gym.files import write_atomically
+from prune_gym import models
+from prune_gym.augmentation import Augmentation
+from prune_gym.data import digits
+from prune_gym.data import load as load_data
+from prune_gym.files import cache_folder
 from prune_gym.graph import ChannelGraph
 from prune_gym.names import unknown
+from prune_gym.splits import Split, Splits
 from prune_gym.trace import trace
-from prune_gym.training import Recipe, train
+from prune_gym.training import Recipe, seeded, train
+from prune_gym.weights import load_weights, save_weights
 
 CALIBRATION_IMAGES = 100  # the paper's number
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is pruned. Make one for your own network and data; :func:`load` makes the named ones.
+    """What is pruned. Make one for your own network and data; :func:`load` gives the named ones, :func:`make`
+    one of a network, a data set and weights.
 
     Attributes:
         name: for messages and file names.
@@ -37,6 +39,7 @@ class Task:
         train: importance is computed on its first 100 images.
         val: rewards read its accuracy.
         test: only reported.
+        augmentation: random changes of the training images that leave their labels true, for post-training; None for none.
     """
 
     name: str
@@ -44,14 +47,17 @@ class Task:
     train: Split
     val: Split
     test: Split
+    augmentation: Augmentation | None = None
 
     @cached_property
     def graph(self) -> ChannelGraph:
-        return trace(self.model, self.train.images[:1])
+        return trace(self.model, self.train.inputs(slice(1)))
 
     @property
     def calibration(self) -> Split:
-        return Split(self.train.images[:CALIBRATION_IMAGES], self.train.labels[:CALIBRATION_IMAGES])
+        """The images, as the network takes them, that importance is computed on."""
+        first = slice(CALIBRATION_IMAGES)
+        return Split(self.train.inputs(first), self.train.labels[first])
 
 
 @dataclass(frozen=True)
@@ -59,21 +65,15 @@ class BaseTask:
     """How a named task is made: a network of :mod:`prune_gym.models`, a data set, and a training recipe."""
 
     network: str
-    splits: Callable[[], data.Splits]
+    splits: Callable[[], Splits]
     recipe: Recipe
 
 
 TASKS = {
-    "digits": BaseTask("digits_vgg", data.digits, Recipe()),
-    "digits-resnet": BaseTask("digits_resnet", data.digits, Recipe()),
-    "digits-mobilenet": BaseTask("digits_mobilenet", data.digits, Recipe()),
+    "digits": BaseTask("digits_vgg", digits, Recipe()),
+    "digits-resnet": BaseTask("digits_resnet", digits, Recipe()),
+    "digits-mobilenet": BaseTask("digits_mobilenet", digits, Recipe()),
 }
-
-
-def cache_folder() -> Path:
-    """Where base networks are kept: ``$PRUNE_GYM_CACHE``, else ``prune_gym`` in the user's cache folder."""
-    chosen = os.environ.get("PRUNE_GYM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "prune_gym"
-    return Path(chosen).expanduser()
 
 
 def load(name: str, progress: bool = False) -> Task:
@@ -95,26 +95,60 @@ _loaded: dict[tuple[str, Path], Task] = {}
 def _load(name: str, folder: Path, progress: bool) -> Task:
     base = TASKS[name]
     splits = base.splits()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(base.recipe.seed)
-        channels, classes = splits.train.images.shape[1], int(splits.train.labels.max()) + 1
-        model = models.create(base.network, num_classes=classes, in_channels=channels)
+    model = build(base.network, splits, base.recipe.seed)
     images = hashlib.blake2b(splits.train.images.numpy().tobytes(), digest_size=8).hexdigest()
-    what = {"network": base.network, "shapes": _shapes(model), "images": images, **asdict(base.recipe)}
-    recipe = json.dumps(what, sort_keys=True)
-    path = folder / f"{name}-{hashlib.blake2b(recipe.encode(), digest_size=8).hexdigest()}.safetensors"
+    recipe = {"network": base.network, "shapes": _shapes(model), "images": images, **asdict(base.recipe)}
+    digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
+    path = folder / f"{name}-{digest}.safetensors"
     if path.exists():
         try:
-            model.load_state_dict(load_tensors(path.read_bytes()))
-        except (SafetensorError, RuntimeError) as error:
-            raise ValueError(
-                f"{path}: the cached base network of task {name!r} is damaged ({error}); delete the file."
-            ) from error
+            load_weights(model, path)
+        except ValueError as error:
+            raise ValueError(f"{error} It is the cached base network of task {name!r}: delete it to make it anew.") from error
         model.eval()
     else:
         train(model, splits.train, base.recipe, progress, f"training {base.network} once")
-        write_atomically(path, save_tensors(model.state_dict(), {"recipe": recipe}))
-    return Task(name, model, splits.train, splits.val, splits.test)
+        save_weights(path, model, recipe)
+    return Task(name, model, splits.train, splits.val, splits.test, splits.augmentation)
+
+
+def build(network: str, splits: Splits, seed: int = 0) -> nn.Module:
+    """The network that :func:`prune_gym.models.create` knows by this name, made for a data set, with fresh weights from
+    ``seed``. Raises ValueError for an unknown network, and for images that it cannot take."""
+    images = splits.train.inputs(slice(1))
+    with seeded(seed, torch.device("cpu")):
+        model = models.create(network, num_classes=splits.classes, in_channels=images.shape[1])
+    try:
+        with torch.inference_mode():
+            model.eval()(images)
+    except RuntimeError as error:
+        raise ValueError(f"network: {network!r} cannot take images of shape {tuple(images.shape[1:])} ({error}).") from error
+    return model
+
+
+def make(network: str, data: str, weights: str | Path | None = None, download: bool = False) -> Task:
+    """A task of any network on any data set, with weights that are there already.
+
+    Args:
+        network: a name that :func:`prune_gym.models.create` knows.
+        data: a name that :func:`prune_gym.data.load` knows.
+        weights: a safetensors file for this network, see :func:`prune_gym.weights.load_weights`; ``scripts/train_base.py``
+            makes one.
+        download: whether a data set that is not there may be downloaded.
+
+    Raises ValueError for an unknown name, weights that do not fit, and if no weights are given; FileNotFoundError for a file
+    that is not there.
+    """
+    if weights is None:
+        raise ValueError(
+            f"weights: expected a safetensors file with weights of {network!r} for {data!r}; make one with: python "
+            f"scripts/train_base.py --network {network} --data {shlex.quote(data)} --out weights.safetensors"
+        )
+    splits = load_data(data, download)
+    model = build(network, splits)
+    load_weights(model, weights)
+    name = f"{network}-{Path(data.partition(':')[2]).stem or data}".replace("/", "-")
+    return Task(name, model.eval(), splits.train, splits.val, splits.test, splits.augmentation)
 
 
 def _shapes(model: nn.Module) -> dict[str, list[int]]:

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from math import cos, isfinite, pi
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from prune_gym.evaluation import Split
+from prune_gym.augmentation import Augmentation
+from prune_gym.names import unknown
+from prune_gym.splits import Split
+
+OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """AdamW with a one-cycle learning rate on the cross-entropy with smoothed labels."""
+    """How a base network is trained on the cross-entropy; by default a small one, on the digits.
+
+    Attributes:
+        optimizer: ``"adamw"`` with PyTorch's one-cycle schedule, or ``"sgd"`` with momentum and :func:`warmup_cosine`.
+        learning_rate: the largest of the schedule.
+        warmup: for ``"sgd"``, the share of the training in which the learning rate rises, in [0, 1).
+        label_smoothing: in [0, 1).
+
+    Raises ValueError for a value out of range.
+    """
 
     epochs: int = 15
     batch_size: int = 32
@@ -22,32 +40,139 @@ class Recipe:
     weight_decay: float = 0.3
     label_smoothing: float = 0.1
     seed: int = 0
+    optimizer: str = "adamw"
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed: expected an integer in [0, 2**63), got {self.seed!r}.")
+        if not (self.learning_rate > 0 and isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate: expected a positive number, got {self.learning_rate!r}.")
+        if not (self.weight_decay >= 0 and isfinite(self.weight_decay)):
+            raise ValueError(f"weight_decay: expected a number >= 0, got {self.weight_decay!r}.")
+        for name in ("label_smoothing", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a fraction in [0, 1), got {getattr(self, name)!r}.")
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown("optimizer", self.optimizer, OPTIMIZERS)
 
 
-def train(model: nn.Module, data: Split, recipe: Recipe, progress: bool = False, description: str = "base training") -> None:
-    """Train ``model`` in place on the device it is on; leaves it in evaluation mode. The same recipe on the same machine
-    gives the same weights, whatever the state of the global random number generator, which is left as it was."""
+RECIPES = {
+    # that of the code released with the RL-Pruner paper: 25 epochs of warm-up, then a cosine
+    "paper": Recipe(epochs=250, batch_size=256, learning_rate=0.1, weight_decay=5e-4, label_smoothing=0.0, optimizer="sgd"),
+    # an eighth of the epochs: smaller batches, a longer rise, smoothed labels
+    "short": Recipe(epochs=30, batch_size=128, learning_rate=0.1, weight_decay=5e-4, optimizer="sgd", warmup=0.2),
+}
+FLOOR = 1e-6  # where the paper's cosine schedules end
+
+
+def sgd(parameters: Iterable[nn.Parameter], weight_decay: float = 5e-4) -> torch.optim.SGD:
+    """The paper's optimizer, with a momentum of 0.9; :func:`warmup_cosine` sets its learning rate."""
+    return torch.optim.SGD(parameters, momentum=0.9, weight_decay=weight_decay)
+
+
+def warmup_cosine(
+    optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, peak: float, floor: float = FLOOR
+) -> LRScheduler:
+    """Sets the learning rate of ``optimizer``: it rises linearly to ``peak`` in the first ``warmup_steps`` of ``steps``, then
+    falls along half a cosine and reaches ``floor`` after the last one. Call ``step()`` on it after every optimizer step.
+
+    Raises ValueError unless 0 <= warmup_steps < steps, and 0 <= floor <= peak with a positive peak.
+    """
+    if not 0 <= warmup_steps < steps:
+        raise ValueError(f"warmup_steps: expected at least 0 and fewer than the {steps} steps, got {warmup_steps}.")
+    if not 0 <= floor <= peak or peak == 0:
+        raise ValueError(f"floor: expected a learning rate from 0 to the peak, which is positive, got {floor} and peak {peak}.")
+
+    def rate(done: int) -> float:
+        if done < warmup_steps:
+            return peak * (done + 1) / warmup_steps
+        return floor + (peak - floor) * (1 + cos(pi * (done - warmup_steps) / (steps - warmup_steps))) / 2
+
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = peak  # what LambdaLR's factors refer to
+    return LambdaLR(optimizer, lambda done: rate(done) / peak)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within it, what PyTorch draws by itself (initial weights, dropout) on the CPU and on ``device`` follows from ``seed``;
+    afterwards the global generators go on as if nothing had happened, those of other devices included."""
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Within it, cuDNN only uses algorithms that give the same bits every time."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
+def train(
+    model: nn.Module,
+    data: Split,
+    recipe: Recipe,
+    progress: bool = False,
+    description: str = "base training",
+    augmentation: Augmentation | None = None,
+) -> None:
+    """Train ``model`` in place on the device it is on, where ``data`` is as well; leaves it in evaluation mode.
+
+    The same recipe on the same machine gives the same weights, whatever the state of the global random number generators,
+    which are left as they were; on a GPU as far as PyTorch has deterministic kernels for the network's operators. A GPU
+    computes in bfloat16 where autocast does, with channels last; the weights are float32 everywhere.
+
+    Raises ValueError if the loss is no longer finite.
+    """
+    device = data.labels.device
+    gpu = device.type == "cuda"
     generator = torch.Generator().manual_seed(recipe.seed)
+    augment = {} if augmentation is None else {"augment": partial(augmentation, generator=generator)}
     batches = -(-len(data) // recipe.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * batches)
-    model.train()
+    optimizer, schedule = _optimizer(model, recipe, recipe.epochs * batches)
+    layout = torch.channels_last if gpu else torch.preserve_format
+    model.to(memory_format=layout).train()
     with (
-        torch.random.fork_rng(devices=[]),
+        seeded(recipe.seed, device),
+        _deterministic(),
         tqdm(total=recipe.epochs, desc=description, unit="epoch", disable=not progress) as bar,
     ):
-        torch.manual_seed(recipe.seed)
-        for _ in range(recipe.epochs):
-            for rows in torch.randperm(len(data), generator=generator).split(recipe.batch_size):
-                logits = model(data.images[rows])
-                loss = F.cross_entropy(logits, data.labels[rows], label_smoothing=recipe.label_smoothing)
+        for epoch in range(recipe.epochs):
+            for rows in torch.randperm(len(data), generator=generator).to(device).split(recipe.batch_size):
+                with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
+                    logits = model(data.inputs(rows, **augment).to(memory_format=layout))
+                loss = F.cross_entropy(logits.float(), data.labels[rows], label_smoothing=recipe.label_smoothing)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+            if not isfinite(loss.item()):
+                raise ValueError(f"learning_rate: training diverged in epoch {epoch + 1}; try less than {recipe.learning_rate}.")
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
             bar.update()
-    model.eval()
+    model.to(memory_format=torch.contiguous_format if gpu else layout).eval()
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    if recipe.optimizer == "sgd":
+        momentum = sgd(model.parameters(), recipe.weight_decay)
+        return momentum, warmup_cosine(momentum, steps, int(recipe.warmup * steps), recipe.learning_rate)
+    adamw = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return adamw, OneCycleLR(adamw, recipe.learning_rate, total_steps=steps)
 
 
 @torch.inference_mode()
@@ -55,7 +180,7 @@ def accuracy(model: nn.Module, data: Split, batch_size: int = 256) -> float:
     """Fraction of images that ``model`` classifies correctly in evaluation mode."""
     was_training = model.training
     model.eval()
-    batches = zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
-    correct = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in batches)
+    batches = [slice(start, start + batch_size) for start in range(0, len(data), batch_size)]
+    correct = sum(int((model(data.inputs(rows)).argmax(1) == data.labels[rows]).sum()) for rows in batches)
     model.train(was_training)
     return correct / len(data)

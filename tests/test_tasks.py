@@ -1,4 +1,4 @@
-"""Named tasks: base networks that are good, the same everywhere, and trained once; and the training itself."""
+"""Tasks: base networks that are good, the same everywhere, and trained once; and tasks of given weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from prune_gym import data, tasks, training
-from prune_gym.evaluation import Split
+from prune_gym import data, models, tasks, training
+from prune_gym.augmentation import Augmentation
 from prune_gym.tasks import TASKS, BaseTask, Task
 from prune_gym.training import Recipe
+from prune_gym.weights import save_weights
 
 QUICK = "digits-mobilenet"  # it has dropout, so that its training draws random numbers
 
@@ -92,15 +92,17 @@ def test_a_damaged_cache_is_an_error_that_names_the_file(cache: Path) -> None:
     reload()
     (path,) = cache.iterdir()
     good = path.read_bytes()
-    for damaged in (b"", b"\0" * 100, good[:-1], good[: len(good) // 2], b"x" + good[1:]):
+    flipped = bytearray(good)
+    flipped[-1000] ^= 1
+    renamed = good.replace(b"stem.conv.weight", b"item.conv.weight")
+    for damaged in (b"", b"\0" * 100, good[:-1], good[: len(good) // 2], b"x" + good[1:], bytes(flipped), renamed):
         path.write_bytes(damaged)
-        with pytest.raises(
-            ValueError, match=r"the cached base network of task 'digits-mobilenet' is damaged .*delete the file"
-        ) as e:
+        message = r"damaged.* It is the cached base network of task 'digits-mobilenet'; delete it to make it anew\."
+        with pytest.raises(ValueError, match=message) as e:
             reload()
         assert str(e.value).startswith(f"{path}: ")
-    path.write_bytes(good.replace(b"stem.conv.weight", b"item.conv.weight"))  # whole, but not of this network
-    with pytest.raises(ValueError, match=r"(?s)is damaged .*stem\.conv\.weight.*delete the file"):
+    save_weights(path, models.create("digits_vgg"), {})  # whole, but not of this network
+    with pytest.raises(ValueError, match=r"missing: stem\.conv\.weight.* delete it to make it anew"):
         reload()
     path.unlink()
     reload()
@@ -133,73 +135,72 @@ def test_calibration_is_the_first_hundred_training_images(tiny_task: Task) -> No
     assert tiny_task.graph.groups[0].name == "stem"
 
 
-# ------------------------------------------------------------------------------------------------ training
+def test_base_training_leaves_gpus_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("a GPU was seeded"))
+    assert reload().name == QUICK
 
 
-class Recorder(nn.Module):
-    """A linear classifier that notes the images it is trained on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.seen = nn.Linear(36, 3), []
-        nn.init.zeros_(self.linear.weight)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            self.seen.append(x.clone())
-        return self.linear(x.flatten(1))
+# ------------------------------------------------------------------------------------------------ given weights
 
 
-def squares() -> Split:
-    """Nine images of one bright pixel each; its row is the label."""
-    images = torch.zeros(9, 1, 6, 6)
-    for i in range(9):
-        images[i, 0, i // 3, i % 3] = 1
-    return Split(images, torch.arange(9) // 3)
+@pytest.fixture
+def photos(tmp_path: Path) -> str:
+    """A data set of 40 random colour images in two classes."""
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{part}": rng.integers(0, 256, (n, 32, 32, 3), np.uint8) for part, n in (("train", 30), ("test", 10))}
+    arrays |= {f"y_{part}": np.arange(n) % 2 for part, n in (("train", 30), ("test", 10))}
+    np.savez(tmp_path / "photos.npz", **arrays)
+    return f"npz:{tmp_path / 'photos.npz'}"
 
 
-def test_training_sees_every_image_once_an_epoch() -> None:
-    model, split = Recorder().eval(), squares()
-    training.train(model, split, Recipe(epochs=40, batch_size=4, learning_rate=0.1, weight_decay=0.0))
-    assert not model.training
-    assert [len(x) for x in model.seen] == [4, 4, 1] * 40
-    epochs = [torch.cat(model.seen[i : i + 3]).flatten(1).argmax(1).tolist() for i in range(0, 120, 3)]
-    assert all(sorted(epoch) == [0, 1, 2, 6, 7, 8, 12, 13, 14] for epoch in epochs)
-    assert epochs[0] != epochs[1]  # shuffled anew
-    assert torch.equal(split.images, squares().images)
-    assert training.accuracy(model, split) == 1
+def test_a_task_of_given_weights(photos: str, tmp_path: Path) -> None:
+    model = models.create("resnet20", num_classes=2)
+    save_weights(tmp_path / "w.safetensors", model, {})
+    task = tasks.make("resnet20", photos, tmp_path / "w.safetensors")
+    assert task.name == "resnet20-photos"
+    assert not task.model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(task.model.state_dict()[name], tensor), name
+    splits = data.load(photos)
+    for part in ("train", "val", "test"):
+        assert torch.equal(getattr(task, part).images, getattr(splits, part).images)
+    assert task.augmentation == Augmentation()
+    assert task.calibration.images.dtype == torch.float32
+    assert torch.equal(task.calibration.images, task.train.inputs())
+    assert task.graph.groups[0].name == "conv1"
 
 
-def test_training_depends_on_its_seed_alone() -> None:
-    def trained(seed: int, globally: int) -> torch.Tensor:
-        torch.manual_seed(globally)
-        model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 3))
-        nn.init.zeros_(model[2].weight)
-        nn.init.zeros_(model[2].bias)
-        state = torch.random.get_rng_state()
-        training.train(model, squares(), Recipe(epochs=2, seed=seed))
-        assert torch.equal(torch.random.get_rng_state(), state)
-        return model[2].weight.detach()
-
-    assert torch.equal(trained(0, 5), trained(0, 6))
-    assert not torch.equal(trained(0, 5), trained(1, 5))
+def test_a_task_of_the_digits_is_not_augmented(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", models.create("digits_vgg"), {})
+    assert tasks.make("digits_vgg", "digits", tmp_path / "w.safetensors").augmentation is None
+    assert tasks.load("digits").augmentation is None
 
 
-def test_accuracy_counts_in_evaluation_mode_and_restores_the_mode(own_tiny_task: Task) -> None:
-    model, split = own_tiny_task.model, own_tiny_task.val
-    with torch.no_grad():
-        correct = sum(int(model(x[None]).argmax()) == y for x, y in zip(split.images, split.labels.tolist(), strict=True))
-    for mode in (False, True):
-        model.train(mode)
-        assert training.accuracy(model, split, batch_size=7) == training.accuracy(model, split) == correct / 120
-        assert model.training is mode
-    assert int(model.norm_stem.num_batches_tracked) == 1  # as it was made
+def test_a_task_needs_weights_that_fit(photos: str, tmp_path: Path) -> None:
+    command = rf"python scripts/train_base.py --network resnet20 --data {photos} --out weights.safetensors"
+    with pytest.raises(ValueError, match=rf"weights: expected a safetensors file .*'resnet20' for '{photos}'; .*{command}"):
+        tasks.make("resnet20", photos)
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors: no such file"):
+        tasks.make("resnet20", photos, tmp_path / "none.safetensors")
+    save_weights(tmp_path / "w.safetensors", models.create("resnet20", num_classes=10), {})
+    with pytest.raises(ValueError, match=r"linear\.weight \(floating-point \(10, 64\) instead of floating-point \(2, 64\)\)"):
+        tasks.make("resnet20", photos, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"name: expected one of vgg11, .* got 'resnet2'"):
+        tasks.make("resnet2", photos, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"data: expected one of digits, .* Did you mean 'digits'"):
+        tasks.make("resnet20", "digit", tmp_path / "w.safetensors")
 
 
-def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
-    training.train(Recorder(), squares(), Recipe(epochs=2), progress=False)
-    assert capsys.readouterr().err == ""
-    training.train(Recorder(), squares(), Recipe(epochs=2), progress=True, description="training squares")
-    shown = capsys.readouterr().err
-    assert "training squares" in shown
-    assert "2/2" in shown
+def test_a_network_has_to_take_the_images() -> None:
+    with pytest.raises(ValueError, match=r"network: 'resnet20' cannot take images of shape \(1, 8, 8\) "):
+        tasks.build("resnet20", data.digits())
+    with pytest.raises(ValueError, match=r"in_channels: expected 3 for 'torchvision/resnet18'"):
+        tasks.build("torchvision/resnet18", data.digits())
+
+
+def test_building_depends_on_the_seed_alone() -> None:
+    first, again, other = (tasks.build("digits_vgg", data.digits(), seed).state_dict() for seed in (1, 1, 2))
+    torch.rand(1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
