@@ -31,7 +31,8 @@ from prune_gym.evaluation import Score
 from prune_gym.files import write_atomically
 from prune_gym.memo import Journal, Memo
 from prune_gym.names import choose_device, unknown
-from prune_gym.surgery import compact
+from prune_gym.posttraining import PostTraining
+from prune_gym.tasks import Task
 from prune_gym.training import accuracy
 
 SB3_AGENTS = ("ppo", "a2c", "sac", "td3", "ddpg")
@@ -45,6 +46,12 @@ class RunConfig:
 
     task: str = "digits"
     """What to prune: digits, digits-resnet or digits-mobilenet."""
+    network: str | None = None
+    """Instead of a task: a network of prune_gym.models, ..."""
+    data: str | None = None
+    """... the data set it classifies (digits, cifar10, cifar100, npz:PATH, folder:PATH), ..."""
+    weights: Path | None = None
+    """... and its weights, a safetensors file, see scripts/train_base.py."""
     agent: str = "rl_pruner"
     """Who prunes: rl_pruner, ppo, a2c, sac, td3, ddpg, uniform or random."""
     sparsity: float = 0.5
@@ -72,6 +79,7 @@ class RunConfig:
     resume: bool = False
     """Go on with the run in --out that was interrupted or killed; its settings are those in the folder. Starts it if there
     is none."""
+    posttraining: PostTraining = field(default_factory=PostTraining)
     rl_pruner: RLPrunerConfig = field(default_factory=RLPrunerConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     a2c: A2CConfig = field(default_factory=A2CConfig)
@@ -86,16 +94,26 @@ class RunConfig:
             raise unknown("agent", self.agent, AGENTS)
         if self.task not in tasks.TASKS:
             raise unknown("task", self.task, tasks.TASKS)
+        own = {"network": self.network, "data": self.data, "weights": self.weights}
+        if any(own.values()) and not all(own.values()):
+            missing = next(name for name, value in own.items() if not value)
+            raise ValueError(f"{missing}: expected network, data and weights together, got no {missing}.")
         if self.evaluations is not None and (not isinstance(self.evaluations, int) or self.evaluations < 1):
             raise ValueError(f"evaluations: expected an integer >= 1, got {self.evaluations}.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected an integer in [0, 2**32), got {self.seed}.")
         choose_device(self.device)
 
-    def environment(self, memo: Memo | None = None) -> PruningEnv:
+    def load_task(self, progress: bool = False) -> Task:
+        """What to prune; raises like :func:`prune_gym.tasks.load` and :func:`prune_gym.tasks.make`."""
+        if self.network and self.data:
+            return tasks.make(self.network, self.data, self.weights)
+        return tasks.load(self.task, progress)
+
+    def environment(self, task: Task, memo: Memo | None = None) -> PruningEnv:
         """The environment of this run."""
         return PruningEnv(
-            task=self.task,
+            task=task,
             sparsity=self.sparsity,
             step_ratio=self.step_ratio,
             reward=self.reward,
@@ -104,6 +122,7 @@ class RunConfig:
             rounding=self.rounding,
             importance=self.importance,
             device=self.device,
+            posttraining=self.posttraining,
             memo=memo,
         )
 
@@ -111,7 +130,7 @@ class RunConfig:
         """As JSON, without what does not influence the result."""
         settings = asdict(self)
         del settings["out"], settings["resume"]
-        return json.loads(json.dumps(settings))
+        return json.loads(json.dumps(settings, default=str))
 
 
 @dataclass(frozen=True)
@@ -146,7 +165,7 @@ def search(
 ) -> tuple[PruningEnv, BaseAlgorithm, StepRecorder]:
     """The loop that all agents go through: make the environment and the agent, call ``begin`` with them, and let the agent
     learn for exactly the number of evaluations. What it found is in the environment's ``best``."""
-    env = config.environment(memo)
+    env = config.environment(config.load_task(progress), memo)
     env.reset(seed=config.seed)
     steps = env.steps_left
     evaluations = config.evaluations or steps * (config.rl_pruner.stages * config.rl_pruner.stage_cost + 1)
@@ -178,16 +197,15 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
             return RunResult(summary_file.parent, json.loads(summary_file.read_text()))
     else:
         _check_free(config.out)
-    tasks.load(config.task, progress)
-    clock["base"] = time.perf_counter()
     name = config.agent if agent is make_agent else ""
     folder: Path | None = None
     journal = Journal()
 
     def begin(env: PruningEnv, algorithm: BaseAlgorithm) -> None:
         nonlocal folder, name
+        clock["task"] = time.perf_counter()
         name = name or type(algorithm).__name__
-        folder = _make_folder(config, name)
+        folder = _make_folder(config, env.task.name, name)
         write_atomically(folder / "config.json", _json(config.settings() | {"agent": name}))
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of a run that was killed; all is logged again
         network = hashlib.blake2b(digest_size=8)
@@ -260,10 +278,10 @@ def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, 
     if best is None:
         raise ValueError(f"evaluations: {name} ended no episode within {env.evaluations} of them; give it more.")
     task, architecture, baseline = env.task, best.snapshot.architecture, env.simulator.baseline
-    pruned = compact(task.model, env.graph, architecture).eval()
+    pruned = env.simulator.network(best.snapshot).cpu()
     on_test = config.reward_split == "test"
-    summary = {
-        "task": config.task,
+    summary: dict[str, Any] = {
+        "task": task.name,
         "agent": name,
         "seed": config.seed,
         "evaluations": env.evaluations,
@@ -276,6 +294,13 @@ def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, 
         },
         "architecture": architecture.digest,
     }
+    student = best.snapshot.weights.student
+    if student is not None:
+        untrained = env.simulator.trainer.network(student).cpu()
+        summary["before_posttraining"] = {
+            "val_accuracy": accuracy(untrained, task.val),
+            "test_accuracy": accuracy(untrained, task.test),
+        }
     write_atomically(folder / "steps.csv", recorder.csv())
     save_pruned(folder / "pruned.safetensors", pruned, {"summary": summary})
     write_atomically(folder / "channels.png", plot_channels(env, best))
@@ -289,7 +314,7 @@ def _check_free(out: str | Path | None) -> None:
         raise FileExistsError(f"out: {folder} is not an empty folder, it may hold a run; choose another or delete it.")
 
 
-def _make_folder(config: RunConfig, agent: str) -> Path:
+def _make_folder(config: RunConfig, task: str, agent: str) -> Path:
     """The run folder, new; two runs that start at once never get the same one."""
     if config.out is not None:
         if not config.resume:
@@ -297,7 +322,7 @@ def _make_folder(config: RunConfig, agent: str) -> Path:
         folder = Path(config.out).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-    base = Path("runs") / f"{config.task}_{agent}_seed{config.seed}_{time.strftime('%Y%m%d-%H%M%S')}"
+    base = Path("runs") / f"{task}_{agent}_seed{config.seed}_{time.strftime('%Y%m%d-%H%M%S')}"
     for number in count(1):
         folder = base if number == 1 else base.with_name(f"{base.name}_{number}")
         try:

@@ -21,6 +21,7 @@ from prune_gym.evaluation import Score
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.memo import Memo
 from prune_gym.names import choose_device, unknown
+from prune_gym.posttraining import PostTraining
 from prune_gym.rewards import Reward, make_reward
 from prune_gym.simulator import PruningState, Simulator
 from prune_gym.surgery import check
@@ -60,7 +61,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     Attributes:
         evaluations: architectures scored since this environment was made, over all episodes; the budget of agents.
         best: the preview of the best network at the target sparsity that was scored so far, by its reward; what agents are
-            judged by. None before any.
+            judged by. With post-training, of those that were trained. None before any.
 
     Args:
         task: the name of a task, or a :class:`prune_gym.tasks.Task` of your own.
@@ -75,6 +76,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         importance: criterion by name, see :func:`prune_gym.importance`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         render_mode: ``"rgb_array"`` (bars per group) or ``"ansi"``.
+        posttraining: how networks are trained after a pruning step, see :class:`prune_gym.posttraining.PostTraining`; by
+            default they are not. Previews show the network before it; the reward of a step is that after it.
         memo: where accuracies and importance rankings are kept, see :mod:`prune_gym.memo`.
 
     Raises ValueError or TypeError for any bad argument, by its name, when the environment is made.
@@ -95,6 +98,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         importance: str = "taylor",
         device: str | torch.device = "auto",
         render_mode: str | None = None,
+        posttraining: PostTraining | None = None,
         memo: Memo | None = None,
     ):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -108,7 +112,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             raise TypeError(f"task: expected a name or a prune_gym.tasks.Task, got {type(task).__name__}.")
         self.task = tasks.load(task) if isinstance(task, str) else task
         self.simulator = Simulator(
-            self.task, sparsity, step_ratio, rounding, importance, reward_split, choose_device(device), memo
+            self.task, sparsity, step_ratio, rounding, importance, reward_split, choose_device(device), posttraining, memo
         )
         groups = len(self.graph.groups)
         self.action_space = spaces.Box(0.0, 1.0, (groups,), np.float32)
@@ -139,8 +143,12 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         Raises RuntimeError before the first reset and after the end, ValueError for an action that is not a finite,
         non-negative array (groups,); the environment is then as it was.
         """
-        self._check_running("step")
+        before = self._check_running("step")
         (preview,) = self.preview([action])
+        if self.simulator.trains(preview.snapshot):
+            trained = self.simulator.posttrained(preview.snapshot)
+            (preview,) = self._previews(before, [trained])
+            self._remember(preview)
         self._state = preview.snapshot
         return self._observe(preview.snapshot), preview.reward, preview.terminated, False, self._info(preview.snapshot)
 
@@ -154,22 +162,11 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         now = self._check_running("preview")
         checked = [check_action(action, len(self.graph.groups)) for action in actions]
         states = self.simulator.successors(now, checked)
-        before, baseline = self.simulator.score(now), self.simulator.baseline
         self.evaluations += len(states)
-        previews = [
-            Preview(
-                reward=float(self.reward(before, after, baseline)),
-                terminated=self.simulator.is_terminal(state),
-                score=after,
-                snapshot=state,
-            )
-            for state, after in zip(states, self.simulator.scores(states), strict=True)
-        ]
+        previews = self._previews(now, states)
         for preview in previews:
-            if not isfinite(preview.reward):
-                raise ValueError(f"reward: expected a finite number, got {preview.reward} for {preview.score}.")
-            if preview.terminated and (self.best is None or preview.reward > self.best.reward):
-                self.best = preview
+            if not self.simulator.trains(preview.snapshot):  # else only a step shows what the network is worth
+                self._remember(preview)
         return previews
 
     def snapshot(self) -> PruningState:
@@ -216,6 +213,23 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return picture(now.architecture, title)
 
     # ----------------------------------------------------------------------------------------------------- inside
+
+    def _previews(self, now: PruningState, states: Sequence[PruningState]) -> list[Preview]:
+        """What steps from ``now`` to each of ``states`` are worth. Raises ValueError for a reward that is no finite number."""
+        before, baseline = self.simulator.score(now), self.simulator.baseline
+        scores = self.simulator.scores(states)
+        rewards = [float(self.reward(before, after, baseline)) for after in scores]
+        for reward, score in zip(rewards, scores, strict=True):
+            if not isfinite(reward):
+                raise ValueError(f"reward: expected a finite number, got {reward} for {score}.")
+        return [
+            Preview(reward, self.simulator.is_terminal(state), score, state)
+            for reward, score, state in zip(rewards, scores, states, strict=True)
+        ]
+
+    def _remember(self, preview: Preview) -> None:
+        if preview.terminated and (self.best is None or preview.reward > self.best.reward):
+            self.best = preview
 
     def _current(self, caller: str) -> PruningState:
         if self._state is None:

@@ -15,6 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from prune_gym.files import write_atomically
+from prune_gym.weights import digest as tensor_digest
+
+TENSORS = "weights"  # the folder beside a journal
+KEPT_FILES = 3
 REMEMBERED = {"accuracy": 100_000, "ranks": 10_000, "posttraining": 10_000}  # values of a kind that are kept in memory
 
 
@@ -35,6 +44,13 @@ class Memo:
             del values[next(iter(values))]
         values[key] = value
 
+    def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors where :meth:`load_tensors` finds them, if there is such a place; here, there is none."""
+
+    def load_tensors(self, name: str) -> dict[str, Tensor] | None:
+        """The tensors on the CPU, or None if they are not kept."""
+        return None
+
     def sync(self) -> None:
         """Return when everything is as safe as it can be; here, at once."""
 
@@ -43,6 +59,7 @@ class Journal(Memo):
     """A memo that, once it is opened, also appends every value to a file, one line each, with a digest of the line.
 
     A line is written by one call of the operating system, so a killed process loses at most the line that it was writing.
+    Tensors go to files of their own.
     """
 
     def __init__(self) -> None:
@@ -78,6 +95,31 @@ class Journal(Memo):
         if self._file is not None:
             self._append([kind, key, value])
         super().put(kind, key, value)
+
+    def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a file beside the journal. Of these files the last few are kept."""
+        if self._file is None:
+            return
+        folder = self.path.parent / TENSORS
+        content = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        write_atomically(folder / f"{name}.safetensors", save(content, {"digest": tensor_digest("", content)}))
+        for old in sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)[:-KEPT_FILES]:
+            old.unlink()
+
+    def load_tensors(self, name: str) -> dict[str, Tensor] | None:
+        """Read what was written. Raises ValueError for a damaged file."""
+        file = None if self._file is None else self.path.parent / TENSORS / f"{name}.safetensors"
+        if file is None or not file.exists():
+            return None
+        try:
+            with safe_open(file, framework="pt") as content:
+                tensors = {key: content.get_tensor(key).clone() for key in content.keys()}  # noqa: SIM118  # not a dict
+                digest = (content.metadata() or {}).get("digest")
+        except SafetensorError as error:
+            raise ValueError(f"{file}: damaged ({error}); delete it, and the network is trained again.") from error
+        if digest != tensor_digest("", tensors):
+            raise ValueError(f"{file}: damaged (its content is not what was saved); delete it, and the network is trained again.")
+        return tensors
 
     def sync(self) -> None:
         """Return when everything is on the disk, so that a machine that loses power loses nothing."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 from math import ceil
 
 import numpy as np
@@ -16,21 +19,31 @@ from prune_gym.graph import Architecture
 from prune_gym.importance import CRITERIA, unit_scores
 from prune_gym.memo import Memo
 from prune_gym.names import unknown
+from prune_gym.posttraining import ORIGINAL, Network, PostTrainer, PostTraining, Weights
+from prune_gym.program import PrunedNetwork
 from prune_gym.surgery import state
 from prune_gym.tasks import Task
 
+EVALUATORS = 3  # of trained weights, kept ready
 SPLITS = ("val", "test")
 
 
 @dataclass(frozen=True, eq=False)
 class PruningState:
-    """Everything that the future depends on, the architecture and what rounding carried over; and the way there."""
+    """Everything that the future depends on: the architecture, what rounding carried over, the version of the weights and who
+    teaches them next; and the way there."""
 
     architecture: Architecture
     carry: np.ndarray
+    teacher: Network
+    weights: Weights = ORIGINAL
     steps: int = 0
     previous: PruningState | None = None
     action: np.ndarray | None = None  # what led here from the previous state
+
+    @property
+    def network(self) -> Network:
+        return Network(self.architecture, self.weights)
 
     def trajectory(self) -> list[PruningState]:
         """All states from the original network to this one."""
@@ -54,6 +67,7 @@ class Simulator:
         importance: criterion by name, see :func:`prune_gym.importance`; scores are computed once per state.
         reward_split: ``"val"``, or ``"test"`` for the paper's protocol, which tunes on the test set.
         device: where evaluations run.
+        posttraining: how networks are trained after a step; by default they are not.
         memo: where accuracies and importance rankings are kept; a :class:`prune_gym.memo.Journal` outlives the process.
 
     Raises ValueError for an argument out of range, and for a sparsity beyond one unit per group.
@@ -68,6 +82,7 @@ class Simulator:
         importance: str = "taylor",
         reward_split: str = "val",
         device: torch.device | str = "cpu",
+        posttraining: PostTraining | None = None,
         memo: Memo | None = None,
     ):
         graph = task.graph
@@ -98,7 +113,10 @@ class Simulator:
         tensors = {name: tensor.detach().to(device) for name, tensor in state(task.model, graph).items()}
         self.memo = Memo() if memo is None else memo
         self.tensors = tensors
+        self.posttraining = posttraining or PostTraining()
+        self.trainer = PostTrainer(task, graph, tensors, self.posttraining, self.memo)
         self.evaluator = Evaluator(graph, tensors, getattr(task, reward_split).to(device), memo=self.memo)
+        self._evaluators: OrderedDict[str, Evaluator] = OrderedDict()
         self.calibration = task.calibration.to(device)
         self._check_outputs()
         self.baseline = self.evaluator.score(graph.full())
@@ -119,10 +137,10 @@ class Simulator:
                 )
 
     def initial(self) -> PruningState:
-        return PruningState(self.graph.full(), np.zeros(len(self.graph.groups)))
+        return PruningState(self.graph.full(), np.zeros(len(self.graph.groups)), Network(self.graph.full()))
 
     def score(self, at: PruningState) -> Score:
-        return self.evaluator.score(at.architecture)
+        return self._evaluator(at.weights).score(at.architecture)
 
     def removed_filters(self, at: PruningState) -> int:
         return int((self.graph.widths - at.architecture.widths) @ self.graph.filters_per_unit)
@@ -136,7 +154,7 @@ class Simulator:
 
     def successors(self, at: PruningState, actions: Sequence[np.ndarray]) -> list[PruningState]:
         """The states that the actions lead to; no network is run but for the importance of the present state."""
-        rank = self._ranks(at.architecture)
+        rank = self._ranks(at.network)
         removed = self.removed_filters(at)
         # What steps before could not remove, because of rounding, is made up for; so there are as many steps as planned.
         goal = min(self.step_budget * (at.steps + 1), self.target_filters)
@@ -153,7 +171,7 @@ class Simulator:
                 self._complete(counts[i], at.architecture, budget)
         masks = at.architecture.mask & (rank >= np.repeat(counts, self.graph.widths, axis=1))
         return [
-            PruningState(Architecture(self.graph, mask), carry, at.steps + 1, at, action)
+            PruningState(Architecture(self.graph, mask), carry, at.teacher, at.weights, at.steps + 1, at, action)
             for mask, carry, action in zip(masks, carries, actions, strict=True)
         ]
 
@@ -164,18 +182,64 @@ class Simulator:
             counts[np.argmin(np.where(counts < architecture.widths - 1, filters, np.iinfo(np.int64).max))] += 1
 
     def scores(self, states: Sequence[PruningState]) -> list[Score]:
-        return self.evaluator.scores([at.architecture for at in states])
+        """The scores of states, whatever their weights."""
+        scores: dict[int, Score] = {}
+        for _, same in groupby(sorted(range(len(states)), key=lambda i: states[i].weights.version), lambda i: states[i].weights):
+            chosen = list(same)
+            evaluator = self._evaluator(states[chosen[0]].weights)
+            scores |= zip(chosen, evaluator.scores([states[i].architecture for i in chosen]), strict=True)
+        return [scores[i] for i in range(len(states))]
 
-    def _ranks(self, architecture: Architecture) -> np.ndarray:
+    def _evaluator(self, weights: Weights) -> Evaluator:
+        version = weights.version
+        if not version:
+            return self.evaluator
+        if version not in self._evaluators:
+            tensors = partial(self.trainer.tensors, weights)
+            self._evaluators[version] = Evaluator(self.graph, tensors, self.evaluator.split, memo=self.memo, version=version)
+            if len(self._evaluators) > EVALUATORS:
+                self._evaluators.popitem(last=False)
+        return self._evaluators[version]
+
+    # ---------------------------------------------------------------------------------------------- post-training
+
+    def trains(self, at: PruningState) -> bool:
+        """Whether a step that leads to this state ends with post-training."""
+        settings = self.posttraining
+        return settings.epochs > 0 and (at.steps % settings.period == 0 or self.is_terminal(at))
+
+    def posttrained(self, at: PruningState) -> PruningState:
+        """The same state with trained weights. If it is better than its teacher on the validation split, it teaches from now
+        on."""
+        weights = Weights(at.network, at.teacher)
+        trained = Network(at.architecture, weights)
+        better = self.trainer.val_accuracy(trained) > self.trainer.val_accuracy(at.teacher)
+        return replace(at, weights=weights, teacher=trained if better else at.teacher)
+
+    def network(self, at: PruningState) -> PrunedNetwork:
+        """The network of a state as a module, physically small, in evaluation mode."""
+        return self.trainer.network(at.network)
+
+    # ------------------------------------------------------------------------------------------------- importance
+
+    def _ranks(self, network: Network) -> np.ndarray:
         """For every kept unit how many of its group are less important; computed once per state, not once per action."""
-        known = self.memo.get("ranks", architecture.digest)
+        architecture = network.architecture
+        known = self.memo.get("ranks", network.key)
         if known is not None:
             return np.frombuffer(base64.b64decode(known), "<i4")
         calibration = self.calibration
-        scores = unit_scores(self.importance, self.tensors, self.graph, calibration.images, calibration.labels, architecture)
+        scores = unit_scores(
+            self.importance,
+            self.trainer.tensors(network.weights),
+            self.graph,
+            calibration.images,
+            calibration.labels,
+            architecture,
+        )
         group = np.repeat(np.arange(len(self.graph.groups)), self.graph.widths)
         order = np.lexsort((scores, ~architecture.mask, group))  # removed units last, even if a kept one scores NaN
         rank = np.empty(len(order), "<i4")
         rank[order] = np.arange(len(order)) - self.graph.starts[group[order]]
-        self.memo.put("ranks", architecture.digest, base64.b64encode(rank.tobytes()).decode())
+        self.memo.put("ranks", network.key, base64.b64encode(rank.tobytes()).decode())
         return rank

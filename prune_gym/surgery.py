@@ -14,22 +14,26 @@ from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.program import PrunedNetwork, is_kept
 
 
-def compact(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> PrunedNetwork:
+def compact(
+    model: nn.Module, graph: ChannelGraph, architecture: Architecture, weights: Mapping[str, Tensor] | None = None
+) -> PrunedNetwork:
     """A new, physically smaller network that computes the pruned function.
 
     Parameters and buffers keep their names, dtype, device and ``requires_grad``. ``model`` is not modified and shares no
-    memory with the result. Raises ValueError if ``model`` is not the network that ``graph`` was traced from.
+    memory with the result. ``weights`` are other tensors than the model's, of the same names and shapes. Raises ValueError if
+    ``model`` is not the network that ``graph`` was traced from.
     """
     tensors = state(model, graph)
     check(architecture, graph)
-    sliced = slice_tensors(tensors, graph.units, architecture)
+    values = tensors if weights is None else weights
+    sliced = slice_tensors(values, graph.units, architecture)
     transient = {name for name in tensors if name in graph.constants}
     for path, module in model.named_modules():
         transient |= {f"{path}.{name}" if path else name for name in module._non_persistent_buffers_set}
     parameters, buffers = {}, {}
     for name, tensor in tensors.items():
         small = sliced[name].detach()
-        small = small.clone(memory_format=torch.contiguous_format) if small.data_ptr() == tensor.data_ptr() else small
+        small = small.clone(memory_format=torch.contiguous_format) if small.data_ptr() == values[name].data_ptr() else small
         if isinstance(tensor, nn.Parameter):
             parameters[name] = nn.Parameter(small, requires_grad=tensor.requires_grad)
         else:
@@ -111,3 +115,25 @@ def slice_tensors(
                 index = torch.from_numpy(np.flatnonzero(kept)).to(sliced[name].device)
                 sliced[name] = sliced[name].index_select(dim, index)
     return sliced
+
+
+def scatter_tensors(
+    tensors: Mapping[str, Tensor],
+    small: Mapping[str, Tensor],
+    units: Mapping[str, tuple[np.ndarray | None, ...]],
+    architecture: Architecture,
+) -> dict[str, Tensor]:
+    """The inverse of :func:`slice_tensors`: new tensors like ``tensors``, with those of the smaller network in their places."""
+    scattered = {}
+    for name, tensor in tensors.items():
+        kept = [None if numbers is None else is_kept(numbers, architecture.mask) for numbers in units.get(name, ())]
+        if all(keep is None or keep.all() for keep in kept):
+            scattered[name] = small[name].clone()
+            continue
+        places = [
+            torch.arange(size) if keep is None else torch.from_numpy(np.flatnonzero(keep))
+            for keep, size in zip(kept, tensor.shape, strict=True)
+        ]
+        grid = torch.meshgrid(*(place.to(tensor.device) for place in places), indexing="ij")
+        scattered[name] = tensor.clone().index_put_(grid, small[name])
+    return scattered

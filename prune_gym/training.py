@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,7 @@ from math import cos, isfinite, pi
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
@@ -98,6 +98,9 @@ def warmup_cosine(
     return LambdaLR(optimizer, lambda done: rate(done) / peak)
 
 
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Within it, what PyTorch draws by itself (initial weights, dropout) on the CPU and on ``device`` follows from ``seed``;
@@ -129,12 +132,16 @@ def train(
     progress: bool = False,
     description: str = "base training",
     augmentation: Augmentation | None = None,
+    loss: Loss | None = None,
+    after_epoch: Callable[[nn.Module], None] = lambda model: None,
 ) -> None:
     """Train ``model`` in place on the device it is on, where ``data`` is as well; leaves it in evaluation mode.
 
     The same recipe on the same machine gives the same weights, whatever the state of the global random number generators,
     which are left as they were; on a GPU as far as PyTorch has deterministic kernels for the network's operators. A GPU
     computes in bfloat16 where autocast does, with channels last; the weights are float32 everywhere.
+
+    ``loss`` takes logits, inputs and labels, and is by default the cross-entropy; ``after_epoch`` gets the model.
 
     Raises ValueError if the loss is no longer finite.
     """
@@ -143,6 +150,7 @@ def train(
     generator = torch.Generator().manual_seed(recipe.seed)
     augment = {} if augmentation is None else {"augment": partial(augmentation, generator=generator)}
     batches = -(-len(data) // recipe.batch_size)
+    cross_entropy = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     optimizer, schedule = _optimizer(model, recipe, recipe.epochs * batches)
     layout = torch.channels_last if gpu else torch.preserve_format
     model.to(memory_format=layout).train()
@@ -153,16 +161,18 @@ def train(
     ):
         for epoch in range(recipe.epochs):
             for rows in torch.randperm(len(data), generator=generator).to(device).split(recipe.batch_size):
+                inputs, labels = data.inputs(rows, **augment).to(memory_format=layout), data.labels[rows]
                 with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
-                    logits = model(data.inputs(rows, **augment).to(memory_format=layout))
-                loss = F.cross_entropy(logits.float(), data.labels[rows], label_smoothing=recipe.label_smoothing)
+                    logits = model(inputs)
+                error = cross_entropy(logits.float(), labels) if loss is None else loss(logits.float(), inputs, labels)
                 optimizer.zero_grad()
-                loss.backward()
+                error.backward()
                 optimizer.step()
                 schedule.step()
-            if not isfinite(loss.item()):
+            after_epoch(model)
+            if not isfinite(error.item()):
                 raise ValueError(f"learning_rate: training diverged in epoch {epoch + 1}; try less than {recipe.learning_rate}.")
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            bar.set_postfix(loss=f"{error.item():.3f}", refresh=False)
             bar.update()
     model.to(memory_format=torch.contiguous_format if gpu else layout).eval()
 

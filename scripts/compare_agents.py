@@ -24,7 +24,6 @@ from tqdm import tqdm
 from prune_gym import tasks
 from prune_gym.agents.run import RunConfig, search
 from prune_gym.files import write_atomically
-from prune_gym.surgery import compact
 from prune_gym.training import accuracy
 
 COLUMNS = (
@@ -92,7 +91,7 @@ def evaluate(config: RunConfig) -> dict[str, object]:
     best = env.best
     if best is None:
         raise RuntimeError(f"{config.agent} found no network within its evaluations.")
-    network = compact(env.task.model, env.graph, best.snapshot.architecture).eval()
+    network = env.simulator.network(best.snapshot)
     return {
         "task": config.task,
         "sparsity": config.sparsity,
