@@ -57,14 +57,15 @@ def export(network: PrunedNetwork, example: Tensor | Sequence[Tensor], format: s
     ``"safetensors"``: what :func:`prune_gym.save_pruned` writes, and ``run`` reads these bytes back.
     ``"onnx"``: one file with the weights inside, from PyTorch's exporter; the input is called ``images``, the output
     ``logits``, and ``run`` is ONNX Runtime on these bytes.
-    ``"torch-export"``: for ``torch.export.load``. That function unpickles the archive's example inputs, so this project never
-    calls it: ``run`` is the exported program in memory, from which the bytes were written. Load only archives you trust.
+    ``"torch-export"``: for ``torch.export.load``. That function unpickles parts of an archive, so this project never calls it:
+    ``run`` is the exported program in memory, from which the bytes were written. Load only archives you trust.
 
     Raises:
         ValueError: an unknown format, or an example that the network does not run on.
         TypeError: ``network`` is not a PrunedNetwork.
         ImportError: ONNX needs a package that is not installed.
-        ExportError: PyTorch's ONNX exporter has no translation for an operator of the network.
+        ExportError: PyTorch's ONNX exporter has no translation for an operator of the network, or ONNX Runtime no
+            implementation (it has none for convolutions in double precision).
     """
     if not isinstance(network, PrunedNetwork):
         raise TypeError(f"network: expected a PrunedNetwork from prune_gym.compact, got {type(network).__name__}.")
@@ -144,7 +145,10 @@ def _onnx(network: PrunedNetwork, zeros: tuple[Tensor, ...]) -> Exported:
     content = _plain(converted.model_proto).SerializeToString(deterministic=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common class
+        raise ExportError(f"format: ONNX Runtime cannot run this network ({error}); is it in single precision?") from error
 
     def run(*images: Tensor) -> Any:
         found = session.run(None, {name: x.numpy() for name, x in zip(names[0], images, strict=True)})

@@ -19,7 +19,7 @@ LEAST_RUNS = 5
 
 
 @torch.inference_mode()
-def latencies(networks: Mapping[str, nn.Module], images: Tensor, seconds: float = 2.0) -> dict[str, float]:
+def latencies(networks: Mapping[str, nn.Module], images: Tensor, seconds: float = 1.0) -> dict[str, float]:
     """Milliseconds that each network takes for the batch ``images`` (N, C, H, W): medians over as many runs as fit into
     ``seconds`` per network, at least 5, after 5 runs that do not count.
 
@@ -58,11 +58,12 @@ def peak_memory(network: nn.Module, images: Tensor) -> int:
     moment the results of its operators that are still in use.
 
     On a GPU it is what PyTorch's allocator says (``torch.cuda.max_memory_allocated``), workspaces of operators included. On a
-    CPU no allocator tells, so the storages that operators return are counted from when they are made to when they are freed;
-    what an operator needs for itself and frees before it returns is not seen.
+    CPU PyTorch keeps no such count, so the storages that operators return are added up from when they are made to when they
+    are freed: a lower bound, exact and the same in every run. What an operator needs for itself and frees before it returns,
+    such as a copy of its input in another layout, is not seen.
     """
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in (*_tensors(network), images)}
-    own = sum(storage.nbytes() for storage in storages.values())
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(network)}
+    own = sum(storages.values()) + images.nbytes
     if images.device.type == "cuda":
         network(images)  # libraries set up what they keep for good
         _wait(images.device)
@@ -70,7 +71,7 @@ def peak_memory(network: nn.Module, images: Tensor) -> int:
         torch.cuda.reset_peak_memory_stats(images.device)
         network(images)
         return own + torch.cuda.max_memory_allocated(images.device) - before
-    with _LiveBytes(set(storages)) as made:
+    with _LiveBytes({*storages, images.untyped_storage().data_ptr()}) as made:
         network(images)
     return own + made.peak
 

@@ -15,11 +15,12 @@ from prune_gym.trace import trace
 
 
 def round_widths(network: PrunedNetwork, images: Tensor, labels: Tensor, multiple: int) -> PrunedNetwork:
-    """A network whose groups are cut down to where every prunable layer has a multiple of ``multiple`` channels.
+    """A network whose groups are cut down until what each holds of a layer is a multiple of ``multiple`` channels.
 
     The units that go are those that matter least by first-order Taylor importance on ``images`` (N, C, H, W) and ``labels``
-    (N,), which lie on the device of the network. A group that is too narrow keeps its channels, and so do channels that
-    cannot be removed. ``network`` is left as it is; with ``multiple`` 1 the result is a copy of it.
+    (N,), which lie on the device of the network. A group that is narrower than that keeps its channels. So a layer has
+    another number of channels only if it holds such a group, or channels that cannot be removed. ``network`` is left as it
+    is; with ``multiple`` 1 the result is a copy of it.
 
     Raises ValueError unless ``multiple`` is an integer >= 1.
     """
