@@ -69,6 +69,37 @@ def test_every_format_computes_the_network(name, format):
         assert expected.std() > 1e-3  # there is something to compare
 
 
+NOT_IN_ONNX = {
+    "feature_pyramid": "a number among the outputs", "three_dimensional": "adaptive average pooling in 3D",
+    "paddings_and_poolings": "adaptive max pooling", "activations": "rrelu", "dynamic_convolution": "a group per image",
+    "correlation": "a group per image", "correlation_of_bound_channels": "a group per image",
+    "channels_that_stay": "a product over a dimension",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_the_whole_zoo(name):
+    model, entry = zoo.built(name), zoo.NETWORKS[name]
+    graph = prune_gym.trace(model, zoo.inputs(entry.shapes))
+    network = prune_gym.compact(model, graph, zoo.random_architecture(graph, 0))
+    exported = export(network, zoo.inputs(entry.shapes), "torch-export")
+    for n in (1, 3):
+        x = zoo.inputs(entry.shapes, n)
+        assert zoo.relative_error(exported.run(*x), network(*x)) < 1e-12
+    if name == "unregistered_tensors":  # which are in double precision, as the model's own float() does not see them
+        return
+    x = [image.float() for image in zoo.inputs(entry.shapes, 3)]
+    model = copy.deepcopy(model).float()
+    graph = prune_gym.trace(model, x)
+    single = prune_gym.compact(model, graph, zoo.random_architecture(graph, 0))
+    if name in NOT_IN_ONNX:
+        with pytest.raises(ExportError, match="format: PyTorch cannot write this network as ONNX"):
+            export(single, x, "onnx")
+    else:
+        assert zoo.relative_error(export(single, x, "onnx").run(*x), single(*x)) < 1e-4
+
+
 @pytest.mark.parametrize("format", EXPORTERS)
 def test_the_same_as_a_module_written_small(tiny_task, tiny_architectures, shrink, format):
     architecture = tiny_architectures[3]
