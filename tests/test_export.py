@@ -39,7 +39,7 @@ def pruned(name: str) -> tuple[prune_gym.PrunedNetwork, tuple[int, ...]]:
     if name not in zoo.NETWORKS:
         model, shape = zoo.prepare(models.create(name, num_classes=10, in_channels=1)).float(), (1, 8, 8)
     else:
-        model, shape = copy.deepcopy(zoo.built(name)).float(), zoo.NETWORKS[name].shapes[0]
+        model, shape = zoo.prepare(zoo.NETWORKS[name].build()).float(), zoo.NETWORKS[name].shapes[0]
     graph = prune_gym.trace(model, torch.zeros(1, *shape))
     return prune_gym.compact(model, graph, zoo.random_architecture(graph, 0)), shape
 
@@ -90,7 +90,7 @@ def test_the_whole_zoo(name):
     if name == "unregistered_tensors":  # which are in double precision, as the model's own float() does not see them
         return
     x = [image.float() for image in zoo.inputs(entry.shapes, 3)]
-    model = copy.deepcopy(model).float()
+    model = zoo.prepare(entry.build()).float()
     graph = prune_gym.trace(model, x)
     single = prune_gym.compact(model, graph, zoo.random_architecture(graph, 0))
     if name in NOT_IN_ONNX:
@@ -103,7 +103,8 @@ def test_the_whole_zoo(name):
 @pytest.mark.parametrize("format", EXPORTERS)
 def test_the_same_as_a_module_written_small(tiny_task, tiny_architectures, shrink, format):
     architecture = tiny_architectures[3]
-    exported = export(prune_gym.compact(tiny_task.model, tiny_task.graph, architecture), tiny_task.test.images[:1], format)
+    network = prune_gym.compact(tiny_task.model, tiny_task.graph, architecture).train()  # evaluation mode is what counts
+    exported = export(network, tiny_task.test.images[:1], format)
     with torch.no_grad():
         expected = shrink(tiny_task, architecture)(tiny_task.test.images)
         torch.testing.assert_close(exported.run(tiny_task.test.images), expected, rtol=1e-4, atol=1e-4)
@@ -253,12 +254,12 @@ def test_round_widths_to_one_changes_nothing():
 
 
 def test_round_widths_counts_channels_where_a_unit_holds_several():
-    layers = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 20, 3, groups=2), nn.ReLU(), nn.Conv2d(20, 4, 1)
+    layers = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 28, 3, groups=2), nn.ReLU(), nn.Conv2d(28, 4, 1)
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     graph = prune_gym.trace(model, torch.zeros(1, 3, 8, 8))
-    assert [group.width for group in graph.groups] == [3, 10]  # a channel of each half
+    assert [group.width for group in graph.groups] == [3, 14]  # a channel of each half
     network = prune_gym.compact(model, graph, graph.full())
-    assert widths(round_widths(network, images((3, 8, 8), 4), torch.arange(4), 8)) == [6, 16, 4]
+    assert widths(round_widths(network, images((3, 8, 8), 4), torch.arange(4), 8)) == [6, 24, 4]
     assert widths(round_widths(network, images((3, 8, 8), 4), torch.arange(4), 5)) == [6, 20, 4]
 
 
