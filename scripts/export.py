@@ -172,7 +172,7 @@ def show(report: dict[str, Any]) -> None:
         table.add_row(label, *(f"{network[key]:.2%}" for network in networks.values()), change)
     rows = [("MACs", ("macs",), ",d"), ("parameters", ("params",), ",d"), ("file, bytes", ("file_bytes",), ",d")]
     rows += [(f"latency, ms, batch {n}", ("latency_ms", str(n)), ".3f") for n in BATCH_SIZES]
-    rows += [(f"memory, bytes, batch {n}", ("peak_memory_bytes", str(n)), ",d") for n in BATCH_SIZES]
+    rows += [(f"peak bytes, batch {n}", ("peak_memory_bytes", str(n)), ",d") for n in BATCH_SIZES]
     for label, keys, form in rows:
         numbers: list[Any] = [reduce(getitem, keys, network) for network in networks.values()]
         table.add_row(label, *(f"{number:{form}}" for number in numbers), f"{numbers[-1] / numbers[0] - 1:+.1%}")
@@ -181,7 +181,7 @@ def show(report: dict[str, Any]) -> None:
     console.print(table)
     console.print(f"Latency and peak memory: PyTorch {report['torch']}, {report['device']}", highlight=False, soft_wrap=True)
     console.print(
-        f"The {report['format']} export against PyTorch on {agreement['test_images']} test images: logits differ by at most "
+        f"What was exported, against PyTorch on {agreement['test_images']} test images: logits differ by at most "
         f"{agreement['max_difference']:.2g}, {agreement['changed_predictions']} predictions change",
         highlight=False,
         soft_wrap=True,
