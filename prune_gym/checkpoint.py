@@ -33,6 +33,11 @@ def save_pruned(path: str | Path, network: PrunedNetwork, info: Mapping[str, Any
 
     ``info`` is any JSON object to keep beside it; :func:`pruned_info` reads it back.
     """
+    write_atomically(Path(path), pruned_bytes(network, info))
+
+
+def pruned_bytes(network: PrunedNetwork, info: Mapping[str, Any] | None = None) -> bytes:
+    """The content of the file that :func:`save_pruned` writes."""
     if not isinstance(network, PrunedNetwork):
         raise TypeError(f"network: expected a PrunedNetwork from prune_gym.compact, got {type(network).__name__}.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(network).items()}
@@ -50,7 +55,7 @@ def save_pruned(path: str | Path, network: PrunedNetwork, info: Mapping[str, Any
     }
     header = json.loads(json.dumps(content))  # as it will be read
     header["digest"] = _digest(header, tensors)
-    write_atomically(Path(path), save(tensors, {"prune_gym": json.dumps(header)}))
+    return save(tensors, {"prune_gym": json.dumps(header)})
 
 
 def load_pruned(path: str | Path) -> PrunedNetwork:
