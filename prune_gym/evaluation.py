@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from prune_gym.folding import fold
 from prune_gym.graph import Architecture, ChannelGraph
+from prune_gym.masked import MaskedNetwork
+from prune_gym.names import unknown
 from prune_gym.surgery import slice_tensors
 
 
@@ -54,6 +57,8 @@ class Score:
 
 
 CACHED_SCORES = 100_000
+PRECISIONS = ("float32", "bfloat16")
+MASKED_ON = ("cuda",)  # elsewhere the smaller network is faster
 PIXELS_PER_BATCH = {"cpu": 2**17, "cuda": 2**22}  # measured: enough to use the device, little enough for its caches
 
 
@@ -65,17 +70,39 @@ def batch_size_for(images: Tensor) -> int:
 class Evaluator:
     """Scores architectures of one network on one split. Scores are cached by the architecture's digest.
 
-    Accuracies are computed on the compact form, with batch norms folded into the convolutions before them: on a CPU the
-    smaller network is faster, and it is exact where a norm mixes channels. ``tensors`` and ``split`` lie on one device.
-    ``batch_size`` images are run at once, by default as many as keep the device busy.
+    Accuracies are computed with batch norms folded into the convolutions before them: on a GPU with the removed units zeroed
+    (:class:`~prune_gym.masked.MaskedNetwork`), which one CUDA graph does for all architectures; on a CPU, where the smaller
+    network is faster, and where a norm mixes channels, on the compact form.
+
+    Args:
+        graph: the channel graph of the network.
+        tensors: of the network, by name, on the device of the split.
+        split: what accuracies are measured on.
+        batch_size: images that are run at once, by default as many as keep the device busy.
+        precision: ``"float32"`` runs the network in its own type; ``"bfloat16"`` in that one, which is faster on a GPU with
+            tensor cores, and rounds logits to three digits, so that close calls may change.
+
+    Raises ValueError for an unknown precision.
     """
 
-    def __init__(self, graph: ChannelGraph, tensors: Mapping[str, Tensor], split: Split, batch_size: int | None = None):
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        tensors: Mapping[str, Tensor],
+        split: Split,
+        batch_size: int | None = None,
+        precision: str = "float32",
+    ):
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
         self.graph = graph
         self.tensors = tensors
         self.split = split
         self.batch_size = batch_size or batch_size_for(split.images)
-        self._network = fold(graph, tensors)
+        self.precision = precision
+        self._network, self._images = fold(graph, tensors), split.images
+        if precision == "bfloat16":
+            self._network, self._images = self._network.to(torch.bfloat16), split.images.bfloat16()
         self._cache: dict[str, Score] = {}
         self._original = graph.cost(graph.full())
 
@@ -88,9 +115,11 @@ class Evaluator:
         found = {a.digest: self._cache[a.digest] for a in architectures if a.digest in self._cache}
         if new:
             cost = self.graph.costs(np.stack([a.widths for a in new.values()]))
-            for (digest, a), macs, params in zip(new.items(), cost.macs.tolist(), cost.params.tolist(), strict=True):
+            accuracies = self.accuracies(list(new.values()))
+            costs = zip(cost.macs.tolist(), cost.params.tolist(), strict=True)
+            for (digest, a), accuracy, (macs, params) in zip(new.items(), accuracies, costs, strict=True):
                 found[digest] = Score(
-                    accuracy=self.accuracy(a),
+                    accuracy=accuracy,
                     macs=macs,
                     params=params,
                     flops_reduction=1 - macs / self._original.macs,
@@ -102,11 +131,29 @@ class Evaluator:
             self._cache.update(found)
         return [found[a.digest] for a in architectures]
 
-    @torch.inference_mode()
     def accuracy(self, architecture: Architecture) -> float:
         """Fraction of the split's images that the pruned network classifies correctly; not cached."""
+        return self.accuracies([architecture])[0]
+
+    def accuracies(self, architectures: Sequence[Architecture]) -> list[float]:
+        """:meth:`accuracy` of many architectures; a GPU computes them in one go."""
+        if self._masked is None:
+            return [self._compact_accuracy(a) for a in architectures]
+        masks = np.array([a.mask for a in architectures], bool).reshape(-1, self.graph.n_units)
+        exact = self._masked.exact_for(masks)
+        masked = iter(self._masked.accuracies(masks[exact]))
+        return [next(masked) if zeroed else self._compact_accuracy(a) for a, zeroed in zip(architectures, exact, strict=True)]
+
+    @cached_property
+    def _masked(self) -> MaskedNetwork | None:
+        if self._images.device.type not in MASKED_ON:
+            return None
+        return MaskedNetwork(self._network, self.graph, self._images, self.split.labels, self.batch_size)
+
+    @torch.inference_mode()
+    def _compact_accuracy(self, architecture: Architecture) -> float:
         program = self._network.program.at(architecture.mask)
         tensors = slice_tensors(self._network.tensors, self._network.units, architecture)
-        images, labels = self.split.images.split(self.batch_size), self.split.labels.split(self.batch_size)
-        correct = sum((program.run(tensors, [x]).argmax(1) == y).sum() for x, y in zip(images, labels, strict=True))
+        batches = zip(self._images.split(self.batch_size), self.split.labels.split(self.batch_size), strict=True)
+        correct = sum((program.run(tensors, [images]).argmax(1) == labels).sum() for images, labels in batches)
         return int(correct) / len(self.split)
