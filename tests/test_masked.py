@@ -15,14 +15,15 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import Net, conv, mean, random_architecture, relative_error
 
 import prune_gym
-from prune_gym import Architecture, ChannelGraph, compact, evaluation, masked, trace
+from prune_gym import Architecture, ChannelGraph, compact, evaluation, masked, models, trace
 from prune_gym.evaluation import Evaluator
 from prune_gym.folding import Inference, fold
 from prune_gym.masked import MaskedNetwork, captured, writes_through_views
-from prune_gym.program import Program
+from prune_gym.program import Program, leaves
 from prune_gym.surgery import state
 from prune_gym.tasks import Task
 
@@ -67,9 +68,8 @@ def agrees(network: MaskedNetwork, model: nn.Module, graph: ChannelGraph, images
 def test_logits_are_those_of_the_compact_form(name: str, channels_last: bool, device: str) -> None:
     model, (images,) = zoo.built(name), zoo.inputs(zoo.NETWORKS[name].shapes, IMAGES)
     graph = trace(model, images)
-    if channels_last and writes_through_views(graph.program):
-        pytest.skip("this layout is not for networks that write through views")
     images = images.to(device)
+    assert not writes_through_views(graph.program)
     agrees(masked_network(model, graph, images, channels_last=channels_last), model, graph, images)
 
 
@@ -283,14 +283,33 @@ def test_what_is_captured_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "benchmark True" not in events
 
 
-def test_nothing_within_the_capture_asks_for_values(tiny_task: Task) -> None:
-    """On PyTorch's meta device, which has no values to give, the captured part runs from end to end."""
-    task, meta = tiny_task, torch.device("meta")
-    tensors = {name: tensor.to(meta) for name, tensor in state(task.model, task.graph).items()}
-    network = MaskedNetwork(fold(task.graph, tensors), task.graph, *(t.to(meta) for t in (task.val.images, task.val.labels)), 50)
-    network._score()
+class OneDevice(TorchDispatchMode):
+    """Fails where an operator, or one that it consists of, reads or makes a tensor on another device than ``meta``."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        with self:  # in inference mode composite operators arrive whole
+            result = func.decompose(*args, **kwargs)
+        if result is NotImplemented:
+            result = func(*args, **kwargs)
+        for leaf in leaves([args, kwargs, result]):
+            assert not isinstance(leaf, Tensor) or leaf.device.type == "meta", func
+        return result
+
+
+@pytest.mark.parametrize("name", [*UNMIXED, "vgg19", "resnet20_a", "densenet121", "googlenet", "mobilenet_v3_large"])
+def test_nothing_within_the_capture_waits_for_the_device(name: str) -> None:
+    """On PyTorch's meta device, which has no values to give, it runs from end to end and touches no other device."""
+    model = zoo.built(name) if name in zoo.NETWORKS else models.create(name).double().eval()
+    (images,) = zoo.inputs(zoo.NETWORKS[name].shapes if name in zoo.NETWORKS else ((3, 32, 32),), IMAGES)
+    graph = trace(model, images)
+    with torch.no_grad():
+        labels = model(images).argmax(1)  # of every image, or of its pixels
+    network = masked_network(model, graph, images.to("meta"), labels.to("meta"))
+    with torch.inference_mode(), OneDevice():
+        network._score()
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
-        network.accuracy(task.graph.full().mask)
+        network.accuracy(graph.full().mask)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -315,9 +334,10 @@ def test_an_accuracy_takes_one_pass_over_the_images(
 # ----------------------------------------------------------------------------------------------- bfloat16
 
 
-@pytest.mark.parametrize("name", UNMIXED)
+@pytest.mark.parametrize("name", [name for name in UNMIXED if name not in ("three_dimensional", "places")])
 def test_bfloat16_all_the_way(name: str) -> None:
-    """The same function but for rounding, and no operator gets another floating-point type by the way."""
+    """The same function but for rounding, and no operator gets another floating-point type by the way. For the two networks
+    that are left out, PyTorch lacks an operator in bfloat16 on the CPU: pooling in three dimensions, Fourier transforms."""
     model, (images,) = zoo.built(name), zoo.inputs(zoo.NETWORKS[name].shapes, IMAGES)
     graph = trace(model, images)
     small = fold(graph, state(model, graph)).to(torch.bfloat16)
