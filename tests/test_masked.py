@@ -89,8 +89,9 @@ def test_logits_of_random_networks(recipe: list[tuple[str, int, int]], flatten: 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_accuracies_are_those_of_modules_with_zeroed_channels(
-    tiny_task: Task, tiny_architectures: list[Architecture], device: str
+    tiny_task: Task, tiny_architectures: list[Architecture], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     network = of_task(tiny_task, device)
     expected = []
     for architecture in tiny_architectures:
@@ -436,4 +437,5 @@ def test_an_environment_on_a_gpu_says_what_one_on_a_cpu_says(tiny_task: Task) ->
         assert b.accuracy == pytest.approx(a.accuracy, abs=0.02)  # rounding, TF32
         assert (b.macs, b.params) == (a.macs, a.params)
     again = pickle.loads(pickle.dumps(envs[1]))
-    assert [preview.score for preview in again.preview(actions)] == on_gpu
+    accuracies = [preview.score.accuracy for preview in again.preview(actions)]
+    assert accuracies == pytest.approx([score.accuracy for score in on_gpu], abs=0.02)  # it chose its algorithms again
