@@ -12,7 +12,9 @@ from torch import Tensor
 
 from prune_gym.folding import Inference, fold
 from prune_gym.graph import Architecture, ChannelGraph
+from prune_gym.masked import MaskedNetwork
 from prune_gym.memo import Memo
+from prune_gym.names import unknown
 from prune_gym.splits import Split
 from prune_gym.surgery import slice_tensors
 
@@ -31,6 +33,8 @@ class Score:
     channel_sparsity: float
 
 
+PRECISIONS = ("float32", "bfloat16")
+MASKED_ON = ("cuda",)  # elsewhere the smaller network is faster
 PIXELS_PER_BATCH = {"cpu": 2**17, "cuda": 2**22}  # measured: enough to use the device, little enough for its caches
 
 
@@ -42,16 +46,21 @@ def batch_size_for(images: Tensor) -> int:
 class Evaluator:
     """Scores architectures of one network on one split. None is evaluated twice: accuracies are kept by digest.
 
-    Accuracies are computed on the compact form, with batch norms folded into the convolutions before them: on a CPU the
-    smaller network is faster, and it is exact where a norm mixes channels.
+    Accuracies are computed with batch norms folded into the convolutions before them: on a GPU with the removed units zeroed
+    (:class:`~prune_gym.masked.MaskedNetwork`), which one CUDA graph does for all architectures; on a CPU, where the smaller
+    network is faster, and where a norm mixes channels, on the compact form.
 
     Args:
-        graph: of the network.
-        tensors: of the network, by name, or what gives them when they are needed for the first time.
-        split: on the device of the tensors.
+        graph: the channel graph of the network.
+        tensors: of the network, by name, on the device of the split; or what gives them when they are needed first.
+        split: what accuracies are measured on.
         batch_size: images that are run at once, by default as many as keep the device busy.
+        precision: ``"float32"`` runs the network in its own type; ``"bfloat16"`` in that one, which is faster on a GPU with
+            tensor cores, and rounds logits to three digits, so that close calls may change.
         memo: where accuracies are kept.
         version: tells apart networks that share a memo.
+
+    Raises ValueError for an unknown precision.
     """
 
     def __init__(
@@ -60,32 +69,37 @@ class Evaluator:
         tensors: Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]],
         split: Split,
         batch_size: int | None = None,
+        precision: str = "float32",
         memo: Memo | None = None,
         version: str = "",
     ):
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
         self.graph = graph
         self.split = split
         self.batch_size = batch_size or batch_size_for(split.images)
+        self.precision = precision
         self.memo = Memo() if memo is None else memo
         self.version = version
         self._tensors = tensors
         self._original = graph.cost(graph.full())
 
-    @cached_property
-    def _network(self) -> Inference:
-        return fold(self.graph, self._tensors() if callable(self._tensors) else self._tensors)
-
     def score(self, architecture: Architecture) -> Score:
         return self.scores([architecture])[0]
 
     def scores(self, architectures: Sequence[Architecture]) -> list[Score]:
-        """Scores of many architectures; all costs come from one expression."""
+        """Scores of many architectures: none is evaluated twice, and all costs come from one expression."""
         if not architectures:
             return []
+        known = {a.digest: self.memo.get("accuracy", f"{self.version}:{a.digest}") for a in architectures}
+        new = {a.digest: a for a in architectures if known[a.digest] is None}
+        for digest, accuracy in zip(new, self.accuracies(list(new.values())), strict=True):
+            known[digest] = accuracy
+            self.memo.put("accuracy", f"{self.version}:{digest}", accuracy)
         cost = self.graph.costs(np.stack([a.widths for a in architectures]))
         return [
             Score(
-                accuracy=self._known_accuracy(a),
+                accuracy=known[a.digest],
                 macs=macs,
                 params=params,
                 flops_reduction=1 - macs / self._original.macs,
@@ -95,21 +109,41 @@ class Evaluator:
             for a, macs, params in zip(architectures, cost.macs.tolist(), cost.params.tolist(), strict=True)
         ]
 
-    def _known_accuracy(self, architecture: Architecture) -> float:
-        key = f"{self.version}:{architecture.digest}"
-        known = self.memo.get("accuracy", key)
-        if known is None:
-            known = self.accuracy(architecture)
-            self.memo.put("accuracy", key, known)
-        return known
-
-    @torch.inference_mode()
     def accuracy(self, architecture: Architecture) -> float:
         """Fraction of the split's images that the pruned network classifies correctly; computed anew."""
-        network = self._network
+        return self.accuracies([architecture])[0]
+
+    def accuracies(self, architectures: Sequence[Architecture]) -> list[float]:
+        """:meth:`accuracy` of many architectures; a GPU computes them in one go."""
+        if not architectures:
+            return []
+        if self._masked is None:
+            return [self._compact_accuracy(a) for a in architectures]
+        masks = np.array([a.mask for a in architectures], bool)
+        exact = self._masked.exact_for(masks)
+        masked = iter(self._masked.accuracies(masks[exact]))
+        return [next(masked) if zeroed else self._compact_accuracy(a) for a, zeroed in zip(architectures, exact, strict=True)]
+
+    @cached_property
+    def _network(self) -> Inference:
+        network = fold(self.graph, self._tensors() if callable(self._tensors) else self._tensors)
+        return network.to(torch.bfloat16) if self.precision == "bfloat16" else network
+
+    @cached_property
+    def _masked(self) -> MaskedNetwork | None:
+        if self.split.images.device.type not in MASKED_ON:
+            return None
+        return MaskedNetwork(self._network, self.graph, self._inputs(slice(None)), self.split.labels, self.batch_size)
+
+    def _inputs(self, rows: slice) -> Tensor:
+        inputs = self.split.inputs(rows)
+        return inputs.bfloat16() if self.precision == "bfloat16" else inputs
+
+    @torch.inference_mode()
+    def _compact_accuracy(self, architecture: Architecture) -> float:
+        network, labels = self._network, self.split.labels
         program = network.program.at(architecture.mask)
         tensors = slice_tensors(network.tensors, network.units, architecture)
-        inputs, labels = self.split.inputs, self.split.labels
-        batches = [slice(start, start + self.batch_size) for start in range(0, len(self.split), self.batch_size)]
-        correct = sum((program.run(tensors, [inputs(rows)]).argmax(1) == labels[rows]).sum() for rows in batches)
-        return int(correct) / len(self.split)
+        batches = [slice(start, start + self.batch_size) for start in range(0, len(labels), self.batch_size)]
+        correct = sum((program.run(tensors, [self._inputs(rows)]).argmax(1) == labels[rows]).sum() for rows in batches)
+        return int(correct) / len(labels)

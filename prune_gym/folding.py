@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prune_gym.graph import ChannelGraph
-from prune_gym.program import Named, Node, Program, Training, Value, leaves
+from prune_gym.program import Named, Node, Program, Training, Value, leaves, map_argument
 
 CONVOLUTIONS = frozenset(["aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default", "aten.convolution.default"])
+FLOATS = frozenset(["aten.zeros.default", "aten.ones.default", "aten.linspace.default"])  # they make floats by default
 TRANSPOSED = 6  # the position of that argument in aten.convolution
 
 
@@ -24,6 +26,21 @@ class Inference:
     program: Program
     tensors: dict[str, Tensor]
     units: Mapping[str, tuple[np.ndarray | None, ...]]
+
+    def to(self, dtype: torch.dtype) -> Inference:
+        """The same network in another floating-point type: its tensors, and the zeros and the like that it makes itself."""
+        types = {tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point()}
+
+        def change(argument: Any) -> Any:
+            return dtype if isinstance(argument, torch.dtype) and argument in types else argument
+
+        nodes = []
+        for node in self.program.nodes:
+            kwargs = {"dtype": torch.get_default_dtype()} | node.kwargs if node.op in FLOATS else node.kwargs
+            nodes.append(replace(node, args=map_argument(change, node.args), kwargs=map_argument(change, kwargs)))
+        program = Program(self.program.inputs, tuple(nodes), self.program.output)
+        tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.tensors.items()}
+        return Inference(program, tensors, self.units)
 
 
 def fold(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> Inference:

@@ -2,7 +2,7 @@
 
 Every speed is also given as a ratio to the bare forward passes that the same work needs: the compact networks, built
 beforehand, at the best batch size, in inference mode. Ratios are taken within one run and medians over repetitions, since
-machines are noisy.
+machines are noisy. On a GPU scoring is also compared to its arithmetic limit, and a whole search is timed.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import json
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
+import at_scale
 import numpy as np
 import torch
 import torchvision
 import tyro
+from clock import median_seconds, seconds
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -30,8 +32,8 @@ from tqdm import tqdm
 import prune_gym
 from prune_gym import models, tasks
 from prune_gym.envs import PruningEnv
-from prune_gym.evaluation import Split
 from prune_gym.files import write_atomically
+from prune_gym.masked import MaskedNetwork
 from prune_gym.names import choose_device
 from prune_gym.program import Program
 from prune_gym.tasks import Task
@@ -59,8 +61,12 @@ class Config:
     """Threads of PyTorch; by default its own choice."""
     repetitions: int = 7
     """Measurements per number; the median is reported."""
-    images: int = 1000
-    """Random images for VGG-19 and ResNet-56 at 32x32."""
+    images: int | None = None
+    """Random images for VGG-19 and ResNet-56 at 32x32; by default 1,000 on a CPU and 10,000 on a GPU."""
+    search: bool | None = None
+    """A whole search for VGG-19 at a quarter of its channels; by default on a GPU only, since a CPU takes hours."""
+    memory: bool = True
+    """Memory over 2,000 environment steps; needs Linux."""
     out: Path | None = None
     """Where to write the JSON; by default results/speed_<device>.json."""
 
@@ -69,8 +75,13 @@ def main(config: Config) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    with tqdm(total=6, unit="part") as bar:
-        result = {"machine": machine(device), "trace_seconds": trace_times(config.repetitions)}
+    on_gpu = device.type == "cuda"
+    images = config.images or (10_000 if on_gpu else 1000)
+    searched = on_gpu if config.search is None else config.search
+    if config.memory and not at_scale.STATM.exists():
+        raise ValueError(f"memory: expected a system with {at_scale.STATM}, this one has none; use --no-memory.")
+    with tqdm(total=1 + len(tasks.TASKS) + 2 + config.memory + searched, unit="part") as bar:
+        result: dict[str, Any] = {"machine": machine(device), "trace_seconds": trace_times(config.repetitions)}
         bar.update()
         result["scoring"] = {}
         result["step"] = {}
@@ -80,9 +91,16 @@ def main(config: Config) -> None:
             result["step"][name] = step_shares(task, device, config.repetitions)
             bar.update()
         for name in ("vgg19", "resnet56"):
-            result["scoring"][f"{name}, {config.images} images"] = scoring(
-                random_task(name, config.images), device, max(1, config.repetitions // 3)
-            )
+            task, label = at_scale.random_task(name, images), f"{name}, {images} images"
+            result["scoring"][label] = scoring(task, device, max(1, config.repetitions // 3))
+            if on_gpu:
+                result.setdefault("arithmetic", {})[label] = at_scale.arithmetic(task, device, config.repetitions)
+            bar.update()
+        if config.memory:
+            result["memory"] = at_scale.memory(tasks.load("digits"), device)
+            bar.update()
+        if searched:
+            result["search"] = {f"vgg19, {images} images": at_scale.search(at_scale.random_task("vgg19", images), device)}
             bar.update()
     out = config.out or Path("results") / f"speed_{device.type}.json"
     write_atomically(out, json.dumps(result, indent=2) + "\n")
@@ -93,19 +111,6 @@ def main(config: Config) -> None:
 def machine(device: torch.device) -> dict[str, object]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
-
-
-def median_seconds(function: Callable[[], object], repetitions: int, device: torch.device | None = None) -> float:
-    function()  # the first call allocates and chooses algorithms
-    return statistics.median(seconds(function, device) for _ in range(repetitions))
-
-
-def seconds(function: Callable[[], object], device: torch.device | None = None) -> float:
-    start = time.perf_counter()
-    function()
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def trace_times(repetitions: int) -> dict[str, float]:
@@ -123,13 +128,6 @@ def trace_times(repetitions: int) -> dict[str, float]:
         times[f"torchvision/{name}"] = round(median_seconds(partial(prune_gym.trace, model, images), repetitions), 4)
     torch.set_num_threads(threads)
     return times
-
-
-def random_task(name: str, images: int) -> Task:
-    """A network with random weights and random 32x32 images: speed does not depend on what they show."""
-    torch.manual_seed(0)
-    split = Split(torch.randn(images, 3, 32, 32), torch.randint(10, (images,)))
-    return Task(name, models.create(name, num_classes=10), split, split, split)
 
 
 def scoring(task: Task, device: torch.device, repetitions: int, candidates: int = 10) -> dict[str, float]:
@@ -201,7 +199,11 @@ def passes_timed(device: torch.device) -> Iterator[list[float]]:
 
         return call
 
-    with patch.object(Program, "run", timed(Program.run)), patch.object(torch.autograd, "grad", timed(torch.autograd.grad)):
+    with (  # a captured network runs no program
+        patch.object(Program, "run", timed(Program.run)),
+        patch.object(torch.autograd, "grad", timed(torch.autograd.grad)),
+        patch.object(MaskedNetwork, "accuracies", timed(MaskedNetwork.accuracies)),
+    ):
         yield passes
 
 
@@ -221,6 +223,20 @@ def report(result: dict) -> None:
         extra = (f"{step['milliseconds']:.1f}", f"{step['share_of_passes']:.0%}") if step else ("", "")
         table.add_row(name, f"{row['evaluations_per_second']:.1f}", f"{row['ratio_to_bare_passes']:.2f}", *extra)
     console.print(table)
+    for name, rows in result.get("arithmetic", {}).items():
+        table = Table(title=f"{name}: masked scoring against a matrix product")
+        for heading in ("arithmetic", "teraflops", "ms per candidate", "times the limit", "changed predictions"):
+            table.add_column(heading, justify="left" if heading == "arithmetic" else "right")
+        for arithmetic, row in rows.items():
+            numbers = (f"{row['matrix_product_teraflops']:.0f}", f"{row['milliseconds_per_candidate']:.1f}")
+            table.add_row(arithmetic, *numbers, f"{row['times_arithmetic_limit']:.2f}", f"{row['changed_predictions']:.2%}")
+        console.print(table)
+    for name, row in result.get("search", {}).items():
+        console.print(f"search of {name}: {row['evaluations']} evaluations in {row['seconds']:.0f} s")
+    if "memory" in result:
+        first, last = result["memory"][0], result["memory"][-1]
+        numbers = [f"{key.partition('_')[0]} {first[key]:.0f} to {last[key]:.0f} MB" for key in first if key != "step"]
+        console.print(f"memory from step {first['step']} to {last['step']}: {', '.join(numbers)}")
 
 
 if __name__ == "__main__":
