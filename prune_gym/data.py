@@ -155,11 +155,12 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             f"{path}: no such file; make one with numpy.savez(path, {', '.join(f'{key}=...' for key in _KEYS)})."
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise ValueError("it holds a single array")
-            return {key: file[key] for key in file.files}
-    except (ValueError, EOFError, BadZipFile, ZlibError, OSError) as error:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            raise ValueError("it holds a single array")
+        with content:
+            return {key: content[key] for key in content.files}
+    except (ValueError, EOFError, BadZipFile, ZlibError, OSError, RuntimeError) as error:
         raise ValueError(
             f"{path}: damaged, or not an npz file of plain arrays ({error}); copy it again, or write it with numpy.savez."
         ) from error
