@@ -63,7 +63,8 @@ def digits() -> Splits:
     images = torch.from_numpy(raw.images.astype(np.float32) / 16).unsqueeze(1)
     labels = torch.from_numpy(raw.target.astype(np.int64))
     test, val, train = _shuffled(len(labels)).split([400, 400, len(labels) - 800])
-    return Splits(*(Split(images[part], labels[part]) for part in (train, val, test)), classes=10)
+    both = Split(images, labels)
+    return Splits(both.subset(train), both.subset(val), both.subset(test), classes=10)
 
 
 def _shuffled(n: int) -> Tensor:
@@ -146,7 +147,7 @@ def read_npz(path: Path) -> Splits:
         raise ValueError(f"{path}: expected classes to be an array of names (K,), got {names.dtype} {names.shape}.")
     if largest >= len(names):
         raise ValueError(f"{path}: expected labels 0 .. {len(names) - 1}, one for each name in classes, got {largest}.")
-    return _from_arrays(*(arrays[key] for key in _KEYS), classes=len(names))
+    return _from_arrays(arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"], len(names))
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -155,11 +156,12 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             f"{path}: no such file; make one with numpy.savez(path, {', '.join(f'{key}=...' for key in _KEYS)})."
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise ValueError("it holds a single array")
-            return {key: file[key] for key in file.files}
-    except (ValueError, EOFError, BadZipFile, ZlibError, OSError) as error:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            raise ValueError("it holds a single array")
+        with content:
+            return {key: content[key] for key in content.files}
+    except (ValueError, EOFError, BadZipFile, ZlibError, OSError, RuntimeError) as error:
         raise ValueError(
             f"{path}: damaged, or not an npz file of plain arrays ({error}); copy it again, or write it with numpy.savez."
         ) from error

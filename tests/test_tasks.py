@@ -97,7 +97,7 @@ def test_a_damaged_cache_is_an_error_that_names_the_file(cache: Path) -> None:
     renamed = good.replace(b"stem.conv.weight", b"item.conv.weight")
     for damaged in (b"", b"\0" * 100, good[:-1], good[: len(good) // 2], b"x" + good[1:], bytes(flipped), renamed):
         path.write_bytes(damaged)
-        message = r"damaged.* It is the cached base network of task 'digits-mobilenet'; delete it to make it anew\."
+        message = r"damaged.* It is the cached base network of task 'digits-mobilenet': delete it to make it anew\."
         with pytest.raises(ValueError, match=message) as e:
             reload()
         assert str(e.value).startswith(f"{path}: ")

@@ -54,13 +54,14 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
         damaged[position] ^= 1 << (position % 8)
         path.write_bytes(damaged)
         victim = network(1)
+        message = ""
         try:
             load_weights(victim, path)
         except ValueError as error:
-            assert str(error).startswith(f"{path}: ")
-            assert same(tensors(victim), tensors(network(1)))
-        else:  # the name under which the digest is found: the weights are right, but nobody could check them
-            assert same(tensors(victim), expected)
+            message = str(error)
+        # without a message it is the name under which the digest is found: the weights are right, but nobody could check them
+        assert same(tensors(victim), tensors(network(1)) if message else expected)
+        assert message.startswith(f"{path}: ") or not message
 
 
 def test_files_of_others(tmp_path: Path) -> None:
@@ -117,9 +118,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     for write in (lambda bomb: path.write_bytes(pickle.dumps(bomb)), lambda bomb: torch.save(bomb, path)):
         write(Bomb(tmp_path / "exploded"))
-        with pytest.raises(
-            ValueError, match=r"w\.pth: damaged, or not a safetensors file .* becomes one with safetensors\.torch"
-        ):
+        with pytest.raises(ValueError, match=r"w\.pth: damaged, or not a safetensors file .* becomes one with"):
             load_weights(network(), path)
     assert not (tmp_path / "exploded").exists()
 
