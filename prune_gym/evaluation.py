@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ class Evaluator:
         """Scores of many architectures: none is evaluated twice, and all costs come from one expression."""
         if not architectures:
             return []
-        known = {a.digest: self.memo.get("accuracy", f"{self.version}:{a.digest}") for a in architectures}
+        known: dict[str, Any] = {a.digest: self.memo.get("accuracy", f"{self.version}:{a.digest}") for a in architectures}
         new = {a.digest: a for a in architectures if known[a.digest] is None}
         for digest, accuracy in zip(new, self.accuracies(list(new.values())), strict=True):
             known[digest] = accuracy

@@ -37,7 +37,7 @@ def random_task(name: str, images: int) -> Task:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        model.train()(split.images[:200])
+        model.train()(split.inputs(slice(200)))
     return Task(name, model.eval(), split, split, split)
 
 
@@ -76,7 +76,7 @@ def arithmetic(
             square = torch.randn(size, size, device=device, dtype=dtype)
             speed = 2 * size**3 / median_seconds(partial(torch.mm, square, square), repetitions, device)
             network = MaskedNetwork(
-                fold(graph, tensors).to(dtype), graph, split.images.to(dtype), split.labels, batch_size_for(split.images)
+                fold(graph, tensors).to(dtype), graph, split.inputs().to(dtype), split.labels, batch_size_for(split.images)
             )
             each = median_seconds(partial(network.accuracies, masks), repetitions, device) / candidates
             predictions = torch.stack([network.logits(mask).argmax(1) for mask in masks])
