@@ -139,6 +139,8 @@ class PostTrainer:
         small = compact(self.task.model, self.graph, network.architecture, self.tensors(network.weights))
         return small.to(self.device).eval()
 
+    @torch.inference_mode(False)  # it may be called where networks are scored
+    @torch.enable_grad()
     def tensors(self, weights: Weights) -> dict[str, Tensor]:
         """All tensors of the original shapes, by name; of units that a version does not keep, those of the version before."""
         version = weights.version

@@ -18,6 +18,7 @@ from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run
 from prune_gym.agents.run import JOURNAL
 from prune_gym.evaluation import Evaluator
 from prune_gym.memo import Journal
+from prune_gym.posttraining import PostTraining
 
 MODULE = import_module("prune_gym.agents.run")  # the package exports a function of this name
 ROOT = Path(__file__).parents[1]
@@ -35,9 +36,11 @@ def same(a: Path, b: Path) -> None:
     assert not (b / JOURNAL).exists()
 
 
-@pytest.fixture(params=["rl_pruner", "ppo", "random"])
+@pytest.fixture(params=["rl_pruner", "ppo", "random", "rl_pruner with post-training"])
 def config(request):
-    return {**QUICK, "agent": request.param, "evaluations": 31}
+    agent, _, trains = request.param.partition(" with ")
+    posttraining = PostTraining(epochs=1 if trains else 0, period=2, batch_size=100)
+    return {**QUICK, "agent": agent, "evaluations": 31, "posttraining": posttraining}
 
 
 def test_killed_at_any_value_it_ends_the_same(config, tmp_path, monkeypatch):
@@ -80,8 +83,9 @@ def test_nothing_is_computed_again(config, tmp_path, monkeypatch):
         raise Reached
 
     monkeypatch.setattr(MODULE, "_write_results", finished)
-    accuracy, evaluated = Evaluator.accuracy, []
-    monkeypatch.setattr(Evaluator, "accuracy", lambda self, a: evaluated.append(a) or accuracy(self, a))
+    accuracies, evaluated = Evaluator.accuracies, []
+    monkeypatch.setattr(Evaluator, "accuracies", lambda self, found: evaluated.extend(found) or accuracies(self, found))
+    monkeypatch.setattr("prune_gym.posttraining.train", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr("prune_gym.simulator.unit_scores", lambda *_: pytest.fail("ranked again"))
     with pytest.raises(Reached):
         run(RunConfig(out=tmp_path / "killed", resume=True, **config))
