@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from prune_gym.checkpoint import save_pruned
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.evaluation import Score
 from prune_gym.files import write_atomically
-from prune_gym.memo import Journal, Memo
+from prune_gym.memo import TENSORS, Journal, Memo
 from prune_gym.names import choose_device, unknown
 from prune_gym.posttraining import PostTraining
 from prune_gym.tasks import Task
@@ -74,6 +74,8 @@ class RunConfig:
     """Seed of the agent. The base network and the splits do not depend on it."""
     device: str = "auto"
     """Where networks are evaluated: auto, cpu, cuda, ..."""
+    precision: str = "float32"
+    """In which accuracies are computed: float32, or bfloat16, which is faster on a GPU."""
     out: Path | None = None
     """Run folder; must not hold a run yet, unless --resume. By default a new folder in runs/."""
     resume: bool = False
@@ -122,6 +124,7 @@ class RunConfig:
             rounding=self.rounding,
             importance=self.importance,
             device=self.device,
+            precision=self.precision,
             posttraining=self.posttraining,
             memo=memo,
         )
@@ -234,11 +237,13 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
         raise KeyboardInterrupt(kept) from None
     finally:
         journal.close()
+    shutil.rmtree(folder / TENSORS, ignore_errors=True)
     (folder / JOURNAL).unlink()
     return RunResult(folder, summary)
 
 
 JOURNAL = "journal.txt"
+NESTED = ("posttraining", "rl_pruner", "ppo", "a2c", "off_policy")  # the settings that have settings of their own
 
 
 def _continued(config: RunConfig) -> RunConfig:
@@ -249,22 +254,27 @@ def _continued(config: RunConfig) -> RunConfig:
     if not (folder / "config.json").exists():
         _check_free(folder)
         return config
-    try:
-        stored = json.loads((folder / "config.json").read_text())
-        stored["agent"] = config.agent if stored["agent"] not in AGENTS else stored["agent"]  # an agent of the user's own
-        nested = {
-            key: type(value)(**_tuples(stored[key]))
-            for key, value in vars(config).items()
-            if is_dataclass(value) and not isinstance(value, type)
-        }
-        continued = RunConfig(**_tuples(stored) | nested | {"out": folder, "resume": True})
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder / 'config.json'}: damaged, or of another version ({error}).") from error
+    continued = replace(read_config(folder), out=folder, resume=True)
     given, default, settings = config.settings(), RunConfig().settings(), continued.settings()
     for key, value in given.items():
         if value not in (default[key], settings[key]):
             raise ValueError(f"{key}: the run in {folder} has {settings[key]}, got {value}; leave it out, or start another run.")
     return continued
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The settings of the run in a folder. Raises FileNotFoundError, or ValueError for a damaged file."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; expected the folder of a run, made by train_agent.py.")
+    try:
+        stored = json.loads(path.read_text())
+        if stored["agent"] not in AGENTS:  # one of the user's own
+            del stored["agent"]
+        nested = {key: type(value)(**_tuples(stored[key])) for key, value in vars(RunConfig()).items() if key in NESTED}
+        return RunConfig(**_tuples(stored) | nested)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: damaged, or of another version ({error}).") from error
 
 
 def _tuples(settings: dict[str, Any]) -> dict[str, Any]:

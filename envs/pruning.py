@@ -76,6 +76,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         importance: criterion by name, see :func:`prune_gym.importance`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         render_mode: ``"rgb_array"`` (bars per group) or ``"ansi"``.
+        precision: ``"float32"``, or ``"bfloat16"`` to score networks faster on a GPU.
         posttraining: how networks are trained after a pruning step, see :class:`prune_gym.posttraining.PostTraining`; by
             default they are not. Previews show the network before it; the reward of a step is that after it.
         memo: where accuracies and importance rankings are kept, see :mod:`prune_gym.memo`.
@@ -98,6 +99,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         importance: str = "taylor",
         device: str | torch.device = "auto",
         render_mode: str | None = None,
+        precision: str = "float32",
         posttraining: PostTraining | None = None,
         memo: Memo | None = None,
     ):
@@ -112,7 +114,16 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             raise TypeError(f"task: expected a name or a prune_gym.tasks.Task, got {type(task).__name__}.")
         self.task = tasks.load(task) if isinstance(task, str) else task
         self.simulator = Simulator(
-            self.task, sparsity, step_ratio, rounding, importance, reward_split, choose_device(device), posttraining, memo
+            self.task,
+            sparsity,
+            step_ratio,
+            rounding,
+            importance,
+            reward_split,
+            choose_device(device),
+            precision,
+            posttraining,
+            memo,
         )
         groups = len(self.graph.groups)
         self.action_space = spaces.Box(0.0, 1.0, (groups,), np.float32)

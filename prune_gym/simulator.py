@@ -67,6 +67,7 @@ class Simulator:
         importance: criterion by name, see :func:`prune_gym.importance`; scores are computed once per state.
         reward_split: ``"val"``, or ``"test"`` for the paper's protocol, which tunes on the test set.
         device: where evaluations run.
+        precision: in which accuracies are computed, see :class:`prune_gym.evaluation.Evaluator`.
         posttraining: how networks are trained after a step; by default they are not.
         memo: where accuracies and importance rankings are kept; a :class:`prune_gym.memo.Journal` outlives the process.
 
@@ -82,6 +83,7 @@ class Simulator:
         importance: str = "taylor",
         reward_split: str = "val",
         device: torch.device | str = "cpu",
+        precision: str = "float32",
         posttraining: PostTraining | None = None,
         memo: Memo | None = None,
     ):
@@ -115,7 +117,8 @@ class Simulator:
         self.tensors = tensors
         self.posttraining = posttraining or PostTraining()
         self.trainer = PostTrainer(task, graph, tensors, self.posttraining, self.memo)
-        self.evaluator = Evaluator(graph, tensors, getattr(task, reward_split).to(device), memo=self.memo)
+        split = getattr(task, reward_split).to(device)
+        self.evaluator = Evaluator(graph, tensors, split, precision=precision, memo=self.memo)
         self._evaluators: OrderedDict[str, Evaluator] = OrderedDict()
         self.calibration = task.calibration.to(device)
         self._check_outputs()
@@ -196,7 +199,10 @@ class Simulator:
             return self.evaluator
         if version not in self._evaluators:
             tensors = partial(self.trainer.tensors, weights)
-            self._evaluators[version] = Evaluator(self.graph, tensors, self.evaluator.split, memo=self.memo, version=version)
+            original = self.evaluator
+            self._evaluators[version] = Evaluator(
+                self.graph, tensors, original.split, original.batch_size, original.precision, self.memo, version
+            )
             if len(self._evaluators) > EVALUATORS:
                 self._evaluators.popitem(last=False)
         return self._evaluators[version]

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from prune_gym import tasks
+from prune_gym.agents.run import read_config
 from prune_gym.checkpoint import load_pruned
 from prune_gym.export import EXPORTERS, compare, export
 from prune_gym.files import write_atomically
@@ -85,15 +85,15 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
         if path.exists():
             raise FileExistsError(f"out: {path} exists; choose another name or delete it.")
     summary = read_summary(config.run)
-    task = tasks.load(summary["task"], progress=True)
     pruned = load_pruned(config.run.expanduser() / "pruned.safetensors")
+    task = read_config(config.run.expanduser()).load_task(progress=True)
     networks = {"original": compact(task.model, task.graph, task.graph.full()).eval(), "pruned": pruned}
     if config.round_to > 1:
         images, labels = task.calibration.images, task.calibration.labels
         networks[f"rounded to {config.round_to}"] = round_widths(pruned, images, labels, config.round_to)
     name, shipped = list(networks.items())[-1]
-    exported = {key: export(network, task.test.images[:1], config.format) for key, network in networks.items()}
-    agreement = compare(exported[name], shipped, task.test.images)
+    exported = {key: export(network, task.test.inputs(slice(1)), config.format) for key, network in networks.items()}
+    agreement = compare(exported[name], shipped, task.test.inputs())
     report = {
         "task": task.name,
         "agent": summary["agent"],
@@ -139,10 +139,10 @@ def measure(networks: dict[str, PrunedNetwork], task: Task, device: torch.device
     for network in networks.values():
         network.to(device)
     val, test = task.val.to(device), task.test.to(device)
-    batches = {str(n): test.images[torch.arange(n, device=device) % len(test)] for n in BATCH_SIZES}
+    batches = {str(n): test.inputs(torch.arange(n, device=device) % len(test)) for n in BATCH_SIZES}
     found: dict[str, dict[str, Any]] = {}
     for name, network in networks.items():
-        graph = trace(network, test.images[:1])
+        graph = trace(network, test.inputs(slice(1)))
         cost = graph.cost(graph.full())
         found[name] = {
             "val_accuracy": accuracy(network, val),

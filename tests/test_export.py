@@ -391,9 +391,6 @@ def test_what_is_no_run_is_refused(script, finished, tmp_path):
         (tmp_path / "summary.json").write_text(content)
         with pytest.raises(ValueError, match=r"run: .*summary.json is damaged \(.*\); run train_agent.py again"):
             export_run(tmp_path)
-    (tmp_path / "summary.json").write_text(json.dumps(finished.summary | {"task": "digit"}))
-    with pytest.raises(ValueError, match=r"Did you mean 'digits'\?"):
-        export_run(tmp_path)
     (tmp_path / "summary.json").write_text(json.dumps(finished.summary))
     with pytest.raises(FileNotFoundError, match=r"pruned.safetensors: no such file"):
         export_run(tmp_path)
@@ -402,7 +399,13 @@ def test_what_is_no_run_is_refused(script, finished, tmp_path):
     (tmp_path / "pruned.safetensors").write_bytes(damaged)
     with pytest.raises(prune_gym.PrunedFileError, match="damaged"):
         export_run(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"summary.json", "pruned.safetensors"}
+    (tmp_path / "pruned.safetensors").write_bytes((finished.folder / "pruned.safetensors").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"config.json: no such file; expected the folder of a run"):
+        export_run(tmp_path)
+    (tmp_path / "config.json").write_text((finished.folder / "config.json").read_text().replace('"digits"', '"digit"'))
+    with pytest.raises(ValueError, match=r"Did you mean 'digits'\?"):
+        export_run(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.json", "pruned.safetensors", "config.json"}
     with pytest.raises(FileExistsError, match=r"out: .*steps.csv exists; choose another name or delete it"):
         export_run(finished.folder, out=finished.folder / "steps.csv")
     with pytest.raises(ValueError, match=r"Did you mean 'onnx'\?"):
