@@ -22,7 +22,7 @@ from prune_gym.graph import ChannelGraph
 from prune_gym.names import unknown
 from prune_gym.splits import Split, Splits
 from prune_gym.trace import trace
-from prune_gym.training import Recipe, seeded, train
+from prune_gym.training import Recipe, one_thread, seeded, train
 from prune_gym.weights import load_weights, save_weights
 
 CALIBRATION_IMAGES = 100  # the paper's number
@@ -107,7 +107,8 @@ def _load(name: str, folder: Path, progress: bool) -> Task:
             raise ValueError(f"{error} It is the cached base network of task {name!r}: delete it to make it anew.") from error
         model.eval()
     else:
-        train(model, splits.train, base.recipe, progress, f"training {base.network} once")
+        with one_thread():  # so that all machines start from the same network, as far as they compute alike
+            train(model, splits.train, base.recipe, progress, f"training {base.network} once")
         save_weights(path, model, recipe)
     return Task(name, model, splits.train, splits.val, splits.test, splits.augmentation)
 

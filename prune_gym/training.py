@@ -115,6 +115,17 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it, PyTorch computes on one CPU core, and rounds in the same way however many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _deterministic() -> Iterator[None]:
     """Within it, cuDNN only uses algorithms that give the same bits every time."""
     before = torch.backends.cudnn.deterministic

@@ -204,3 +204,18 @@ def test_building_depends_on_the_seed_alone() -> None:
     torch.rand(1)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_number_of_threads_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = []
+    for threads in (1, 2):
+        monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path / str(threads)))
+        torch.set_num_threads(threads)
+        try:
+            tasks.load("digits-resnet")
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+        (file,) = (tmp_path / str(threads)).iterdir()
+        files.append((file.name, file.read_bytes()))
+    assert files[0] == files[1]
