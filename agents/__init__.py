@@ -2,7 +2,8 @@
 
 from prune_gym.agents.base import SearchAgent
 from prune_gym.agents.baselines import RandomAgent, UniformAgent
+from prune_gym.agents.config import RunConfig
 from prune_gym.agents.rl_pruner import RLPruner, RLPrunerConfig
-from prune_gym.agents.run import RunConfig, run
+from prune_gym.agents.run import run
 
 __all__ = ["RLPruner", "RLPrunerConfig", "RandomAgent", "RunConfig", "SearchAgent", "UniformAgent", "run"]

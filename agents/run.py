@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -19,121 +19,20 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
 
-from prune_gym import tasks
 from prune_gym.agents.base import EvaluationBudget
 from prune_gym.agents.baselines import RandomAgent, UniformAgent
+from prune_gym.agents.config import RunConfig, read_config
 from prune_gym.agents.pictures import plot_channels, plot_progress
-from prune_gym.agents.rl_pruner import RLPruner, RLPrunerConfig
-from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig, make_sb3
+from prune_gym.agents.rl_pruner import RLPruner
+from prune_gym.agents.sb3 import make_sb3
 from prune_gym.checkpoint import save_pruned
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.evaluation import Score
 from prune_gym.files import write_atomically
 from prune_gym.memo import TENSORS, Journal, Memo
-from prune_gym.names import choose_device, unknown
-from prune_gym.posttraining import PostTraining
-from prune_gym.tasks import Task
 from prune_gym.training import accuracy
 
-SB3_AGENTS = ("ppo", "a2c", "sac", "td3", "ddpg")
 MEASURES = ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")
-AGENTS = ("rl_pruner", *SB3_AGENTS, "uniform", "random")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Prune a task's network with an agent, and write a run folder."""
-
-    task: str = "digits"
-    """What to prune: digits, digits-resnet or digits-mobilenet."""
-    network: str | None = None
-    """Instead of a task: a network of prune_gym.models, ..."""
-    data: str | None = None
-    """... the data set it classifies (digits, cifar10, cifar100, npz:PATH, folder:PATH), ..."""
-    weights: Path | None = None
-    """... and its weights, a safetensors file, see scripts/train_base.py."""
-    agent: str = "rl_pruner"
-    """Who prunes: rl_pruner, ppo, a2c, sac, td3, ddpg, uniform or random."""
-    sparsity: float = 0.5
-    """Channel sparsity to reach: removed filters over filters of the original network."""
-    step_ratio: float = 0.05
-    """Filters that one pruning step removes, over filters of the original network."""
-    reward: str = "accuracy"
-    """Reward strategy: accuracy, flops, params, or paper (equation 17 with --reward-weights)."""
-    reward_weights: tuple[float, float, float] | None = None
-    """Alpha, beta and gamma of equation 17, with --reward paper."""
-    reward_split: str = "val"
-    """Split whose accuracy the reward reads: val, or test for the paper's protocol, which tunes on what it reports."""
-    rounding: str = "largest_remainder"
-    """How shares become whole channels: largest_remainder, paper or carry."""
-    importance: str = "taylor"
-    """Which channels of a layer go first: taylor, l1, l2, bn_scale or random."""
-    evaluations: int | None = None
-    """Architectures that the agent may score; by default what one episode of RL-Pruner takes."""
-    seed: int = 0
-    """Seed of the agent. The base network and the splits do not depend on it."""
-    device: str = "auto"
-    """Where networks are evaluated: auto, cpu, cuda, ..."""
-    precision: str = "float32"
-    """In which accuracies are computed: float32, or bfloat16, which is faster on a GPU."""
-    out: Path | None = None
-    """Run folder; must not hold a run yet, unless --resume. By default a new folder in runs/."""
-    resume: bool = False
-    """Go on with the run in --out that was interrupted or killed; its settings are those in the folder. Starts it if there
-    is none."""
-    posttraining: PostTraining = field(default_factory=PostTraining)
-    rl_pruner: RLPrunerConfig = field(default_factory=RLPrunerConfig)
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    a2c: A2CConfig = field(default_factory=A2CConfig)
-    off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.out, str | Path | None):
-            raise TypeError(f"out: expected a path, got {type(self.out).__name__}.")
-        if self.resume and self.out is None:
-            raise ValueError("resume: expected --out with the folder of the run to go on with, got none.")
-        if self.agent not in AGENTS:
-            raise unknown("agent", self.agent, AGENTS)
-        if self.task not in tasks.TASKS:
-            raise unknown("task", self.task, tasks.TASKS)
-        own = {"network": self.network, "data": self.data, "weights": self.weights}
-        if any(own.values()) and not all(own.values()):
-            missing = next(name for name, value in own.items() if not value)
-            raise ValueError(f"{missing}: expected network, data and weights together, got no {missing}.")
-        if self.evaluations is not None and (not isinstance(self.evaluations, int) or self.evaluations < 1):
-            raise ValueError(f"evaluations: expected an integer >= 1, got {self.evaluations}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: expected an integer in [0, 2**32), got {self.seed}.")
-        choose_device(self.device)
-
-    def load_task(self, progress: bool = False) -> Task:
-        """What to prune; raises like :func:`prune_gym.tasks.load` and :func:`prune_gym.tasks.make`."""
-        if self.network and self.data:
-            return tasks.make(self.network, self.data, self.weights)
-        return tasks.load(self.task, progress)
-
-    def environment(self, task: Task, memo: Memo | None = None) -> PruningEnv:
-        """The environment of this run."""
-        return PruningEnv(
-            task=task,
-            sparsity=self.sparsity,
-            step_ratio=self.step_ratio,
-            reward=self.reward,
-            reward_weights=self.reward_weights,
-            reward_split=self.reward_split,
-            rounding=self.rounding,
-            importance=self.importance,
-            device=self.device,
-            precision=self.precision,
-            posttraining=self.posttraining,
-            memo=memo,
-        )
-
-    def settings(self) -> dict[str, Any]:
-        """As JSON, without what does not influence the result."""
-        settings = asdict(self)
-        del settings["out"], settings["resume"]
-        return json.loads(json.dumps(settings, default=str))
 
 
 @dataclass(frozen=True)
@@ -243,7 +142,6 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
 
 
 JOURNAL = "journal.txt"
-NESTED = ("posttraining", "rl_pruner", "ppo", "a2c", "off_policy")  # the settings that have settings of their own
 
 
 def _continued(config: RunConfig) -> RunConfig:
@@ -260,26 +158,6 @@ def _continued(config: RunConfig) -> RunConfig:
         if value not in (default[key], settings[key]):
             raise ValueError(f"{key}: the run in {folder} has {settings[key]}, got {value}; leave it out, or start another run.")
     return continued
-
-
-def read_config(folder: Path) -> RunConfig:
-    """The settings of the run in a folder. Raises FileNotFoundError, or ValueError for a damaged file."""
-    path = folder / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; expected the folder of a run, made by train_agent.py.")
-    try:
-        stored = json.loads(path.read_text())
-        if stored["agent"] not in AGENTS:  # one of the user's own
-            del stored["agent"]
-        nested = {key: type(value)(**_tuples(stored[key])) for key, value in vars(RunConfig()).items() if key in NESTED}
-        return RunConfig(**_tuples(stored) | nested)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: damaged, or of another version ({error}).") from error
-
-
-def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
-    """What JSON made lists of."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
 
 
 def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, recorder: StepRecorder) -> dict[str, Any]:

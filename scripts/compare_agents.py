@@ -22,7 +22,8 @@ from scipy import stats
 from tqdm import tqdm
 
 from prune_gym import tasks
-from prune_gym.agents.run import RunConfig, search
+from prune_gym.agents.config import RunConfig
+from prune_gym.agents.run import search
 from prune_gym.files import write_atomically
 from prune_gym.training import accuracy
 

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from prune_gym.agents.run import read_config
+from prune_gym.agents.config import read_config
 from prune_gym.checkpoint import load_pruned
 from prune_gym.export import EXPORTERS, compare, export
 from prune_gym.files import write_atomically

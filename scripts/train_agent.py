@@ -8,7 +8,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from prune_gym.agents.run import RunConfig, RunResult, run
+from prune_gym.agents.config import RunConfig
+from prune_gym.agents.run import RunResult, run
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from prune_gym.agents import RandomAgent, RLPruner, UniformAgent
 from prune_gym.agents.base import EvaluationBudget
-from prune_gym.agents.run import AGENTS, SB3_AGENTS, RunConfig, make_agent
+from prune_gym.agents.config import AGENTS, SB3_AGENTS, RunConfig
+from prune_gym.agents.run import make_agent
 from prune_gym.agents.sb3 import OffPolicyConfig, PPOConfig, make_sb3
 from prune_gym.envs import PruningEnv
 
