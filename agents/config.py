@@ -11,6 +11,7 @@ from prune_gym import tasks
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig
 from prune_gym.envs.pruning import PruningEnv
+from prune_gym.evaluation import PRECISIONS
 from prune_gym.memo import Memo
 from prune_gym.names import choose_device, unknown
 from prune_gym.posttraining import PostTraining
@@ -81,6 +82,10 @@ class RunConfig:
         if any(own.values()) and not all(own.values()):
             missing = next(name for name, value in own.items() if not value)
             raise ValueError(f"{missing}: expected network, data and weights together, got no {missing}.")
+        if all(own.values()) and self.task != "digits":
+            raise ValueError(f"task: expected a task, or network, data and weights; got both, task {self.task!r}.")
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
         if self.evaluations is not None and (not isinstance(self.evaluations, int) or self.evaluations < 1):
             raise ValueError(f"evaluations: expected an integer >= 1, got {self.evaluations}.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
@@ -114,22 +119,26 @@ class RunConfig:
         """As JSON, without what does not influence the result."""
         settings = asdict(self)
         del settings["out"], settings["resume"]
+        kind, colon, path = (self.data or "").partition(":")  # paths that lead there from everywhere
+        if colon:
+            settings["data"] = f"{kind}:{Path(path).expanduser().resolve()}"
+        if self.weights:
+            settings["weights"] = str(Path(self.weights).expanduser().resolve())
         return json.loads(json.dumps(settings, default=str))
 
 
-def read_config(folder: Path) -> RunConfig:
-    """The settings of the run in a folder. Raises FileNotFoundError, or ValueError for a damaged file."""
+def read_config(folder: Path, **changes: Any) -> RunConfig:
+    """The settings of the run in a folder, with changes. Raises FileNotFoundError, or ValueError for a damaged file."""
     path = folder / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected the folder of a run, made by train_agent.py.")
     try:
         stored = json.loads(path.read_text())
-        if stored["agent"] not in AGENTS:  # one of the user's own
-            del stored["agent"]
+        del stored["made_by"]
         nested = {key: type(value)(**_tuples(stored[key])) for key, value in vars(RunConfig()).items() if key in NESTED}
-        return RunConfig(**_tuples(stored) | nested)
+        return RunConfig(**_tuples(stored) | nested | changes)
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: damaged, or of another version ({error}).") from error
+        raise ValueError(f"{path}: damaged, or of another version or machine ({error}).") from error
 
 
 def _tuples(settings: dict[str, Any]) -> dict[str, Any]:

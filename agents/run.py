@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import shutil
@@ -29,7 +28,7 @@ from prune_gym.checkpoint import save_pruned
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.evaluation import Score
 from prune_gym.files import write_atomically
-from prune_gym.memo import TENSORS, Journal, Memo
+from prune_gym.memo import Journal, Memo, remove_journal
 from prune_gym.training import accuracy
 
 MEASURES = ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")
@@ -89,13 +88,15 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
     Everything that takes long is noted in the folder's journal as soon as it is known, so a run that was interrupted or
     killed at any moment goes on with ``resume=True`` and ends with the same bytes; see :mod:`prune_gym.memo`.
 
-    Raises FileExistsError if the folder already holds a run, ValueError for a bad configuration; then nothing is written.
+    Raises FileExistsError if the folder already holds a run, ValueError for a bad configuration; then nothing is written. A
+    run that fails later leaves its folder, and goes on as one that was killed.
     """
     clock = {"start": time.perf_counter()}
     if config.resume:
         config = _continued(config)
         summary_file = Path(config.out or "").expanduser() / "summary.json"
         if summary_file.exists():
+            remove_journal(summary_file.with_name(JOURNAL))  # in case it was killed in its last moment
             return RunResult(summary_file.parent, json.loads(summary_file.read_text()))
     else:
         _check_free(config.out)
@@ -108,12 +109,10 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
         clock["task"] = time.perf_counter()
         name = name or type(algorithm).__name__
         folder = _make_folder(config, env.task.name, name)
-        write_atomically(folder / "config.json", _json(config.settings() | {"agent": name}))
+        if not (folder / "config.json").exists():
+            write_atomically(folder / "config.json", _json(config.settings() | {"made_by": name}))
+        journal.open(folder / JOURNAL, {"settings": config.settings(), "agent": name} | env.simulator.identity)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of a run that was killed; all is logged again
-        network = hashlib.blake2b(digest_size=8)
-        for tensor in env.simulator.tensors.values():
-            network.update(tensor.cpu().numpy().tobytes())
-        journal.open(folder / JOURNAL, {"settings": config.settings(), "agent": name, "base network": network.hexdigest()})
         algorithm.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
 
     try:
@@ -127,17 +126,12 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
         timings = {later: round(clock[later] - clock[earlier], 3) for earlier, later in pairwise(clock)}
         write_atomically(folder / "timings.json", _json({"seconds": timings}))
         write_atomically(folder / "summary.json", _json(summary))  # it marks the run as complete
-    except (ValueError, TypeError):  # it would fail again, so there is nothing to go on with
-        if folder is not None and not config.resume:
-            shutil.rmtree(folder)
-        raise
+        journal.remove()
     except KeyboardInterrupt:
         kept = "nothing was written" if folder is None else f"go on with --out {folder} --resume"
         raise KeyboardInterrupt(kept) from None
     finally:
         journal.close()
-    shutil.rmtree(folder / TENSORS, ignore_errors=True)
-    (folder / JOURNAL).unlink()
     return RunResult(folder, summary)
 
 
@@ -145,19 +139,25 @@ JOURNAL = "journal.txt"
 
 
 def _continued(config: RunConfig) -> RunConfig:
-    """The settings of the run in ``config.out``, if there is one. What ``config`` says besides must not contradict them."""
+    """The settings of the run in ``config.out``, if there is one. What ``config`` says besides its defaults must agree."""
     folder = Path(config.out or "").expanduser()
-    for leftover in folder.glob(".*.tmp"):  # of a write that was killed
-        leftover.unlink()
     if not (folder / "config.json").exists():
         _check_free(folder)
         return config
     continued = replace(read_config(folder), out=folder, resume=True)
-    given, default, settings = config.settings(), RunConfig().settings(), continued.settings()
+    given, default, settings = (_flat(c.settings()) for c in (config, RunConfig(), continued))
     for key, value in given.items():
         if value not in (default[key], settings[key]):
             raise ValueError(f"{key}: the run in {folder} has {settings[key]}, got {value}; leave it out, or start another run.")
     return continued
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """One entry for every setting, as on the command line."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= {f"{key}.{inner}": item for inner, item in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, recorder: StepRecorder) -> dict[str, Any]:
@@ -198,8 +198,13 @@ def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, 
 
 def _check_free(out: str | Path | None) -> None:
     folder = None if out is None else Path(out).expanduser()
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(not _is_leftover(p) for p in folder.iterdir())):
         raise FileExistsError(f"out: {folder} is not an empty folder, it may hold a run; choose another or delete it.")
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether it is a file of :func:`write_atomically` in a process that was killed."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 def _make_folder(config: RunConfig, task: str, agent: str) -> Path:

@@ -32,7 +32,7 @@ from prune_gym.tasks import Task
 class Preview:
     """What an action would lead to: the reward it would give, whether the episode would end, and the state itself.
 
-    ``env.unwrapped.restore(preview.snapshot)`` goes there.
+    ``env.unwrapped.restore(preview.snapshot)`` goes there, without the post-training that a step may end with.
     """
 
     reward: float
@@ -154,12 +154,13 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         Raises RuntimeError before the first reset and after the end, ValueError for an action that is not a finite,
         non-negative array (groups,); the environment is then as it was.
         """
-        before = self._check_running("step")
-        (preview,) = self.preview([action])
-        if self.simulator.trains(preview.snapshot):
-            trained = self.simulator.posttrained(preview.snapshot)
-            (preview,) = self._previews(before, [trained])
-            self._remember(preview)
+        now = self._check_running("step")
+        (state,) = self.simulator.successors(now, [check_action(action, len(self.graph.groups))])
+        if self.simulator.trains(state):
+            state = self.simulator.posttrained(state)
+        self.evaluations += 1
+        (preview,) = self._previews(now, [state])
+        self._remember(preview)
         self._state = preview.snapshot
         return self._observe(preview.snapshot), preview.reward, preview.terminated, False, self._info(preview.snapshot)
 
@@ -241,6 +242,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _remember(self, preview: Preview) -> None:
         if preview.terminated and (self.best is None or preview.reward > self.best.reward):
             self.best = preview
+            self.simulator.pin(preview.snapshot)
 
     def _current(self, caller: str) -> PruningState:
         if self._state is None:

@@ -62,6 +62,7 @@ def importance(name: str, seed: int = 0) -> Importance:
     return criterion
 
 
+@torch.inference_mode(False)  # gradients are needed, whatever the caller's mode is
 def unit_scores(
     name: str,
     tensors: Mapping[str, Tensor],

@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -23,12 +25,13 @@ from prune_gym.files import write_atomically
 from prune_gym.weights import digest as tensor_digest
 
 TENSORS = "weights"  # the folder beside a journal
-KEPT_FILES = 3
-REMEMBERED = {"accuracy": 100_000, "ranks": 10_000, "posttraining": 10_000}  # values of a kind that are kept in memory
+REMEMBERED = {"accuracy": 100_000, "ranks": 2_000, "posttraining": 10_000}  # values of a kind that are kept in memory
 
 
 class Memo:
     """Values by kind and key. Of each kind the oldest are forgotten when there are too many."""
+
+    forgets = True
 
     def __init__(self) -> None:
         self._values: defaultdict[str, dict[str, Any]] = defaultdict(dict)
@@ -40,7 +43,7 @@ class Memo:
     def put(self, kind: str, key: str, value: Any) -> None:
         """Keep a value that JSON can hold."""
         values = self._values[kind]
-        if len(values) >= REMEMBERED[kind]:
+        if self.forgets and len(values) >= REMEMBERED[kind]:
             del values[next(iter(values))]
         values[key] = value
 
@@ -51,28 +54,65 @@ class Memo:
         """The tensors on the CPU, or None if they are not kept."""
         return None
 
+    def forget_tensors(self, name: str) -> None:
+        """They are not needed any more."""
+
     def sync(self) -> None:
         """Return when everything is as safe as it can be; here, at once."""
+
+
+class Scope(Memo):
+    """A part of another memo: what belongs to one network, data set and way of computing."""
+
+    def __init__(self, memo: Memo, name: str):
+        super().__init__()
+        self._memo, self._name = memo, name
+
+    def get(self, kind: str, key: str) -> Any | None:
+        return self._memo.get(kind, f"{self._name}:{key}")
+
+    def put(self, kind: str, key: str, value: Any) -> None:
+        self._memo.put(kind, f"{self._name}:{key}", value)
+
+    def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        self._memo.save_tensors(f"{self._name}-{name}", tensors)
+
+    def load_tensors(self, name: str) -> dict[str, Tensor] | None:
+        return self._memo.load_tensors(f"{self._name}-{name}")
+
+    def forget_tensors(self, name: str) -> None:
+        self._memo.forget_tensors(f"{self._name}-{name}")
+
+    def sync(self) -> None:
+        self._memo.sync()
 
 
 class Journal(Memo):
     """A memo that, once it is opened, also appends every value to a file, one line each, with a digest of the line.
 
     A line is written by one call of the operating system, so a killed process loses at most the line that it was writing.
-    Tensors go to files of their own.
+    Tensors go to files of their own. Nothing is forgotten, as a run that is repeated asks for all of it.
     """
+
+    forgets = False
 
     def __init__(self) -> None:
         super().__init__()
         self._file: int | None = None
+        self._lock: FileLock | None = None
 
     def open(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Take over what the file holds, if it exists, and write to it from now on.
 
-        ``identity`` says, as JSON, what the values belong to. Raises ValueError if the file belongs to something else, or is
-        damaged anywhere but in its last line.
+        ``identity`` says, as JSON, what the values belong to. Raises ValueError if the file belongs to something else, is
+        damaged anywhere but in its last line, or is open in another process.
         """
         self.path = path
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ValueError(f"{path}: another process is writing it; wait for that run, or start another one.") from None
         identity = json.loads(json.dumps(identity))
         computed, self._values = self._values, defaultdict(dict)
         lines = self._read()
@@ -97,20 +137,17 @@ class Journal(Memo):
         super().put(kind, key, value)
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write a file beside the journal. Of these files the last few are kept."""
+        """Write a file beside the journal."""
         if self._file is None:
             return
-        folder = self.path.parent / TENSORS
         content = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        write_atomically(folder / f"{name}.safetensors", save(content, {"digest": tensor_digest("", content)}))
-        for old in sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)[:-KEPT_FILES]:
-            old.unlink()
+        write_atomically(self._tensor_file(name), save(content, {"digest": tensor_digest("", content)}))
 
     def load_tensors(self, name: str) -> dict[str, Tensor] | None:
         """Read what was written. Raises ValueError for a damaged file."""
-        file = None if self._file is None else self.path.parent / TENSORS / f"{name}.safetensors"
-        if file is None or not file.exists():
+        if self._file is None or not self._tensor_file(name).exists():
             return None
+        file = self._tensor_file(name)
         try:
             with safe_open(file, framework="pt") as content:
                 tensors = {key: content.get_tensor(key).clone() for key in content.keys()}  # noqa: SIM118  # not a dict
@@ -121,6 +158,14 @@ class Journal(Memo):
             raise ValueError(f"{file}: damaged (its content is not what was saved); delete it, and the network is trained again.")
         return tensors
 
+    def forget_tensors(self, name: str) -> None:
+        """Remove their file."""
+        if self._file is not None:
+            self._tensor_file(name).unlink(missing_ok=True)
+
+    def _tensor_file(self, name: str) -> Path:
+        return self.path.parent / TENSORS / f"{name}.safetensors"
+
     def sync(self) -> None:
         """Return when everything is on the disk, so that a machine that loses power loses nothing."""
         if self._file is not None:
@@ -130,7 +175,14 @@ class Journal(Memo):
         """Write nothing any more."""
         if self._file is not None:
             os.close(self._file)
-        self._file = None
+            self._file = None
+        if self._lock is not None:
+            self._lock.release()
+
+    def remove(self) -> None:
+        """Close it and remove all its files: what they are for is done."""
+        self.close()
+        remove_journal(self.path)
 
     def _append(self, entry: list[Any]) -> None:
         assert self._file is not None  # it is open
@@ -159,6 +211,13 @@ class Journal(Memo):
                 )
             entries.append(json.loads(text))
         return entries
+
+
+def remove_journal(path: Path) -> None:
+    """Remove the files of a journal that nobody has open."""
+    shutil.rmtree(path.parent / TENSORS, ignore_errors=True)
+    for file in (path, path.with_name(f"{path.name}.lock")):
+        file.unlink(missing_ok=True)
 
 
 def _digest(text: str) -> str:

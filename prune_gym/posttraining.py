@@ -24,9 +24,9 @@ from prune_gym.program import PrunedNetwork
 from prune_gym.splits import Split
 from prune_gym.surgery import compact, scatter_tensors
 from prune_gym.tasks import Task
-from prune_gym.training import Recipe, accuracy, train
+from prune_gym.training import FLOOR, Recipe, accuracy, train
 
-VERSIONS = 4  # whose tensors are kept: a teacher, a student, and those of the best network and of the episode before
+VERSIONS = 4  # whose tensors are kept: those of a teacher, a student, the best network, and one more
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,15 @@ class PostTraining:
     """Temperature of the distillation (equation 26)."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name}: expected a number, got {value!r}.")
         if not isinstance(self.epochs, int) or self.epochs < 0:
             raise ValueError(f"epochs: expected an integer >= 0, got {self.epochs!r}.")
         if not isinstance(self.period, int) or self.period < 1:
             raise ValueError(f"period: expected an integer >= 1, got {self.period!r}.")
+        if not self.learning_rate >= FLOOR:
+            raise ValueError(f"learning_rate: expected at least {FLOOR}, where it ends, got {self.learning_rate!r}.")
         if not 0 <= self.mu <= 1:
             raise ValueError(f"mu: expected a fraction in [0, 1], got {self.mu!r}.")
         if not (self.temperature > 0 and isfinite(self.temperature)):
@@ -127,7 +132,8 @@ class PostTrainer:
         self.settings = settings
         self.memo = memo
         self._original = dict(tensors)
-        self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()  # the last ones used come last
+        self.pinned = ""  # the version that is kept in any case
         self.device = next(iter(tensors.values())).device
 
     @cached_property
@@ -139,19 +145,18 @@ class PostTrainer:
         small = compact(self.task.model, self.graph, network.architecture, self.tensors(network.weights))
         return small.to(self.device).eval()
 
-    @torch.inference_mode(False)  # it may be called where networks are scored
-    @torch.enable_grad()
     def tensors(self, weights: Weights) -> dict[str, Tensor]:
         """All tensors of the original shapes, by name; of units that a version does not keep, those of the version before."""
         version = weights.version
         if not version:
             return self._original
         if version not in self._kept:
-            stored = self.memo.load_tensors(version)
-            if stored is None:
-                self._train(weights)
-            else:
-                self._keep(version, {name: tensor.to(self.device) for name, tensor in stored.items()})
+            with torch.inference_mode(False):  # it may be called where networks are scored
+                stored = self.memo.load_tensors(version)
+                if stored is None:
+                    self._train(weights)
+                else:
+                    self._keep(version, {name: tensor.to(self.device) for name, tensor in stored.items()})
         self._kept.move_to_end(version)
         return self._kept[version]
 
@@ -164,11 +169,15 @@ class PostTrainer:
             self.memo.put("posttraining", key, known)
         return self._train(network.weights) if known is None else known
 
+    @torch.inference_mode(False)  # whatever the caller's mode is
+    @torch.enable_grad()
     def _train(self, weights: Weights) -> float:
-        """Train the student; keep the epoch with the best validation accuracy, the first of equal ones. Gives that accuracy."""
+        """Train the student; keep the epoch with the best validation accuracy, the first of equal ones, even if the network was
+        better before. Gives that accuracy."""
         assert weights.student is not None  # there is something to train
         assert weights.teacher is not None
         student, teacher = self.network(weights.student), self.network(weights.teacher)
+        student.requires_grad_(True)  # the original network may be frozen
         settings, (images, val) = self.settings, self._data
         best, best_accuracy = student.state_dict(), -1.0
 
@@ -196,5 +205,6 @@ class PostTrainer:
 
     def _keep(self, version: str, tensors: dict[str, Tensor]) -> None:
         self._kept[version] = tensors
-        while len(self._kept) > VERSIONS:
-            self._kept.popitem(last=False)
+        for old in [name for name in self._kept if name not in (self.pinned, version)][: max(0, len(self._kept) - VERSIONS)]:
+            del self._kept[old]
+            self.memo.forget_tensors(old)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +20,13 @@ from prune_gym.allocation import ROUNDINGS, allocate, shares
 from prune_gym.evaluation import Evaluator, Score
 from prune_gym.graph import Architecture
 from prune_gym.importance import CRITERIA, unit_scores
-from prune_gym.memo import Memo
+from prune_gym.memo import Memo, Scope
 from prune_gym.names import unknown
 from prune_gym.posttraining import ORIGINAL, Network, PostTrainer, PostTraining, Weights
 from prune_gym.program import PrunedNetwork
 from prune_gym.surgery import state
 from prune_gym.tasks import Task
+from prune_gym.weights import digest
 
 EVALUATORS = 3  # of trained weights, kept ready
 SPLITS = ("val", "test")
@@ -113,16 +117,42 @@ class Simulator:
         self.step_budget = max(1, int(step_ratio * graph.n_filters + 1e-9))
         device = torch.device(device)
         tensors = {name: tensor.detach().to(device) for name, tensor in state(task.model, graph).items()}
-        self.memo = Memo() if memo is None else memo
+        if not isinstance(posttraining, PostTraining | None):
+            raise TypeError(f"posttraining: expected a PostTraining, got {type(posttraining).__name__}.")
+        if not isinstance(memo, Memo | None):
+            raise TypeError(f"memo: expected a Memo, got {type(memo).__name__}.")
         self.tensors = tensors
         self.posttraining = posttraining or PostTraining()
+        self.identity = self._identify(device, precision)
+        name = hashlib.blake2b(json.dumps(self.identity).encode(), digest_size=6).hexdigest()
+        self.memo = Scope(Memo() if memo is None else memo, name)
         self.trainer = PostTrainer(task, graph, tensors, self.posttraining, self.memo)
         split = getattr(task, reward_split).to(device)
         self.evaluator = Evaluator(graph, tensors, split, precision=precision, memo=self.memo)
         self._evaluators: OrderedDict[str, Evaluator] = OrderedDict()
         self.calibration = task.calibration.to(device)
+        self._rank_type = "<u2" if graph.widths.max() < 2**16 else "<u4"
         self._check_outputs()
         self.baseline = self.evaluator.score(graph.full())
+
+    def _identify(self, device: torch.device, precision: str) -> dict[str, Any]:
+        """All that accuracies, rankings and trained weights depend on."""
+        images = hashlib.blake2b(digest_size=8)
+        for split in (self.task.train, self.task.val, self.task.test):
+            images.update(f"{split.images.dtype} {tuple(split.images.shape)} {split.normalization}".encode())
+            images.update(split.images.cpu().contiguous().numpy().tobytes())
+            images.update(split.labels.cpu().numpy().tobytes())
+        return {
+            "base network": digest("", {name: tensor.cpu() for name, tensor in self.tensors.items()}),
+            "data": images.hexdigest(),
+            "split": self.reward_split,
+            "augmentation": str(self.task.augmentation),
+            "importance": self.importance,
+            "precision": precision,
+            "post-training": asdict(self.posttraining),
+            "device": str(device),
+            "torch": torch.__version__,
+        }
 
     def _check_outputs(self) -> None:
         """That the network classifies, and that every label is one of its classes."""
@@ -222,6 +252,10 @@ class Simulator:
         better = self.trainer.val_accuracy(trained) > self.trainer.val_accuracy(at.teacher)
         return replace(at, weights=weights, teacher=trained if better else at.teacher)
 
+    def pin(self, at: PruningState) -> None:
+        """Keep the weights of this state, and let go of those that were kept before."""
+        self.trainer.pinned = at.weights.version
+
     def network(self, at: PruningState) -> PrunedNetwork:
         """The network of a state as a module, physically small, in evaluation mode."""
         return self.trainer.network(at.network)
@@ -233,7 +267,7 @@ class Simulator:
         architecture = network.architecture
         known = self.memo.get("ranks", network.key)
         if known is not None:
-            return np.frombuffer(base64.b64decode(known), "<i4")
+            return np.frombuffer(base64.b64decode(known), self._rank_type)
         calibration = self.calibration
         scores = unit_scores(
             self.importance,
@@ -245,7 +279,7 @@ class Simulator:
         )
         group = np.repeat(np.arange(len(self.graph.groups)), self.graph.widths)
         order = np.lexsort((scores, ~architecture.mask, group))  # removed units last, even if a kept one scores NaN
-        rank = np.empty(len(order), "<i4")
+        rank = np.empty(len(order), self._rank_type)
         rank[order] = np.arange(len(order)) - self.graph.starts[group[order]]
         self.memo.put("ranks", network.key, base64.b64encode(rank.tobytes()).decode())
         return rank

@@ -160,7 +160,7 @@ def train(
     gpu = device.type == "cuda"
     generator = torch.Generator().manual_seed(recipe.seed)
     augment = {} if augmentation is None else {"augment": partial(augmentation, generator=generator)}
-    batches = -(-len(data) // recipe.batch_size)
+    batches = len(_batches(torch.arange(len(data)), recipe.batch_size))
     cross_entropy = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     optimizer, schedule = _optimizer(model, recipe, recipe.epochs * batches)
     layout = torch.channels_last if gpu else torch.preserve_format
@@ -171,7 +171,7 @@ def train(
         tqdm(total=recipe.epochs, desc=description, unit="epoch", disable=not progress) as bar,
     ):
         for epoch in range(recipe.epochs):
-            for rows in torch.randperm(len(data), generator=generator).to(device).split(recipe.batch_size):
+            for rows in _batches(torch.randperm(len(data), generator=generator).to(device), recipe.batch_size):
                 inputs, labels = data.inputs(rows, **augment).to(memory_format=layout), data.labels[rows]
                 with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
                     logits = model(inputs)
@@ -186,6 +186,14 @@ def train(
             bar.set_postfix(loss=f"{error.item():.3f}", refresh=False)
             bar.update()
     model.to(memory_format=torch.contiguous_format if gpu else layout).eval()
+
+
+def _batches(order: Tensor, size: int) -> list[Tensor]:
+    """Images by batch. A last one on its own joins the batch before it, as one image has no statistics for a batch norm."""
+    batches = list(order.split(size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def _optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:

@@ -86,7 +86,7 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
             raise FileExistsError(f"out: {path} exists; choose another name or delete it.")
     summary = read_summary(config.run)
     pruned = load_pruned(config.run.expanduser() / "pruned.safetensors")
-    task = read_config(config.run.expanduser()).load_task(progress=True)
+    task = read_config(config.run.expanduser(), device="auto").load_task(progress=True)
     networks = {"original": compact(task.model, task.graph, task.graph.full()).eval(), "pruned": pruned}
     if config.round_to > 1:
         images, labels = task.calibration.images, task.calibration.labels

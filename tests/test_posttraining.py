@@ -226,6 +226,57 @@ def test_snapshots_remember_their_weights(env):
     assert env.snapshot().weights.version == states[-1].weights.version
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_mode_of_the_caller_does_not_matter(env, mode):
+    for _ in range(2):
+        env.step(env.uniform_action)
+    expected, version = env.score(), env.snapshot().weights.version
+    env.reset()
+    env.simulator.trainer._kept.clear()
+    env.simulator.memo = env.simulator.trainer.memo = Memo()
+    with mode():
+        for _ in range(2):
+            env.step(env.uniform_action)
+    assert (env.score(), env.snapshot().weights.version) == (expected, version)
+
+
+def test_a_frozen_network_is_trained_too(own_tiny_task):
+    own_tiny_task.model.requires_grad_(False)
+    trainer = trainer_of(own_tiny_task)
+    student = small_network(trainer)
+    tensors = trainer.tensors(Weights(student, Network(trainer.graph.full())))
+    assert not torch.equal(tensors["classifier.weight"], own_tiny_task.model.classifier.weight)
+    assert not any(parameter.requires_grad for parameter in own_tiny_task.model.parameters())
+
+
+def test_environments_may_share_a_memo(tiny_task):
+    memo = Memo()
+    common = {"sparsity": 0.5, "step_ratio": 0.25, "device": "cpu"}
+    kinds = [{}, {"reward_split": "test"}, {"posttraining": SETTINGS}, {"posttraining": replace(SETTINGS, epochs=1)}]
+
+    def accuracies(**settings):
+        env = PruningEnv(tiny_task, **common, **settings)
+        env.reset()
+        return [env.step(env.uniform_action)[4]["accuracy"] for _ in range(2)]
+
+    alone = [accuracies(**kind) for kind in kinds]
+    assert [accuracies(**kind, memo=memo) for kind in kinds] == alone
+    assert [accuracies(**kind, memo=memo) for kind in kinds] == alone
+    assert alone[0] != alone[1]
+
+
+def test_the_best_network_is_not_forgotten(env, monkeypatch):
+    monkeypatch.setattr(posttraining, "VERSIONS", 1)
+    for _ in range(6):
+        env.step(env.uniform_action)
+    best = env.best.snapshot.weights.version
+    env.reset()
+    for _ in range(4):
+        env.step(np.eye(env.action_space.shape[0])[0])
+    assert best in env.simulator.trainer._kept
+    assert len(env.simulator.trainer._kept) == 2
+
+
 def test_a_better_student_becomes_the_teacher(env, monkeypatch):
     values = iter([0.5, 0.9, 0.8, 0.95])  # student, teacher, ...: the accuracies in the order they are asked for
     monkeypatch.setattr(env.simulator.trainer, "val_accuracy", lambda network: next(values))
@@ -253,12 +304,22 @@ def test_versions_depend_on_student_and_teacher(trainer):
     [
         ({"epochs": -1}, "epochs: expected an integer >= 0, got -1"),
         ({"period": 0}, "period: expected an integer >= 1, got 0"),
+        ({"mu": "half"}, "mu: expected a number, got 'half'"),
+        ({"epochs": True}, "epochs: expected a number, got True"),
         ({"mu": 1.5}, r"mu: expected a fraction in \[0, 1\], got 1.5"),
         ({"temperature": 0.0}, "temperature: expected a positive number, got 0.0"),
-        ({"learning_rate": 0.0}, "learning_rate: expected a positive number"),
+        ({"learning_rate": 0.0}, "learning_rate: expected at least 1e-06, where it ends, got 0.0"),
         ({"batch_size": 0}, "batch_size: expected an integer >= 1"),
     ],
 )
 def test_bad_settings(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         PostTraining(**settings)
+
+
+def test_other_things_are_no_settings(tiny_task):
+    for wrong in ({"epochs": 1}, 5, PostTraining):
+        with pytest.raises(TypeError, match="posttraining: expected a PostTraining, got"):
+            PruningEnv(tiny_task, posttraining=wrong)
+    with pytest.raises(TypeError, match="memo: expected a Memo, got dict"):
+        PruningEnv(tiny_task, memo={})

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from prune_gym import tasks
 from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run
@@ -141,8 +142,42 @@ def test_a_damaged_checkpoint_is_named(stopped):
 def test_another_base_network_is_refused(stopped, monkeypatch):
     monkeypatch.setitem(tasks.TASKS, "digits", tasks.TASKS["digits-resnet"])
     monkeypatch.setattr(tasks, "_loaded", {})
+    before = {path.name: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
     with pytest.raises(ValueError, match="written with another base network"):
         run(RunConfig(out=stopped, resume=True), agent=lambda config, env: Stopping(env, seed=config.seed))
+
+    assert {path.name: path.read_bytes() for path in stopped.iterdir() if path.is_file()} == before
+    assert list((stopped / "tensorboard").iterdir())
+
+
+def test_another_agent_is_refused(stopped):
+    with pytest.raises(ValueError, match="written with another agent"):
+        run(RunConfig(out=stopped, resume=True))
+
+
+def test_a_run_that_goes_on_elsewhere_is_left_alone(stopped):
+    lock = FileLock(stopped / f"{JOURNAL}.lock")
+    with lock, pytest.raises(ValueError, match=rf"{JOURNAL}: another process is writing it"):
+        run(RunConfig(out=stopped, resume=True), agent=lambda config, env: Stopping(env, seed=config.seed))
+    assert (stopped / JOURNAL).exists()
+
+
+def test_killed_in_its_last_moment(config, tmp_path, monkeypatch):
+    def killed(self):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "remove", killed)
+        with pytest.raises(Killed):
+            run(RunConfig(out=tmp_path / "run", **config))
+    assert (tmp_path / "run" / JOURNAL).exists()
+    run(RunConfig(out=tmp_path / "run", resume=True, **config))
+    assert not {JOURNAL, f"{JOURNAL}.lock", "weights"} & {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_nested_settings_are_named_one_by_one(stopped):
+    with pytest.raises(ValueError, match=r"rl_pruner.stages: the run in .*run has 2, got 5"):
+        run(RunConfig(out=stopped, resume=True, rl_pruner=RLPrunerConfig(stages=5, samples=3)))
 
 
 def test_resume_needs_a_folder_and_no_strangers(tmp_path):

@@ -183,16 +183,6 @@ def test_networks_of_a_run_are_ordinary_modules(result):
     assert losses[-1] < losses[0]
 
 
-def test_a_run_that_cannot_succeed_leaves_no_folder(tmp_path):
-    class Failing(RandomAgent):
-        def episode(self):
-            raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        run(RunConfig(out=tmp_path / "run", **QUICK), agent=lambda config, env: Failing(env))
-    assert not (tmp_path / "run").exists()
-
-
 def test_default_folders_never_collide(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda _format: "now")
