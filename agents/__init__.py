@@ -1,8 +1,8 @@
 """Agents: RL-Pruner, Stable-Baselines3's, and baselines. Installed as ``prune_gym.agents``."""
 
 from prune_gym.agents.base import SearchAgent
-from prune_gym.agents.baselines import RandomAgent, UniformAgent
+from prune_gym.agents.baselines import GlobalTaylorAgent, RandomAgent, UniformAgent
 from prune_gym.agents.rl_pruner import RLPruner, RLPrunerConfig
 from prune_gym.agents.run import RunConfig, run
 
-__all__ = ["RLPruner", "RLPrunerConfig", "RandomAgent", "RunConfig", "SearchAgent", "UniformAgent", "run"]
+__all__ = ["GlobalTaylorAgent", "RLPruner", "RLPrunerConfig", "RandomAgent", "RunConfig", "SearchAgent", "UniformAgent", "run"]

@@ -21,7 +21,7 @@ from stable_baselines3.common.logger import configure
 
 from prune_gym import tasks
 from prune_gym.agents.base import EvaluationBudget
-from prune_gym.agents.baselines import RandomAgent, UniformAgent
+from prune_gym.agents.baselines import GlobalTaylorAgent, RandomAgent, UniformAgent
 from prune_gym.agents.pictures import plot_channels, plot_progress
 from prune_gym.agents.rl_pruner import RLPruner, RLPrunerConfig
 from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig, make_sb3
@@ -37,7 +37,7 @@ from prune_gym.training import accuracy
 
 SB3_AGENTS = ("ppo", "a2c", "sac", "td3", "ddpg")
 MEASURES = ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")
-AGENTS = ("rl_pruner", *SB3_AGENTS, "uniform", "random")
+AGENTS = ("rl_pruner", *SB3_AGENTS, "uniform", "taylor", "random")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RunConfig:
     weights: Path | None = None
     """... and its weights, a safetensors file, see scripts/train_base.py."""
     agent: str = "rl_pruner"
-    """Who prunes: rl_pruner, ppo, a2c, sac, td3, ddpg, uniform or random."""
+    """Who prunes: rl_pruner, ppo, a2c, sac, td3, ddpg, uniform, taylor or random."""
     sparsity: float = 0.5
     """Channel sparsity to reach: removed filters over filters of the original network."""
     step_ratio: float = 0.05
@@ -147,6 +147,8 @@ def make_agent(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
         return RLPruner(env, config.rl_pruner, seed=config.seed)
     if config.agent == "uniform":
         return UniformAgent(env, seed=config.seed)
+    if config.agent == "taylor":
+        return GlobalTaylorAgent(env, seed=config.seed)
     if config.agent == "random":
         return RandomAgent(env, seed=config.seed)
     settings = config.ppo if config.agent == "ppo" else config.a2c if config.agent == "a2c" else config.off_policy
