@@ -258,7 +258,7 @@ def from_scratch(lab: Lab, base: Base, architecture: Architecture) -> float:
 
 def picture(name: str, rows: Rows, protocol: str) -> bytes:
     """What an experiment found, as PNG."""
-    title = f"{EXPERIMENTS[name].__doc__} ({protocol})"
+    title = f"{str(EXPERIMENTS[name].__doc__).rstrip('.')} ({protocol})"
     if name == "figure1":
         return draw_importance(rows.rows, title)
     if name == "figure3":

@@ -37,7 +37,7 @@ def draw_curves(panels: Mapping[str, Sequence[Curve]], title: str) -> bytes:
         axes.set_title(heading, fontsize=10)
         axes.set_xlabel("channel sparsity")
         axes.set_ylabel("test accuracy, %")
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.legend(fontsize=8, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
