@@ -1,26 +1,26 @@
-"""The experiments of the paper, one function each: they fill a CSV, the paper's numbers beside ours, and draw a picture."""
+"""The experiments of the paper, one function each: they fill a CSV, our numbers beside the paper's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
-from lab import Base, Lab, Scale, at_marks, published
-from plots import Curve, draw_channels, draw_curves, draw_importance
+from lab import Base, Lab, at_marks, published
 from rows import Rows
 
 from prune_gym import compact
 from prune_gym.agents import RLPrunerConfig
 from prune_gym.graph import Architecture
 from prune_gym.importance import unit_scores
-from prune_gym.posttraining import PostTraining
 from prune_gym.simulator import PruningState, Simulator
-from prune_gym.training import Recipe, train
+from prune_gym.training import train
 
 REWARDS = ("accuracy", "flops", "params")
 METHODS = ("rl_pruner", "uniform", "taylor")
-EXPLORATION = ((0.0, "constant"), *((epsilon, decay) for epsilon in (0.2, 0.4) for decay in ("constant", "linear", "cosine")))
+DECAYS: tuple[Literal["constant", "linear", "cosine"], ...] = ("constant", "linear", "cosine")
+EXPLORATION = ((0.0, DECAYS[0]), *((epsilon, decay) for epsilon in (0.2, 0.4) for decay in DECAYS))
 VGG19, RESNET56 = ("vgg19", "cifar100"), ("resnet56", "cifar10")
 TABLE1 = tuple((name, "cifar100") for name in ("vgg19", "densenet121", "googlenet", "mobilenet_v3_large", "resnet56"))
 
@@ -37,43 +37,6 @@ MEASURED = (
 )
 PUBLISHED = tuple(f"paper_{name}" for name in (*NAMES, "base_top1", "top1", "flops_reduction_pct", "params_reduction_pct"))
 MADE_WITH = ("seed", "protocol", "settings")
-
-# Small: what one core does in minutes. Networks are trained where they are measured, not after every step.
-SMALL = Scale(
-    sparsities=(),
-    step_ratio=0.05,
-    rl_pruner=RLPrunerConfig(stages=4, samples=5),
-    posttraining=PostTraining(epochs=2, period=5, learning_rate=0.01, batch_size=128),
-    scratch=Recipe(2, 128, 0.1, 5e-4, 0.0, optimizer="sgd"),
-    train_images=2500,
-    val_images=250,
-)
-COARSE = replace(SMALL, step_ratio=0.1, posttraining=replace(SMALL.posttraining, period=2))
-BRIEF = replace(SMALL.posttraining, epochs=1)
-SCALES = {
-    "table1": {"paper": Scale((0.2, 0.4, 0.6, 0.8)), "small": replace(COARSE, sparsities=(0.2, 0.4, 0.6, 0.8))},
-    "table2": {
-        "paper": Scale((0.25, 0.5, 0.75)),
-        "small": replace(
-            SMALL,
-            sparsities=(0.25, 0.5),
-            rl_pruner=RLPrunerConfig(stages=5, samples=5),
-            posttraining=replace(SMALL.posttraining, epochs=3),
-            train_images=5000,
-            val_images=500,
-        ),
-    },
-    "table3": {
-        "paper": Scale((0.25, 0.5, 0.75)),
-        "small": replace(SMALL, sparsities=(0.25, 0.5, 0.75), rl_pruner=RLPrunerConfig(stages=3, samples=4), posttraining=BRIEF),
-    },
-    "table4": {"paper": Scale((0.4, 0.6, 0.8)), "small": replace(COARSE, sparsities=(0.4, 0.6, 0.8))},
-    "figure1": {
-        "paper": Scale((0.0, 0.25, 0.5, 0.75)),
-        "small": replace(SMALL, sparsities=(0.0, 0.25, 0.5, 0.75), posttraining=BRIEF),
-    },
-    "figure3": {"paper": Scale((0.75,)), "small": replace(SMALL, sparsities=(0.75,), posttraining=PostTraining(epochs=0))},
-}
 
 
 def table1(lab: Lab) -> Rows:
@@ -251,41 +214,3 @@ def from_scratch(lab: Lab, base: Base, architecture: Architecture) -> float:
     whole = base.whole
     train(network, whole.train.to(lab.device), replace(lab.scale.scratch, seed=lab.seed), augmentation=whole.augmentation)
     return lab.test(network, whole)
-
-
-# ----------------------------------------------------------------------------------------------------- pictures
-
-
-def picture(name: str, rows: Rows, protocol: str) -> bytes:
-    """What an experiment found, as PNG."""
-    title = f"{str(EXPERIMENTS[name].__doc__).rstrip('.')} ({protocol})"
-    if name == "figure1":
-        return draw_importance(rows.rows, title)
-    if name == "figure3":
-        return draw_channels(rows.rows, title)
-    panels: dict[str, list[Curve]] = {}
-    for network, data in dict.fromkeys((row["network"], row["data"]) for row in rows.rows):
-        mine = [row for row in rows.rows if (row["network"], row["data"]) == (network, data)]
-        theirs = next(f"{row['paper_network']}, {row['paper_data']}" for row in mine if row["paper_network"])
-        panels[f"{network}, {data}: ours"] = curves(mine, name, "")
-        panels[f"{theirs}: the paper"] = curves(mine, name, "paper_")
-    return draw_curves(panels, title)
-
-
-def curves(rows: list[dict[str, str]], name: str, prefix: str) -> list[Curve]:
-    """Accuracy by sparsity, one curve for each way to prune."""
-    if name == "table4":
-        kinds = {"pruned": f"{prefix}pruned_top1", "from scratch": f"{prefix}scratch_top1"}
-        return [Curve(label, points(rows, column)) for label, column in kinds.items()]
-    columns = {"table1": ("reward",), "table2": ("method",), "table3": ("epsilon", "decay")}[name]
-    found = []
-    for label in dict.fromkeys(" ".join(row[column] for column in columns) for row in rows):
-        chosen = [row for row in rows if " ".join(row[column] for column in columns) == label]
-        found.append(Curve(label, points(chosen, f"{prefix}top1")))
-        if name == "table2" and not prefix:
-            found.append(Curve(label, points(chosen, "top1_before_posttraining"), "before post-training"))
-    return [curve for curve in found if curve.points]
-
-
-def points(rows: list[dict[str, str]], column: str) -> list[tuple[float, float]]:
-    return [(float(row["sparsity"]), float(row[column])) for row in rows if row[column]]

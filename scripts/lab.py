@@ -1,4 +1,4 @@
-"""What the experiments of the paper share: how much work they are, what they prune, and what is measured on the way."""
+"""What the experiments of the paper share: what they prune, how, and what is measured on the way."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import hashlib
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import torch
+from scales import Scale
 from torch import nn
 
 from prune_gym import tasks
@@ -22,39 +23,14 @@ from prune_gym.agents.run import make_agent
 from prune_gym.evaluation import Split
 from prune_gym.memo import Journal
 from prune_gym.names import choose_device
-from prune_gym.posttraining import PostTraining
 from prune_gym.simulator import PruningState, Simulator
 from prune_gym.splits import Splits
 from prune_gym.tasks import Task
-from prune_gym.training import RECIPES, Recipe, accuracy
+from prune_gym.training import accuracy
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "paper"
 PROTOCOLS = {"validation": "reward on validation", "paper": "paper: reward on TEST, so test accuracy is tuned on"}
 Visit = Callable[[Simulator, PruningState], None]
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much work an experiment is."""
-
-    sparsities: tuple[float, ...]
-    """Channel sparsities at which networks are measured, rising."""
-    step_ratio: float = 0.01
-    """Filters that a pruning step removes, over filters of the original network."""
-    rl_pruner: RLPrunerConfig = field(default_factory=RLPrunerConfig)
-    """Stages and samples of every pruning step."""
-    posttraining: PostTraining = field(default_factory=lambda: PostTraining(epochs=20))
-    """After which steps networks are trained, and how."""
-    scratch: Recipe = RECIPES["paper"]
-    """How a pruned architecture is trained from scratch, on all training images."""
-    train_images: int | None = None
-    """Training images that post-training takes; None for all."""
-    val_images: int | None = None
-    """Images that rewards are computed on; None for all of their split."""
-
-    def steps(self, sparsity: float) -> int:
-        """Pruning steps to the sparsity, as near as whole steps come to it."""
-        return round(sparsity / self.step_ratio)
 
 
 @dataclass(frozen=True)

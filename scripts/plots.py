@@ -24,6 +24,40 @@ class Curve:
     note: str = ""
 
 
+def picture(name: str, rows: Sequence[Row], title: str) -> bytes:
+    """What an experiment found, as PNG."""
+    pruned = list(dict.fromkeys((row["network"], row["data"]) for row in rows))
+    if name in ("figure1", "figure3"):
+        draw = draw_importance if name == "figure1" else draw_channels
+        return draw(rows, "{}\n{}, {}".format(title, *pruned[0]))
+    panels: dict[str, list[Curve]] = {}
+    for network, data in pruned:
+        mine = [row for row in rows if (row["network"], row["data"]) == (network, data)]
+        theirs = next(f"{row['paper_network']}, {row['paper_data']}" for row in mine if row["paper_network"])
+        panels[f"{network}, {data}: ours"] = curves(mine, name, "")
+        panels[f"{theirs}: the paper"] = curves(mine, name, "paper_")
+    return draw_curves(panels, title)
+
+
+def curves(rows: Sequence[Row], name: str, prefix: str) -> list[Curve]:
+    """Accuracy by sparsity, one curve for each way to prune."""
+    if name == "table4":
+        kinds = {"pruned": f"{prefix}pruned_top1", "from scratch": f"{prefix}scratch_top1"}
+        return [Curve(label, points(rows, column)) for label, column in kinds.items()]
+    columns = {"table1": ("reward",), "table2": ("method",), "table3": ("epsilon", "decay")}[name]
+    found = []
+    for label in dict.fromkeys(" ".join(row[column] for column in columns) for row in rows):
+        chosen = [row for row in rows if " ".join(row[column] for column in columns) == label]
+        found.append(Curve(label, points(chosen, f"{prefix}top1")))
+        if name == "table2" and not prefix:
+            found.append(Curve(label, points(chosen, "top1_before_posttraining"), "before post-training"))
+    return [curve for curve in found if curve.points]
+
+
+def points(rows: Sequence[Row], column: str) -> list[tuple[float, float]]:
+    return [(float(row["sparsity"]), float(row[column])) for row in rows if row[column]]
+
+
 def draw_curves(panels: Mapping[str, Sequence[Curve]], title: str) -> bytes:
     """Accuracy in percent by channel sparsity, two panels in a row."""
     figure = Figure(figsize=(11, 0.6 + 4 * ((len(panels) + 1) // 2)), dpi=110, layout="constrained")

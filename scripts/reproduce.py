@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from experiments import EXPERIMENTS, SCALES, picture
-from lab import PROTOCOLS, Lab, Scale
+from experiments import EXPERIMENTS
+from lab import PROTOCOLS, Lab
+from plots import picture
 from rich.console import Console
 from rich.table import Table
 from rows import Rows
+from scales import SCALES, Scale
 
 from prune_gym.files import write_atomically
 
@@ -59,8 +61,17 @@ class Config:
 
     def lab(self, scale: Scale) -> Lab:
         out = self.out or Path("results") / "reproduce" / self.scale
-        own = (self.network, self.data, self.weights) if self.scale == "small" else (None, "", None)
-        return Lab(scale, out.expanduser(), *own, self.weights_folder, self.protocol, self.seed, self.device)
+        return Lab(
+            scale,
+            out.expanduser(),
+            self.network if self.scale == "small" else None,
+            self.data,
+            self.weights,
+            self.weights_folder,
+            self.protocol,
+            self.seed,
+            self.device,
+        )
 
 
 def main(config: Config) -> None:
@@ -72,7 +83,8 @@ def main(config: Config) -> None:
     console.print(describe(scale), highlight=False, soft_wrap=True)
     start = time.perf_counter()
     rows = EXPERIMENTS[name](lab)
-    write_atomically(lab.out / f"{name}.png", picture(name, rows, protocol))
+    title = f"{str(EXPERIMENTS[name].__doc__).rstrip('.')} ({protocol})"
+    write_atomically(lab.out / f"{name}.png", picture(name, rows.rows, title))
     report(console, rows)
     minutes = (time.perf_counter() - start) / 60
     console.print(f"{minutes:.1f} minutes; written to {rows.path} and {name}.png", highlight=False, soft_wrap=True)

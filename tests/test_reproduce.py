@@ -23,7 +23,7 @@ from prune_gym.posttraining import PostTraining
 from prune_gym.training import Recipe, accuracy
 from prune_gym.weights import save_weights
 
-MODULES = ("rows", "lab", "plots", "experiments", "reproduce")
+MODULES = ("rows", "scales", "lab", "plots", "experiments", "reproduce")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(scripts: Any) -> Any:
-    return scripts.lab.Scale(
+    return scripts.scales.Scale(
         sparsities=(0.2, 0.4),
         step_ratio=0.1,
         rl_pruner=RLPrunerConfig(stages=1, samples=2),
@@ -223,7 +223,7 @@ def test_an_interrupted_experiment_goes_on(scripts: Any, make_lab: Any, monkeypa
 
 def brief() -> Any:
     """A scale of few steps."""
-    from lab import Scale
+    from scales import Scale
 
     agent, scratch = RLPrunerConfig(stages=1, samples=2), Recipe(1, 64, 0.1, 5e-4, 0.0, optimizer="sgd")
     return Scale((0.2, 0.4), 0.2, agent, PostTraining(1, 1), scratch, train_images=64, val_images=64)
