@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import shlex
@@ -120,9 +121,9 @@ class Lab:
 
     def _base(self, network: str, data: str, weights: Path | None, paper_network: str, paper_data: str) -> Base:
         whole = tasks.make(network, data, weights)
-        val, test = _first(whole.val, self.scale.val_images), whole.test
-        task = replace(whole, train=_first(whole.train, self.scale.train_images), val=val, test=test)
-        top1 = self.test(whole.model, whole)
+        train, val = _first(whole.train, self.scale.train_images), _first(whole.val, self.scale.val_images)
+        task = replace(whole, train=train, val=val)
+        top1 = self.test(copy.deepcopy(whole.model), whole)  # a task's model stays where it is
         return Base(network, data, paper_network, paper_data, task, whole, top1)
 
     def settings(self, base: Base) -> str:

@@ -62,7 +62,10 @@ SCALES = {
         "paper": Scale((0.25, 0.5, 0.75)),
         "small": replace(SMALL, sparsities=(0.25, 0.5, 0.75), rl_pruner=RLPrunerConfig(stages=3, samples=4), posttraining=BRIEF),
     },
-    "table4": {"paper": Scale((0.4, 0.6, 0.8)), "small": replace(COARSE, sparsities=(0.4, 0.6, 0.8))},
+    "table4": {
+        "paper": Scale((0.4, 0.6, 0.8)),
+        "small": replace(COARSE, sparsities=(0.4, 0.6, 0.8), scratch=replace(SMALL.scratch, epochs=1)),
+    },
     "figure1": {
         "paper": Scale((0.0, 0.25, 0.5, 0.75)),
         "small": replace(SMALL, sparsities=(0.0, 0.25, 0.5, 0.75), posttraining=BRIEF),
