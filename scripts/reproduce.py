@@ -86,8 +86,12 @@ def main(config: Config) -> None:
     title = f"{str(EXPERIMENTS[name].__doc__).rstrip('.')} ({protocol})"
     write_atomically(lab.out / f"{name}.png", picture(name, rows.rows, title))
     report(console, rows)
-    minutes = (time.perf_counter() - start) / 60
-    console.print(f"{minutes:.1f} minutes; written to {rows.path} and {name}.png", highlight=False, soft_wrap=True)
+    minutes, busy = (time.perf_counter() - start) / 60, time.process_time() / 60
+    console.print(
+        f"{minutes:.1f} minutes, {busy:.1f} of processor time; written to {rows.path} and {name}.png",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def describe(scale: Scale) -> str:
@@ -102,23 +106,21 @@ def describe(scale: Scale) -> str:
 
 
 HEADINGS = {
-    "network": "network",
     "reward": "reward",
     "method": "method",
     "epsilon": "epsilon",
     "decay": "decay",
     "sparsity": "sparsity",
     "base_top1": "original",
-    "top1_before_posttraining": "before training",
+    "top1_before_posttraining": "before",
     "top1": "top-1",
     "flops_reduction_pct": "FLOPs -%",
     "params_reduction_pct": "params -%",
     "pruned_top1": "pruned",
     "scratch_top1": "from scratch",
     "gain": "gain",
-    "paper_network": "paper's network",
-    "paper_top1": "paper's top-1",
-    "paper_gain": "paper's gain",
+    "paper_top1": "paper",
+    "paper_gain": "paper",
 }
 
 
