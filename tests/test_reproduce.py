@@ -365,3 +365,14 @@ def test_rows_are_sorted_and_kept(scripts: Any, tmp_path: Path) -> None:
     assert ("b", 11) not in again
     with pytest.raises(ValueError, match=r"out: .* is not a file of this script"):
         scripts.rows.Rows(path, ("name", "step"), ("name",))
+
+
+def test_the_docs_show_the_committed_results() -> None:
+    root = Path(__file__).parents[1]
+    docs = (root / "docs" / "reproduce.md").read_text()
+    with (root / "results" / "reproduce" / "small" / "table2.csv").open(newline="") as file:
+        ours = [row for row in csv.DictReader(file) if row["top1"]]
+    assert len(ours) == 6
+    for row in ours:
+        cells = [row["method"], f"{float(row['channel_sparsity']):.1%}", row["top1_before_posttraining"], row["top1"]]
+        assert f"| {' | '.join([*cells, row['flops_reduction_pct'], row['params_reduction_pct']])} |" in docs
