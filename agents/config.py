@@ -18,7 +18,7 @@ from prune_gym.posttraining import PostTraining
 from prune_gym.tasks import Task
 
 SB3_AGENTS = ("ppo", "a2c", "sac", "td3", "ddpg")
-AGENTS = ("rl_pruner", *SB3_AGENTS, "uniform", "random")
+AGENTS = ("rl_pruner", *SB3_AGENTS, "uniform", "taylor", "random")
 NESTED = ("posttraining", "rl_pruner", "ppo", "a2c", "off_policy")  # the settings that have settings of their own
 
 
@@ -35,7 +35,7 @@ class RunConfig:
     weights: Path | None = None
     """... and its weights, a safetensors file, see scripts/train_base.py."""
     agent: str = "rl_pruner"
-    """Who prunes: rl_pruner, ppo, a2c, sac, td3, ddpg, uniform or random."""
+    """Who prunes: rl_pruner, ppo, a2c, sac, td3, ddpg, uniform, taylor or random."""
     sparsity: float = 0.5
     """Channel sparsity to reach: removed filters over filters of the original network."""
     step_ratio: float = 0.05

@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
 
 from prune_gym.agents.base import EvaluationBudget
-from prune_gym.agents.baselines import RandomAgent, UniformAgent
+from prune_gym.agents.baselines import GlobalTaylorAgent, RandomAgent, UniformAgent
 from prune_gym.agents.config import RunConfig, read_config
 from prune_gym.agents.pictures import plot_channels, plot_progress
 from prune_gym.agents.rl_pruner import RLPruner
@@ -48,6 +48,8 @@ def make_agent(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
         return RLPruner(env, config.rl_pruner, seed=config.seed)
     if config.agent == "uniform":
         return UniformAgent(env, seed=config.seed)
+    if config.agent == "taylor":
+        return GlobalTaylorAgent(env, seed=config.seed)
     if config.agent == "random":
         return RandomAgent(env, seed=config.seed)
     settings = config.ppo if config.agent == "ppo" else config.a2c if config.agent == "a2c" else config.off_policy

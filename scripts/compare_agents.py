@@ -7,8 +7,6 @@ CSV already holds is not run again, so an interrupted comparison goes on where i
 
 from __future__ import annotations
 
-import csv
-import io
 import multiprocessing
 import sys
 from dataclasses import dataclass
@@ -18,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from rows import Rows
 from scipy import stats
 from tqdm import tqdm
 
 from prune_gym import tasks
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.run import search
-from prune_gym.files import write_atomically
 from prune_gym.training import accuracy
 
 COLUMNS = (
@@ -39,6 +37,7 @@ COLUMNS = (
     "flops_reduction",
     "params_reduction",
 )
+KEY = ("task", "sparsity", "agent", "seed", "budget")
 
 
 @dataclass(frozen=True)
@@ -64,22 +63,19 @@ class Config:
 
 
 def main(config: Config) -> None:
-    rows = read(config.out)
+    results = Rows(config.out, COLUMNS, KEY)
     if not config.table_only:
-        done = {key(row) for row in rows}
         configs = [
             RunConfig(task=task, sparsity=sparsity, agent=agent, seed=seed, evaluations=config.evaluations, device="cpu")
             for task, sparsity, agent, seed in product(config.tasks, config.sparsities, config.agents, range(config.seeds))
         ]
-        todo = [c for c in configs if (c.task, str(c.sparsity), c.agent, str(c.seed), str(c.evaluations or "")) not in done]
+        todo = [c for c in configs if (c.task, c.sparsity, c.agent, c.seed, c.evaluations or "") not in results]
         for name in config.tasks:
             tasks.load(name)  # train the base networks once, before the workers look for them
         with multiprocessing.get_context("spawn").Pool(config.processes, initializer=one_thread) as pool:
             for row in tqdm(pool.imap_unordered(evaluate, todo), total=len(todo), unit="run"):
-                rows.append({name: str(value) for name, value in row.items()})
-                rows.sort(key=key)
-                write(config.out, rows)
-    print(table(rows))
+                results.add(row)
+    print(table(results.rows))
 
 
 def one_thread() -> None:
@@ -107,28 +103,6 @@ def evaluate(config: RunConfig) -> dict[str, object]:
     }
 
 
-def key(row: dict[str, str]) -> tuple[str, ...]:
-    return row["task"], row["sparsity"], row["agent"], row["seed"], row["budget"]
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"out: {path} is not a file of this script: its columns are {reader.fieldnames}.")
-        return list(reader)
-
-
-def write(path: Path, rows: list[dict[str, str]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, buffer.getvalue())
-
-
 def table(rows: list[dict[str, str]]) -> str:
     """Test accuracy in percent, mean and half width of the 95% interval (Student's t over seeds), as Markdown."""
     names = list(dict.fromkeys(row["agent"] for row in sorted(rows, key=lambda row: AGENT_ORDER.index(row["agent"]))))
@@ -141,7 +115,7 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-AGENT_ORDER = ("rl_pruner", "ppo", "a2c", "sac", "td3", "ddpg", "random", "uniform")
+AGENT_ORDER = ("rl_pruner", "ppo", "a2c", "sac", "td3", "ddpg", "taylor", "random", "uniform")
 
 
 def interval(values: list[float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prune_gym.agents import RandomAgent, RLPruner, UniformAgent
+from prune_gym.agents import GlobalTaylorAgent, RandomAgent, RLPruner, UniformAgent
 from prune_gym.agents.base import EvaluationBudget
 from prune_gym.agents.config import AGENTS, SB3_AGENTS, RunConfig
 from prune_gym.agents.run import make_agent
@@ -38,7 +38,7 @@ def test_random_uses_the_whole_budget_and_depends_on_its_seed(tiny_task):
     assert search(1)[0] != first
 
 
-@pytest.mark.parametrize("agent", [UniformAgent, RandomAgent])
+@pytest.mark.parametrize("agent", [UniformAgent, GlobalTaylorAgent, RandomAgent])
 def test_baselines_save_and_load(agent, env, tmp_path):
     made = agent(env, seed=0).learn(8)
     made.save(tmp_path / "agent.zip")
@@ -66,7 +66,7 @@ def test_sb3_agents_stop_exactly_at_their_budget(name, env):
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_name_makes_its_agent(name, env):
     agent = make_agent(RunConfig(agent=name), env)
-    expected = {"rl_pruner": RLPruner, "uniform": UniformAgent, "random": RandomAgent}
+    expected = {"rl_pruner": RLPruner, "uniform": UniformAgent, "random": RandomAgent, "taylor": GlobalTaylorAgent}
     assert type(agent) is expected[name] if name in expected else type(agent).__name__.lower() == name
 
 
