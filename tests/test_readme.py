@@ -72,3 +72,14 @@ def test_speed_numbers_are_those_of_the_committed_benchmark():
         assert f"| {row['evaluations_per_second']:.1f} | {row['ratio_to_bare_passes']:.2f} |" in line
         if name in speed["step"]:
             assert f"{speed['step'][name]['share_of_passes']:.0%}" in line
+
+
+def test_the_small_table_2_is_that_of_the_committed_results():
+    with (ROOT / "results" / "reproduce" / "small" / "table2.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["top1"]]
+    assert len(rows) == 6
+    for row in rows:
+        line = next(
+            x for x in README.splitlines() if x.startswith(f"| {row['method']} | {100 * float(row['channel_sparsity']):.1f}% |")
+        )
+        assert f"| {float(row['top1_before_posttraining']):.2f} | {float(row['top1']):.2f} |" in line
