@@ -37,7 +37,14 @@ def same(a: Path, b: Path) -> None:
     assert not (b / JOURNAL).exists()
 
 
-@pytest.fixture(params=["rl_pruner", "ppo", "random", "rl_pruner with post-training"])
+@pytest.fixture(
+    params=[
+        pytest.param("rl_pruner", marks=pytest.mark.slow),
+        "rl_pruner with post-training",
+        "ppo",
+        pytest.param("random with post-training", marks=pytest.mark.slow),
+    ]
+)
 def config(request):
     agent, _, trains = request.param.partition(" with ")
     posttraining = PostTraining(epochs=1 if trains else 0, period=2, batch_size=100)
@@ -139,7 +146,8 @@ def test_a_damaged_checkpoint_is_named(stopped):
         run(RunConfig(out=stopped, resume=True))
 
 
-def test_another_base_network_is_refused(stopped, monkeypatch):
+def test_another_base_network_is_refused(stopped, monkeypatch, tmp_path):
+    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(tasks.TASKS, "digits", tasks.TASKS["digits-resnet"])
     monkeypatch.setattr(tasks, "_loaded", {})
     before = {path.name: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
