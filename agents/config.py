@@ -10,10 +10,10 @@ from typing import Any
 from prune_gym import tasks
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig
+from prune_gym.arguments import check_integer, check_number, choose_device, unknown
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.evaluation import PRECISIONS
 from prune_gym.memo import Memo
-from prune_gym.names import choose_device, unknown
 from prune_gym.posttraining import PostTraining
 from prune_gym.tasks import Task
 
@@ -86,10 +86,11 @@ class RunConfig:
             raise ValueError(f"task: expected a task, or network, data and weights; got both, task {self.task!r}.")
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
-        if self.evaluations is not None and (not isinstance(self.evaluations, int) or self.evaluations < 1):
-            raise ValueError(f"evaluations: expected an integer >= 1, got {self.evaluations}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: expected an integer in [0, 2**32), got {self.seed}.")
+        if self.evaluations is not None:
+            check_integer("evaluations", self.evaluations, 1)
+        check_integer("seed", self.seed, 0, 2**32)
+        check_number("sparsity", self.sparsity, "(0, 1)")
+        check_number("step_ratio", self.step_ratio, "(0, 1]")
         choose_device(self.device)
 
     def load_task(self, progress: bool = False) -> Task:

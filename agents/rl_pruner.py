@@ -7,14 +7,19 @@ together form a *set* and hold equal entries. The environment's action is per se
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import cos, inf, pi
-from typing import Any, Literal
+from math import cos, pi
+from typing import Any, Literal, get_args
 
 import numpy as np
 from stable_baselines3.common.type_aliases import GymEnv
 
 from prune_gym.agents.base import SearchAgent
+from prune_gym.arguments import check_integer, check_number, unknown
 from prune_gym.simulator import PruningState
+
+EpsilonDecay = Literal["constant", "linear", "cosine"]
+Update = Literal["always", "on_improvement"]
+PruneWith = Literal["policy", "sample"]
 
 
 @dataclass(frozen=True)
@@ -39,39 +44,38 @@ class RLPrunerConfig:
     """Delta, the largest relative change of an entry of the policy in one update (eq 20)."""
     epsilon: float = 0.4
     """Initial probability of a random choice from the buffer (eq 18)."""
-    epsilon_decay: Literal["constant", "linear", "cosine"] = "cosine"
+    epsilon_decay: EpsilonDecay = "cosine"
     """How epsilon falls to 0 over the first steps; "constant" stays."""
     epsilon_fraction: float = 0.1
     """Part of the pruning steps over which epsilon falls to 0."""
     min_probability: float = 1e-5
     """Floor of an entry before normalisation."""
-    update: Literal["always", "on_improvement"] = "always"
+    update: Update = "always"
     """Update the policy after every stage, or only after one that beats all before it in this pruning step."""
-    prune_with: Literal["policy", "sample"] = "policy"
+    prune_with: PruneWith = "policy"
     """The action of the pruning step: the policy itself, or a sampled action, by the epsilon-greedy rule of eq 18."""
     reset_on_drop: float | None = None
     """Start a pruning step anew, once, with the initial policy if it would lose more than this fraction of the accuracy."""
 
     def __post_init__(self) -> None:
-        checks = {
-            "noise_std": (0 <= self.noise_std < inf, "a finite number >= 0"),
-            "step_size": (0 < self.step_size <= 1, "a number in (0, 1]"),
-            "discount": (0 <= self.discount <= 1, "a number in [0, 1]"),
-            "sample_steps": (self.sample_steps >= 1, "an integer >= 1"),
-            "samples": (self.samples >= 1, "an integer >= 1"),
-            "stages": (self.stages >= 0, "an integer >= 0"),
-            "clip": (0 < self.clip < 1, "a number in (0, 1)"),
-            "epsilon": (0 <= self.epsilon <= 1, "a number in [0, 1]"),
-            "epsilon_fraction": (0 < self.epsilon_fraction <= 1, "a number in (0, 1]"),
-            "epsilon_decay": (self.epsilon_decay in ("constant", "linear", "cosine"), "'constant', 'linear' or 'cosine'"),
-            "min_probability": (0 < self.min_probability < 1, "a number in (0, 1)"),
-            "update": (self.update in ("always", "on_improvement"), "'always' or 'on_improvement'"),
-            "prune_with": (self.prune_with in ("policy", "sample"), "'policy' or 'sample'"),
-            "reset_on_drop": (self.reset_on_drop is None or 0 < self.reset_on_drop < 1, "None or a number in (0, 1)"),
+        for name, least in {"sample_steps": 1, "samples": 1, "stages": 0}.items():
+            check_integer(name, getattr(self, name), least)
+        intervals = {
+            "noise_std": "[0, inf)",
+            "step_size": "(0, 1]",
+            "discount": "[0, 1]",
+            "clip": "(0, 1)",
+            "epsilon": "[0, 1]",
+            "epsilon_fraction": "(0, 1]",
+            "min_probability": "(0, 1)",
         }
-        for name, (good, expected) in checks.items():
-            if not good:
-                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}.")
+        for name, interval in intervals.items():
+            check_number(name, getattr(self, name), interval)
+        if self.reset_on_drop is not None:
+            check_number("reset_on_drop", self.reset_on_drop, "(0, 1)")
+        for name, choices in {"epsilon_decay": EpsilonDecay, "update": Update, "prune_with": PruneWith}.items():
+            if getattr(self, name) not in get_args(choices):
+                raise unknown(name, getattr(self, name), get_args(choices))
 
     @property
     def stage_cost(self) -> int:

@@ -91,7 +91,7 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
     killed at any moment goes on with ``resume=True`` and ends with the same bytes; see :mod:`prune_gym.memo`.
 
     Raises FileExistsError if the folder already holds a run, ValueError for a bad configuration; then nothing is written. A
-    run that fails later leaves its folder, and goes on as one that was killed.
+    run that fails later leaves its folder, and goes on as one that was killed; OSError, for a full disk, says how.
     """
     clock = {"start": time.perf_counter()}
     if config.resume:
@@ -130,8 +130,12 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
         write_atomically(folder / "summary.json", _json(summary))  # it marks the run as complete
         journal.remove()
     except KeyboardInterrupt:
-        kept = "nothing was written" if folder is None else f"go on with --out {folder} --resume"
-        raise KeyboardInterrupt(kept) from None
+        raise KeyboardInterrupt("nothing was written" if folder is None else f"go on with --out {folder} --resume") from None
+    except OSError as error:  # a full disk, say: what the folder holds is whole
+        if folder is None or error.errno is None:
+            raise
+        hint = f"{error.strerror}; when that is mended, go on with --out {folder} --resume"
+        raise OSError(error.errno, hint, error.filename) from error
     finally:
         journal.close()
     return RunResult(folder, summary)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import inf
 from typing import Any, ClassVar
 
 import gymnasium
@@ -12,26 +11,22 @@ from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 
+from prune_gym.arguments import check_integer, check_number
 from prune_gym.envs.wrappers import SoftmaxAction
 
 
 class Checked:
     """Settings that are refused by name when they are out of range."""
 
-    LEAST: ClassVar[dict[str, float]] = {
-        "n_steps": 1,
-        "batch_size": 2,
-        "n_epochs": 1,
-        "learning_starts": 0,
-        "ent_coef": 0,
-        "clip_range": 0,
-    }
+    INTEGERS: ClassVar = {"n_steps": 1, "batch_size": 2, "n_epochs": 1, "learning_starts": 0}  # with the least of each
+    FRACTIONS: ClassVar = ("gamma", "gae_lambda", "tau")
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            least, most = self.LEAST.get(name, 0), 1 if name in ("gamma", "gae_lambda", "tau") else inf
-            if not least <= value <= most or value == inf:
-                raise ValueError(f"{name}: expected a number in [{least}, {most}], got {value}.")
+            if name in self.INTEGERS:
+                check_integer(name, value, self.INTEGERS[name])
+            else:
+                check_number(name, value, "[0, 1]" if name in self.FRACTIONS else "[0, inf)")
 
 
 @dataclass(frozen=True)

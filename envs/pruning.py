@@ -15,12 +15,12 @@ from gymnasium import spaces
 
 from prune_gym import tasks
 from prune_gym.allocation import check_action
+from prune_gym.arguments import choose_device, unknown
 from prune_gym.envs.observations import OBSERVATIONS, observe
 from prune_gym.envs.rendering import describe, draw, write
 from prune_gym.evaluation import Score
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.memo import Memo
-from prune_gym.names import choose_device, unknown
 from prune_gym.posttraining import PostTraining
 from prune_gym.rewards import Reward, make_reward
 from prune_gym.simulator import PruningState, Simulator

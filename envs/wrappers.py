@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from prune_gym.arguments import check_number
 from prune_gym.envs.pruning import PruningEnv
 
 
@@ -28,8 +29,7 @@ class SoftmaxAction(gymnasium.ActionWrapper[np.ndarray, np.ndarray, np.ndarray],
     def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], scale: float = 3.0):
         gymnasium.utils.RecordConstructorArgs.__init__(self, scale=scale)
         gymnasium.ActionWrapper.__init__(self, env)
-        if not (np.isfinite(scale) and scale > 0):
-            raise ValueError(f"scale: expected a finite number > 0, got {scale}.")
+        check_number("scale", scale, "(0, inf)")
         self.scale = scale
         self.uniform = pruning_env(env).uniform_action
         self.action_space = spaces.Box(-1.0, 1.0, self.uniform.shape, np.float32)

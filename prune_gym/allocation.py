@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from prune_gym.arguments import check_integer, unknown
 from prune_gym.graph import Architecture
-from prune_gym.names import unknown
 
 ROUNDINGS = ("largest_remainder", "paper", "carry")
 
@@ -88,8 +88,7 @@ def allocate(
     capacity = architecture.widths - 1
     if rounding not in ROUNDINGS:
         raise unknown("rounding", rounding, ROUNDINGS)
-    if not isinstance(budget, int | np.integer) or budget < 1:
-        raise ValueError(f"budget: expected an integer >= 1, a number of filters, got {budget}.")
+    check_integer("budget", budget, 1)
     if carry is not None and (np.shape(carry) != capacity.shape or not np.isfinite(carry).all()):
         raise ValueError(f"carry: expected finite numbers of shape {capacity.shape}, got {carry}.")
     if not capacity.any():

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prune_gym.arguments import check_integer, check_number
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -26,12 +28,10 @@ class Augmentation:
     degrees: float = 15.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.padding, int) or isinstance(self.padding, bool) or self.padding < 0:
-            raise ValueError(f"padding: expected an integer of pixels >= 0, got {self.padding!r}.")
+        check_integer("padding", self.padding, 0)
         if not isinstance(self.flip, bool):
             raise TypeError(f"flip: expected True or False, got {self.flip!r}.")
-        if not 0 <= self.degrees <= 180:
-            raise ValueError(f"degrees: expected an angle in [0, 180], got {self.degrees!r}.")
+        check_number("degrees", self.degrees, "[0, 180]")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Change images (N, C, H, W) of any dtype, each in its own way; a new tensor like ``images``. Black is 0.

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prune_gym.arguments import unknown
 from prune_gym.augmentation import Augmentation
 from prune_gym.files import cache_folder
 from prune_gym.folders import read_folder
-from prune_gym.names import unknown
 from prune_gym.splits import Normalization, Split, Splits
 
 SPLIT_SEED = 0

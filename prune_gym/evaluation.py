@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prune_gym.arguments import unknown
 from prune_gym.folding import Inference, fold
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.masked import MaskedNetwork
 from prune_gym.memo import Memo
-from prune_gym.names import unknown
 from prune_gym.splits import Split
 from prune_gym.surgery import slice_tensors
 

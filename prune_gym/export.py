@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from prune_gym.arguments import unknown
 from prune_gym.checkpoint import load_pruned, pruned_bytes
-from prune_gym.names import unknown
 from prune_gym.program import PrunedNetwork
 
 TOLERANCE = 1e-3  # of the largest logit, or of 1 where all are smaller

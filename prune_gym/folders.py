@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prune_gym.names import unknown
+from prune_gym.arguments import unknown
 
 SHORTER_SIDE, SIZE = 256, 224  # what torchvision's networks are evaluated at
 

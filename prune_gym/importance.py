@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prune_gym.arguments import unknown
 from prune_gym.graph import Architecture, ChannelGraph, Filters
-from prune_gym.names import unknown
 from prune_gym.program import Named, is_kept
 from prune_gym.surgery import slice_tensors, state
 

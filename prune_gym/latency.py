@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prune_gym.arguments import check_number
 from prune_gym.program import leaves
 
 WARM_UP = 5
@@ -26,8 +27,7 @@ def latencies(networks: Mapping[str, nn.Module], images: Tensor, seconds: float 
     The networks take turns, so what disturbs the machine disturbs them alike. They lie on the device of the images and run
     operator by operator, as PyTorch does.
     """
-    if not seconds > 0:
-        raise ValueError(f"seconds: expected a number > 0, got {seconds}.")
+    check_number("seconds", seconds, "(0, inf)")
     times: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(WARM_UP):
         for network in networks.values():

@@ -12,12 +12,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prune_gym.arguments import check_integer, check_number
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.memo import Memo
 from prune_gym.program import PrunedNetwork
@@ -49,20 +49,12 @@ class PostTraining:
     """Temperature of the distillation (equation 26)."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name}: expected a number, got {value!r}.")
-        if not isinstance(self.epochs, int) or self.epochs < 0:
-            raise ValueError(f"epochs: expected an integer >= 0, got {self.epochs!r}.")
-        if not isinstance(self.period, int) or self.period < 1:
-            raise ValueError(f"period: expected an integer >= 1, got {self.period!r}.")
-        if not self.learning_rate >= FLOOR:
-            raise ValueError(f"learning_rate: expected at least {FLOOR}, where it ends, got {self.learning_rate!r}.")
-        if not 0 <= self.mu <= 1:
-            raise ValueError(f"mu: expected a fraction in [0, 1], got {self.mu!r}.")
-        if not (self.temperature > 0 and isfinite(self.temperature)):
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature!r}.")
-        self.recipe(1)
+        check_integer("epochs", self.epochs, 0)
+        check_integer("period", self.period, 1)
+        check_number("learning_rate", self.learning_rate, f"[{FLOOR}, inf)")  # it ends at this floor
+        check_number("mu", self.mu, "[0, 1]")
+        check_number("temperature", self.temperature, "(0, inf)")
+        self.recipe(1)  # it checks the others
 
     def recipe(self, seed: int) -> Recipe:
         """Raises ValueError for a batch size, learning rate or weight decay out of range."""

@@ -8,8 +8,8 @@ from math import isfinite
 
 import numpy as np
 
+from prune_gym.arguments import unknown
 from prune_gym.evaluation import Score
-from prune_gym.names import unknown
 
 Reward = Callable[[Score, Score, Score], float]  # (before, after, baseline) -> reward
 

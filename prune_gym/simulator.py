@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from prune_gym.allocation import ROUNDINGS, allocate, shares
+from prune_gym.arguments import check_number, unknown
 from prune_gym.evaluation import Evaluator, Score
 from prune_gym.graph import Architecture
 from prune_gym.importance import CRITERIA, unit_scores
 from prune_gym.memo import Memo, Scope
-from prune_gym.names import unknown
 from prune_gym.posttraining import ORIGINAL, Network, PostTrainer, PostTraining, Weights
 from prune_gym.program import PrunedNetwork
 from prune_gym.surgery import state
@@ -75,7 +75,7 @@ class Simulator:
         posttraining: how networks are trained after a step; by default they are not.
         memo: where accuracies and importance rankings are kept; a :class:`prune_gym.memo.Journal` outlives the process.
 
-    Raises ValueError for an argument out of range, and for a sparsity beyond one unit per group.
+    Raises TypeError or ValueError for an argument out of range, ValueError for a sparsity beyond one unit per group.
     """
 
     def __init__(
@@ -92,15 +92,13 @@ class Simulator:
         memo: Memo | None = None,
     ):
         graph = task.graph
-        if not 0 < sparsity < 1:
-            raise ValueError(f"sparsity: expected a fraction in (0, 1), got {sparsity}.")
+        check_number("sparsity", sparsity, "(0, 1)")
         if sparsity > graph.max_sparsity:
             raise ValueError(
                 f"sparsity: {sparsity} cannot be reached on task {task.name!r} with one channel kept per group; "
                 f"the largest that can is {np.floor(graph.max_sparsity * 1e4) / 1e4:.4f}."
             )
-        if not 0 < step_ratio <= 1:
-            raise ValueError(f"step_ratio: expected a fraction in (0, 1], got {step_ratio}.")
+        check_number("step_ratio", step_ratio, "(0, 1]")
         if rounding not in ROUNDINGS:
             raise unknown("rounding", rounding, ROUNDINGS)
         if importance not in CRITERIA:

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from prune_gym.arguments import check_number
 from prune_gym.augmentation import Augmentation
 
 
@@ -16,15 +17,20 @@ from prune_gym.augmentation import Augmentation
 class Normalization:
     """How pixels in 0 .. 255 become a network's input: (pixel / 255 - mean) / std, one mean and std for every channel.
 
-    Raises ValueError unless there are as many means as standard deviations, and those are positive.
+    Raises TypeError or ValueError unless there are as many means as standard deviations, and those are positive.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.mean) == len(self.std) or not all(value > 0 for value in self.std):
-            raise ValueError(f"std: expected a positive number for each mean of {self.mean}, got {self.std}.")
+        for name, values, interval in (("mean", self.mean, "(-inf, inf)"), ("std", self.std, "(0, inf)")):
+            if not isinstance(values, tuple):
+                raise TypeError(f"{name}: expected a tuple of numbers, one for each channel, got {values!r}.")
+            for value in values:
+                check_number(name, value, interval)
+        if not 0 < len(self.mean) == len(self.std):
+            raise ValueError(f"std: expected a number for each mean of {self.mean}, got {self.std}.")
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> the same as float32, on the same device."""

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from prune_gym import models
+from prune_gym.arguments import unknown
 from prune_gym.augmentation import Augmentation
 from prune_gym.data import digits
 from prune_gym.data import load as load_data
 from prune_gym.files import cache_folder
 from prune_gym.graph import ChannelGraph
-from prune_gym.names import unknown
 from prune_gym.splits import Split, Splits
 from prune_gym.trace import trace
 from prune_gym.training import Recipe, one_thread, seeded, train
@@ -40,6 +40,8 @@ class Task:
         val: rewards read its accuracy.
         test: only reported.
         augmentation: random changes of the training images that leave their labels true, for post-training; None for none.
+
+    Raises TypeError for an argument of another type, ValueError for splits whose images differ in shape or kind.
     """
 
     name: str
@@ -48,6 +50,18 @@ class Task:
     val: Split
     test: Split
     augmentation: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        kinds = {"name": str, "model": nn.Module, "train": Split, "val": Split, "test": Split}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name}: expected a {kind.__name__}, got {type(getattr(self, name)).__name__}.")
+        if not isinstance(self.augmentation, Augmentation | None):
+            raise TypeError(f"augmentation: expected an Augmentation or None, got {type(self.augmentation).__name__}.")
+        for name in ("val", "test"):
+            split = getattr(self, name)
+            if (found := _kind(split)) != (expected := _kind(self.train)):
+                raise ValueError(f"{name}: expected images like those of train, {expected}, got {found}.")
 
     @cached_property
     def graph(self) -> ChannelGraph:
@@ -58,6 +72,10 @@ class Task:
         """The images, as the network takes them, that importance is computed on."""
         first = slice(CALIBRATION_IMAGES)
         return Split(self.train.inputs(first), self.train.labels[first])
+
+
+def _kind(split: Split) -> str:
+    return f"{split.images.dtype} {tuple(split.images.shape[1:])}"
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
+from prune_gym.arguments import check_integer, check_number, unknown
 from prune_gym.augmentation import Augmentation
-from prune_gym.names import unknown
 from prune_gym.splits import Split
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -31,7 +31,7 @@ class Recipe:
         warmup: for ``"sgd"``, the share of the training in which the learning rate rises, in [0, 1).
         label_smoothing: in [0, 1).
 
-    Raises ValueError for a value out of range.
+    Raises TypeError or ValueError for a value out of range.
     """
 
     epochs: int = 15
@@ -45,18 +45,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed: expected an integer in [0, 2**63), got {self.seed!r}.")
-        if not (self.learning_rate > 0 and isfinite(self.learning_rate)):
-            raise ValueError(f"learning_rate: expected a positive number, got {self.learning_rate!r}.")
-        if not (self.weight_decay >= 0 and isfinite(self.weight_decay)):
-            raise ValueError(f"weight_decay: expected a number >= 0, got {self.weight_decay!r}.")
+            check_integer(name, getattr(self, name), 1)
+        check_integer("seed", self.seed, 0, 2**63)
+        check_number("learning_rate", self.learning_rate, "(0, inf)")
+        check_number("weight_decay", self.weight_decay, "[0, inf)")
         for name in ("label_smoothing", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a fraction in [0, 1), got {getattr(self, name)!r}.")
+            check_number(name, getattr(self, name), "[0, 1)")
         if self.optimizer not in OPTIMIZERS:
             raise unknown("optimizer", self.optimizer, OPTIMIZERS)
 

@@ -7,6 +7,7 @@ from math import gcd, lcm
 import numpy as np
 from torch import Tensor
 
+from prune_gym.arguments import check_integer
 from prune_gym.graph import ChannelGraph
 from prune_gym.importance import importance
 from prune_gym.program import PrunedNetwork
@@ -22,10 +23,9 @@ def round_widths(network: PrunedNetwork, images: Tensor, labels: Tensor, multipl
     another number of channels only if it holds such a group, or channels that cannot be removed. ``network`` is left as it
     is; with ``multiple`` 1 the result is a copy of it.
 
-    Raises ValueError unless ``multiple`` is an integer >= 1.
+    Raises TypeError or ValueError unless ``multiple`` is an integer >= 1.
     """
-    if not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"multiple: expected an integer >= 1, got {multiple!r}.")
+    check_integer("multiple", multiple, 1)
     graph = trace(network, images[:1])
     scores = importance("taylor")(network, graph, images, labels)
     kept = []

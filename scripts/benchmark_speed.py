@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,22 +18,22 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import at_scale
 import numpy as np
 import torch
 import torchvision
-import tyro
-from clock import median_seconds, seconds
+from command import run_command
 from rich.console import Console
 from rich.table import Table
+from speed import at_scale
+from speed.clock import median_seconds, seconds
 from tqdm import tqdm
 
 import prune_gym
 from prune_gym import models, tasks
+from prune_gym.arguments import choose_device
 from prune_gym.envs import PruningEnv
 from prune_gym.files import write_atomically
 from prune_gym.masked import MaskedNetwork
-from prune_gym.names import choose_device
 from prune_gym.program import Program
 from prune_gym.tasks import Task
 
@@ -240,7 +239,4 @@ def report(result: dict) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config, description=__doc__))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Config, __doc__)

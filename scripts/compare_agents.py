@@ -8,14 +8,13 @@ CSV already holds is not run again, so an interrupted comparison goes on where i
 from __future__ import annotations
 
 import multiprocessing
-import sys
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
+from command import run_command
 from rows import Rows
 from scipy import stats
 from tqdm import tqdm
@@ -128,7 +127,4 @@ def interval(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config, description=__doc__))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Config, __doc__, "rows that were finished are kept; the same command goes on")

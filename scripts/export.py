@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
@@ -12,15 +11,16 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from command import run_command
 from rich.console import Console
 from rich.table import Table
 
 from prune_gym.agents.config import read_config
+from prune_gym.arguments import check_integer, choose_device, unknown
 from prune_gym.checkpoint import load_pruned
 from prune_gym.export import EXPORTERS, compare, export
 from prune_gym.files import write_atomically
 from prune_gym.latency import latencies, peak_memory
-from prune_gym.names import choose_device, unknown
 from prune_gym.program import PrunedNetwork
 from prune_gym.surgery import compact
 from prune_gym.tasks import Task
@@ -50,8 +50,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.format not in EXPORTERS:
             raise unknown("format", self.format, EXPORTERS)
-        if self.round_to < 1:
-            raise ValueError(f"round_to: expected an integer >= 1, got {self.round_to}.")
+        check_integer("round_to", self.round_to, 1)
         choose_device(self.device)
 
     @property
@@ -63,15 +62,8 @@ class ExportConfig:
         return self.file.with_name(self.file.name + ".json")
 
 
-def main() -> None:
-    try:
-        config = tyro.cli(ExportConfig, description=__doc__)
-        report = export_run(config)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
-    show(report)
+def main(config: ExportConfig) -> None:
+    show(export_run(config))
     Console().print(f"Written: {config.file} and {config.report.name}", highlight=False, soft_wrap=True)
 
 
@@ -189,4 +181,4 @@ def show(report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, ExportConfig, __doc__)

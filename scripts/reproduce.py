@@ -6,21 +6,22 @@ Rows that the CSV holds are kept, so an interrupted experiment goes on where it 
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from experiments import EXPERIMENTS
-from lab import PROTOCOLS, Lab
-from plots import picture
+from command import run_command
+from paper.experiments import EXPERIMENTS
+from paper.lab import PROTOCOLS, Lab
+from paper.plots import picture
+from paper.scales import SCALES, Scale
 from rich.console import Console
 from rich.table import Table
 from rows import Rows
-from scales import SCALES, Scale
 
+from prune_gym.arguments import check_integer
 from prune_gym.files import write_atomically
 
 
@@ -56,8 +57,7 @@ class Config:
             raise ValueError("weights: expected none with --scale paper, which takes --weights-folder.")
         if not paper and self.weights_folder is not None:
             raise ValueError("weights_folder: expected none with --scale small, which takes --weights.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: expected an integer in [0, 2**32), got {self.seed}.")
+        check_integer("seed", self.seed, 0, 2**32)
 
     def lab(self, scale: Scale) -> Lab:
         out = self.out or Path("results") / "reproduce" / self.scale
@@ -138,9 +138,4 @@ def report(console: Console, rows: Rows) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config, description=__doc__))
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+    run_command(main, Config, __doc__, "the same command goes on")

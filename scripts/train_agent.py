@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-import tyro
+from command import run_command
 from rich.console import Console
 from rich.table import Table
 
@@ -12,15 +10,8 @@ from prune_gym.agents.config import RunConfig
 from prune_gym.agents.run import RunResult, run
 
 
-def main() -> None:
-    try:
-        config = tyro.cli(RunConfig, description=__doc__)
-        result = run(config, progress=True)
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as stop:
-        sys.exit(f"interrupted; {stop}")
-    report(result)
+def main(config: RunConfig) -> None:
+    report(run(config, progress=True))
 
 
 def report(result: RunResult) -> None:
@@ -45,4 +36,4 @@ def report(result: RunResult) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, RunConfig, __doc__)

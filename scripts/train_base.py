@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from command import run_command
 
 from prune_gym import data, tasks
-from prune_gym.names import choose_device
+from prune_gym.arguments import choose_device
 from prune_gym.training import RECIPES, accuracy, train
 from prune_gym.weights import save_weights
 
@@ -62,9 +61,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config, description=__doc__))
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
+    run_command(main, Config, __doc__)

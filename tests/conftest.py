@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Base networks go to a folder of this session, so that no test reads what an earlier one or a user left behind. One
     thread: the networks are small, and two processes with two threads each would wait for each other."""
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
     if not os.environ.get("PRUNE_GYM_CACHE"):
         folder = tempfile.TemporaryDirectory(prefix="prune_gym_tests_")
         os.environ["PRUNE_GYM_CACHE"] = folder.name

@@ -92,8 +92,16 @@ def test_asking_a_random_agent_changes_nothing(env):
     assert agent.rng.bit_generator.state == state
 
 
-@pytest.mark.parametrize("settings", [{"n_steps": 0}, {"batch_size": 1}, {"gamma": 1.5}, {"learning_rate": float("nan")}])
-def test_settings_out_of_range(settings):
-    name = next(iter(settings))
-    with pytest.raises(ValueError, match=f"{name}: expected a number in"):
-        PPOConfig(**settings)
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("n_steps", 0, "an integer >= 1"),
+        ("n_steps", 1.5, "an integer >= 1"),
+        ("batch_size", 1, "an integer >= 2"),
+        ("gamma", 1.5, r"a number in \[0, 1\]"),
+        ("learning_rate", float("nan"), r"a number in \[0, inf\)"),
+    ],
+)
+def test_settings_out_of_range(setting, value, expected):
+    with pytest.raises(ValueError, match=f"{setting}: expected {expected}, got {value}"):
+        PPOConfig(**{setting: value})

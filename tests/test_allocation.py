@@ -325,7 +325,7 @@ def test_bad_actions(rounding: str, action: object, message: str) -> None:
 
 @pytest.mark.parametrize("budget", [0, -3])
 def test_bad_budget(budget: int) -> None:
-    with pytest.raises(ValueError, match=rf"budget: expected an integer >= 1, a number of filters, got {budget}\."):
+    with pytest.raises(ValueError, match=rf"budget: expected an integer >= 1, got {budget}\."):
         allocate(np.ones(2), architecture([5, 5], [1, 1]), budget)
 
 

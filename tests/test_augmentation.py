@@ -100,10 +100,10 @@ def test_only_the_generator_counts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"padding": -1}, ValueError, r"padding: expected an integer of pixels >= 0, got -1"),
+        ({"padding": -1}, ValueError, r"padding: expected an integer >= 0, got -1"),
         ({"padding": 1.5}, ValueError, r"padding: .* got 1.5"),
         ({"flip": 1}, TypeError, r"flip: expected True or False, got 1"),
-        ({"degrees": -1.0}, ValueError, r"degrees: expected an angle in \[0, 180\], got -1.0"),
+        ({"degrees": -1.0}, ValueError, r"degrees: expected a number in \[0, 180\], got -1.0"),
         ({"degrees": float("nan")}, ValueError, r"degrees: .* got nan"),
     ],
 )

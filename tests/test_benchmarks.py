@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import resource
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
+import benchmark_speed
 import numpy as np
 import pytest
 import torch
+from speed import at_scale, clock
 
 from prune_gym import Architecture, masked, tasks
 from prune_gym.masked import MaskedNetwork
@@ -24,27 +21,13 @@ from prune_gym.tasks import Task
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The modules of the folder of that name."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
-
-    class Scripts:
-        def __getattr__(self, name: str) -> ModuleType:
-            return importlib.import_module(name)
-
-    yield Scripts()
-    for name in ("clock", "at_scale", "benchmark_speed"):
-        sys.modules.pop(name, None)
-
-
-def test_the_clock(scripts: Any) -> None:
-    assert 0.02 <= scripts.clock.seconds(lambda: time.sleep(0.02)) < 2
+def test_the_clock() -> None:
+    assert 0.02 <= clock.seconds(lambda: time.sleep(0.02)) < 2
     pauses = iter([0.0, 0.3, 0.0, 0.03])
-    assert 0.03 <= scripts.clock.median_seconds(lambda: time.sleep(next(pauses)), 3) < 0.3
+    assert 0.03 <= clock.median_seconds(lambda: time.sleep(next(pauses)), 3) < 0.3
 
 
-def test_arithmetic(scripts: Any, tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arithmetic(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     seen: list[tuple[bool, bool]] = []
     count = MaskedNetwork._count
@@ -54,8 +37,8 @@ def test_arithmetic(scripts: Any, tiny_task: Task, monkeypatch: pytest.MonkeyPat
         count(self)
 
     monkeypatch.setattr(MaskedNetwork, "_count", watched)
-    monkeypatch.setattr(scripts.at_scale, "ARITHMETIC", {"cpu": ("float32", "tf32", "bfloat16")})
-    result = scripts.at_scale.arithmetic(tiny_task, CPU, repetitions=1, candidates=2, size=512)
+    monkeypatch.setattr(at_scale, "ARITHMETIC", {"cpu": ("float32", "tf32", "bfloat16")})
+    result = at_scale.arithmetic(tiny_task, CPU, repetitions=1, candidates=2, size=512)
     assert list(result) == ["float32", "tf32", "bfloat16"]
     assert seen == [(False, False)] * 4 + [(True, True)] * 4 + [(False, False)] * 4  # two candidates, once to warm up
     assert settings == (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
@@ -68,36 +51,35 @@ def test_arithmetic(scripts: Any, tiny_task: Task, monkeypatch: pytest.MonkeyPat
     assert 0 < result["bfloat16"]["changed_predictions"] < 0.1
 
 
-def test_a_search(scripts: Any, tiny_task: Task) -> None:
-    result = scripts.at_scale.search(tiny_task, CPU, sparsity=0.3, step_ratio=0.1)
+def test_a_search(tiny_task: Task) -> None:
+    result = at_scale.search(tiny_task, CPU, sparsity=0.3, step_ratio=0.1)
     assert (result["steps"], result["evaluations"]) == (4, 404)  # 20 filters of 64, 6 per step
     assert result["milliseconds_per_evaluation"] == pytest.approx(1e3 * result["seconds"] / 404, rel=0.01)
 
 
-def test_memory(scripts: Any, tiny_task: Task) -> None:
-    curve = scripts.at_scale.memory(tiny_task, CPU, steps=42, samples=4)
+def test_memory(tiny_task: Task) -> None:
+    curve = at_scale.memory(tiny_task, CPU, steps=42, samples=4)
     assert [row["step"] for row in curve] == [11, 21, 32, 42]
-    assert [row["step"] for row in scripts.at_scale.memory(tiny_task, CPU, steps=3, samples=3)] == [1, 2, 3]
-    before = scripts.at_scale.host_bytes()
+    assert [row["step"] for row in at_scale.memory(tiny_task, CPU, steps=3, samples=3)] == [1, 2, 3]
+    before = at_scale.host_bytes()
     ballast = np.ones(10**7)
-    assert 0.9 * ballast.nbytes < scripts.at_scale.host_bytes() - before < 2 * ballast.nbytes
+    assert 0.9 * ballast.nbytes < at_scale.host_bytes() - before < 2 * ballast.nbytes
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert all(10 < row["host_megabytes"] <= largest / 1e6 for row in curve)
 
 
 def test_the_whole_script(
-    scripts: Any, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    speed, at_scale = scripts.benchmark_speed, scripts.at_scale
-    monkeypatch.setattr(speed, "TRACED", ("resnet20",))
-    monkeypatch.setattr(speed, "TRACED_IMAGENET", ("resnet18",))
+    monkeypatch.setattr(benchmark_speed, "TRACED", ("resnet20",))
+    monkeypatch.setattr(benchmark_speed, "TRACED_IMAGENET", ("resnet18",))
     monkeypatch.setattr(tasks, "load", lambda name: tiny_task)
     monkeypatch.setattr(at_scale, "random_task", lambda name, images: tiny_task)
     search, memory = at_scale.search, at_scale.memory
     monkeypatch.setattr(at_scale, "search", lambda task, device: search(task, device, 0.1, 0.1))
     monkeypatch.setattr(at_scale, "memory", lambda task, device: memory(task, device, 20, 2))
-    config = speed.Config(device="cpu", repetitions=1, images=7, search=True, out=tmp_path / "speed.json")
-    speed.main(config)
+    config = benchmark_speed.Config(device="cpu", repetitions=1, images=7, search=True, out=tmp_path / "speed.json")
+    benchmark_speed.main(config)
     result = json.loads((tmp_path / "speed.json").read_text())
     assert list(result) == ["machine", "trace_seconds", "scoring", "step", "memory", "search"]
     assert list(result["trace_seconds"]) == ["resnet20", "torchvision/resnet18"]
@@ -111,21 +93,21 @@ def test_the_whole_script(
     assert "search of vgg19, 7 images: 202 evaluations" in output
     assert "memory from step 10 to 20: host" in output
     result["arithmetic"] = {"vgg19": at_scale.arithmetic(tiny_task, CPU, 1, 2, 32)}
-    speed.report(result)
+    benchmark_speed.report(result)
     assert "vgg19: masked scoring against a matrix product" in capsys.readouterr().out
 
 
-def test_passes_of_masked_networks_are_timed(scripts: Any, tiny_task: Task, tiny_architectures: list[Architecture]) -> None:
+def test_passes_of_masked_networks_are_timed(tiny_task: Task, tiny_architectures: list[Architecture]) -> None:
     graph, split = tiny_task.graph, tiny_task.val
     inference = masked.Inference(graph.program, state(tiny_task.model, graph), graph.units)
     network = MaskedNetwork(inference, graph, split.images, split.labels, len(split))
-    with scripts.benchmark_speed.passes_timed(CPU) as passes:
+    with benchmark_speed.passes_timed(CPU) as passes:
         network.accuracy(tiny_architectures[1].mask)
     assert len(passes) == 2  # on a CPU, the pass is that of a program, too
     assert 0 < passes[0] < passes[1]
 
 
-def test_memory_needs_a_system_that_tells(scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scripts.at_scale, "STATM", tmp_path / "statm")
+def test_memory_needs_a_system_that_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(at_scale, "STATM", tmp_path / "statm")
     with pytest.raises(ValueError, match=r"memory: expected a system with .*statm, this one has none; use --no-memory"):
-        scripts.benchmark_speed.main(scripts.benchmark_speed.Config(device="cpu", out=tmp_path / "speed.json"))
+        benchmark_speed.main(benchmark_speed.Config(device="cpu", out=tmp_path / "speed.json"))

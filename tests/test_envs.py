@@ -245,9 +245,9 @@ def test_step_needs_a_running_episode(tiny_task):
     ("settings", "message"),
     [
         ({"task": "digit"}, "task: expected one of .*; got 'digit'. Did you mean 'digits'?"),
-        ({"sparsity": 1.0}, r"sparsity: expected a fraction in \(0, 1\), got 1.0"),
+        ({"sparsity": 1.0}, r"sparsity: expected a number in \(0, 1\), got 1.0"),
         ({"sparsity": 0.999}, "sparsity: 0.999 cannot be reached .* the largest that can is 0.8"),
-        ({"step_ratio": 0}, r"step_ratio: expected a fraction in \(0, 1\], got 0"),
+        ({"step_ratio": 0}, r"step_ratio: expected a number in \(0, 1\], got 0"),
         ({"reward": "acuracy"}, "reward: expected one of .*; got 'acuracy'. Did you mean 'accuracy'?"),
         ({"reward": "flops", "reward_weights": (1, 0, 0)}, "reward_weights: expected None unless reward is 'paper'"),
         ({"reward_split": "train"}, "reward_split: expected one of val, test; got 'train'"),

@@ -304,11 +304,11 @@ def test_versions_depend_on_student_and_teacher(trainer):
     [
         ({"epochs": -1}, "epochs: expected an integer >= 0, got -1"),
         ({"period": 0}, "period: expected an integer >= 1, got 0"),
-        ({"mu": "half"}, "mu: expected a number, got 'half'"),
-        ({"epochs": True}, "epochs: expected a number, got True"),
-        ({"mu": 1.5}, r"mu: expected a fraction in \[0, 1\], got 1.5"),
-        ({"temperature": 0.0}, "temperature: expected a positive number, got 0.0"),
-        ({"learning_rate": 0.0}, "learning_rate: expected at least 1e-06, where it ends, got 0.0"),
+        ({"mu": "half"}, r"mu: expected a number in \[0, 1\], got 'half'"),
+        ({"epochs": True}, "epochs: expected an integer >= 0, got True"),
+        ({"mu": 1.5}, r"mu: expected a number in \[0, 1\], got 1.5"),
+        ({"temperature": 0.0}, r"temperature: expected a number in \(0, inf\), got 0.0"),
+        ({"learning_rate": 0.0}, r"learning_rate: expected a number in \[1e-06, inf\), got 0.0"),
         ({"batch_size": 0}, "batch_size: expected an integer >= 1"),
     ],
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
+import compare_agents
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -24,18 +24,14 @@ my_data = [(split.images, split.labels) for split in (task.train, task.val, task
 """
 
 
-def run_python(code: str, folder: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_examples_run(number, tmp_path):
+def test_examples_run(number, tmp_path, monkeypatch):
     code = BLOCKS[number].replace("model = ...", "model = task.model")
     if "trace(model" in code:
         code = "model = task.model\n" + code
-    run_python(PREAMBLE + code.replace("learn(1000, progress_bar=True)", "learn(60)"), tmp_path)
+    (tmp_path / "example.py").write_text(PREAMBLE + code.replace("learn(1000, progress_bar=True)", "learn(60)"))
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("example.py")
     if "save_pruned" in code:
         assert (tmp_path / "small.safetensors").stat().st_size > 1000
 
@@ -45,11 +41,9 @@ def test_your_own_model_takes_at_most_15_lines():
     assert len([line for line in block.splitlines() if line.strip()]) <= 16  # two of them load the result again
 
 
-def test_comparison_table_is_made_from_the_committed_results():
-    script = ROOT / "scripts" / "compare_agents.py"
-    command = [sys.executable, str(script), "--table-only", "--out", str(ROOT / "results" / "compare_agents.csv")]
-    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    assert table in README
+def test_comparison_table_is_made_from_the_committed_results(capsys):
+    compare_agents.main(compare_agents.Config(out=ROOT / "results" / "compare_agents.csv", table_only=True))
+    assert capsys.readouterr().out.strip() in README
     with (ROOT / "results" / "compare_agents.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["agent"] for row in rows} >= {"rl_pruner", "uniform", "random"}

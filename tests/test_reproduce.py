@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import importlib
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import reproduce
 from matplotlib.image import imread
+from paper import experiments, scales
+from paper import lab as laboratory
+from rows import Rows
 
 from prune_gym import importance, tasks
 from prune_gym.agents import GlobalTaylorAgent, RLPrunerConfig
@@ -22,17 +22,6 @@ from prune_gym.envs import PruningEnv
 from prune_gym.posttraining import PostTraining
 from prune_gym.training import Recipe, accuracy
 from prune_gym.weights import save_weights
-
-MODULES = ("rows", "scales", "lab", "plots", "experiments", "reproduce")
-
-
-@pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The modules of the folder of that name."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
-    yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    for name in MODULES:
-        sys.modules.pop(name)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +32,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(scripts: Any) -> Any:
-    return scripts.scales.Scale(
+def tiny() -> Any:
+    return scales.Scale(
         sparsities=(0.2, 0.4),
         step_ratio=0.1,
         rl_pruner=RLPrunerConfig(stages=1, samples=2),
@@ -56,9 +45,9 @@ def tiny(scripts: Any) -> Any:
 
 
 @pytest.fixture
-def make_lab(scripts: Any, tiny: Any, weights: Path, tmp_path: Path) -> Any:
+def make_lab(tiny: Any, weights: Path, tmp_path: Path) -> Any:
     def make(folder: str = "out", scale: Any = tiny, **options: Any) -> Any:
-        return scripts.lab.Lab(scale, tmp_path / folder, "digits_resnet", "digits", weights, device="cpu", **options)
+        return laboratory.Lab(scale, tmp_path / folder, "digits_resnet", "digits", weights, device="cpu", **options)
 
     return make
 
@@ -81,17 +70,17 @@ def make_lab(scripts: Any, tiny: Any, weights: Path, tmp_path: Path) -> Any:
         ("table4", {"sparsity": 0.8}, "scratch_top1", "69.50"),
     ],
 )
-def test_the_copy_of_the_paper(scripts: Any, table: str, key: dict[str, Any], column: str, value: str) -> None:
-    (row,) = scripts.lab.published(table, **key)
+def test_the_copy_of_the_paper(table: str, key: dict[str, Any], column: str, value: str) -> None:
+    (row,) = laboratory.published(table, **key)
     assert row[column] == value
 
 
-def test_the_copy_is_complete_and_consistent(scripts: Any) -> None:
-    lengths = {table: len(scripts.lab.published(table)) for table in ("table1", "table2", "table3", "table4")}
+def test_the_copy_is_complete_and_consistent() -> None:
+    lengths = {table: len(laboratory.published(table)) for table in ("table1", "table2", "table3", "table4")}
     assert lengths == {"table1": 5 * 3 * 4, "table2": 2 * 4 * 3, "table3": 7 * 3, "table4": 3}
-    for row in scripts.lab.published("table4"):
+    for row in laboratory.published("table4"):
         assert float(row["gain"]) == pytest.approx(float(row["pruned_top1"]) - float(row["scratch_top1"]))
-        (same,) = scripts.lab.published("table1", network="vgg19", reward="accuracy", sparsity=float(row["sparsity"]))
+        (same,) = laboratory.published("table1", network="vgg19", reward="accuracy", sparsity=float(row["sparsity"]))
         assert same["top1"] == row["pruned_top1"]
 
 
@@ -151,8 +140,8 @@ def content(rows: Any) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_table2(scripts: Any, make_lab: Any, tiny: Any) -> None:
-    rows = scripts.experiments.table2(make_lab())
+def test_table2(make_lab: Any, tiny: Any) -> None:
+    rows = experiments.table2(make_lab())
     found = content(rows)
     ours = [row for row in found if row["top1"]]
     assert [(row["method"], row["sparsity"]) for row in ours] == [
@@ -170,14 +159,14 @@ def test_table2(scripts: Any, make_lab: Any, tiny: Any) -> None:
     assert {row["method"] for row in theirs} == {"rl_pruner", "greg", "depgraph", "gnn_rl"}
     assert {row["paper_network"] for row in theirs} == {"resnet56"}
     assert not list(rows.path.parent.glob(".*"))  # no journal is left
-    again = scripts.experiments.table2(make_lab("again"))
+    again = experiments.table2(make_lab("again"))
     assert again.path.read_bytes() == rows.path.read_bytes()
 
 
-def test_every_method_is_trained_for_as_many_epochs(scripts: Any, make_lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_method_is_trained_for_as_many_epochs(make_lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = make_lab()
     epochs: dict[str, int] = {}
-    make = scripts.lab.make_agent
+    make = laboratory.make_agent
     budgets = {}
 
     def spy(config: RunConfig, env: Any) -> Any:
@@ -192,19 +181,19 @@ def test_every_method_is_trained_for_as_many_epochs(scripts: Any, make_lab: Any,
         budgets[config.agent] = simulator.target_filters
         return make(config, env)
 
-    monkeypatch.setattr(scripts.lab, "make_agent", spy)
+    monkeypatch.setattr(laboratory, "make_agent", spy)
     for base in lab.bases(("resnet56", "cifar10")):
-        for agent in scripts.experiments.METHODS:
+        for agent in experiments.METHODS:
             lab.prune(base, 0.4, lambda simulator, state: None, agent=agent)
-    assert epochs == dict.fromkeys(scripts.experiments.METHODS, 2)
+    assert epochs == dict.fromkeys(experiments.METHODS, 2)
     assert len(set(budgets.values())) == 1
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
-def test_an_interrupted_experiment_goes_on(scripts: Any, make_lab: Any, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
-    whole = scripts.experiments.table1(make_lab("whole", brief()))
+def test_an_interrupted_experiment_goes_on(make_lab: Any, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
+    whole = experiments.table1(make_lab("whole", brief()))
     left = [stop_after]
-    measure = scripts.lab.Lab.measure
+    measure = laboratory.Lab.measure
 
     def stop(*arguments: Any) -> Any:
         if left[0] == 0:
@@ -213,24 +202,22 @@ def test_an_interrupted_experiment_goes_on(scripts: Any, make_lab: Any, monkeypa
         return measure(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(scripts.lab.Lab, "measure", stop)
+        patch.setattr(laboratory.Lab, "measure", stop)
         with pytest.raises(KeyboardInterrupt):
-            scripts.experiments.table1(make_lab("stopped", brief()))
-    stopped = scripts.rows.Rows(whole.path.parents[1] / "stopped" / "table1.csv", whole.columns, whole.key)
+            experiments.table1(make_lab("stopped", brief()))
+    stopped = Rows(whole.path.parents[1] / "stopped" / "table1.csv", whole.columns, whole.key)
     assert len(stopped.rows) == stop_after
-    assert scripts.experiments.table1(make_lab("stopped", brief())).path.read_bytes() == whole.path.read_bytes()
+    assert experiments.table1(make_lab("stopped", brief())).path.read_bytes() == whole.path.read_bytes()
 
 
 def brief() -> Any:
     """A scale of few steps."""
-    from scales import Scale
-
     agent, scratch = RLPrunerConfig(stages=1, samples=2), Recipe(1, 64, 0.1, 5e-4, 0.0, optimizer="sgd")
-    return Scale((0.2, 0.4), 0.2, agent, PostTraining(1, 1), scratch, train_images=64, val_images=64)
+    return scales.Scale((0.2, 0.4), 0.2, agent, PostTraining(1, 1), scratch, train_images=64, val_images=64)
 
 
-def test_table1_stands_beside_the_paper(scripts: Any, make_lab: Any) -> None:
-    found = content(scripts.experiments.table1(make_lab(scale=brief())))
+def test_table1_stands_beside_the_paper(make_lab: Any) -> None:
+    found = content(experiments.table1(make_lab(scale=brief())))
     assert [(row["reward"], row["sparsity"], row["paper_top1"]) for row in found] == [
         ("accuracy", "0.2", "70.79"),
         ("accuracy", "0.4", "68.33"),
@@ -241,28 +228,28 @@ def test_table1_stands_beside_the_paper(scripts: Any, make_lab: Any) -> None:
     ]
 
 
-def test_table3_differs_in_exploration_alone(scripts: Any, make_lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table3_differs_in_exploration_alone(make_lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    make = scripts.lab.make_agent
-    monkeypatch.setattr(scripts.lab, "make_agent", lambda config, env: seen.append(config) or make(config, env))
-    rows = scripts.experiments.table3(make_lab(scale=replace(brief(), sparsities=(0.25,), step_ratio=0.25)))
-    assert [(c.rl_pruner.epsilon, c.rl_pruner.epsilon_decay) for c in seen] == list(scripts.experiments.EXPLORATION)
+    make = laboratory.make_agent
+    monkeypatch.setattr(laboratory, "make_agent", lambda config, env: seen.append(config) or make(config, env))
+    rows = experiments.table3(make_lab(scale=replace(brief(), sparsities=(0.25,), step_ratio=0.25)))
+    assert [(c.rl_pruner.epsilon, c.rl_pruner.epsilon_decay) for c in seen] == list(experiments.EXPLORATION)
     assert {c.rl_pruner.samples for c in seen} == {2}
     assert len(rows.rows) == 7
     assert {row["paper_top1"] for row in rows.rows} == {"72.94", "72.71", "73.10", "72.98", "73.46"}
 
 
-def test_table4_trains_the_same_architecture_from_scratch(scripts: Any, make_lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table4_trains_the_same_architecture_from_scratch(make_lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
-    train = scripts.experiments.train
+    train = experiments.train
 
     def spy(network: Any, *arguments: Any, **more: Any) -> None:
         before = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
         trained.append((before, len(arguments[0])))
         train(network, *arguments, **more)
 
-    monkeypatch.setattr(scripts.experiments, "train", spy)
-    (row,) = content(scripts.experiments.table4(make_lab(scale=replace(brief(), sparsities=(0.4,)))))
+    monkeypatch.setattr(experiments, "train", spy)
+    (row,) = content(experiments.table4(make_lab(scale=replace(brief(), sparsities=(0.4,)))))
     ((parameters, images),) = trained
     task = tasks.load("digits-resnet")
     assert images == len(task.train)  # all of them, not the few of post-training
@@ -275,8 +262,8 @@ def test_table4_trains_the_same_architecture_from_scratch(scripts: Any, make_lab
     assert row["paper_gain"] == "0.51"
 
 
-def test_figure1_shares(scripts: Any, make_lab: Any) -> None:
-    found = content(scripts.experiments.figure1(make_lab(scale=replace(brief(), sparsities=(0.0, 0.4)))))
+def test_figure1_shares(make_lab: Any) -> None:
+    found = content(experiments.figure1(make_lab(scale=replace(brief(), sparsities=(0.0, 0.4)))))
     task = tasks.load("digits-resnet")
     scores = importance("taylor")(task.model, task.graph, task.calibration.images[:64], task.calibration.labels[:64])
     first = [row for row in found if row["sparsity"] == "0.0"]
@@ -285,8 +272,8 @@ def test_figure1_shares(scripts: Any, make_lab: Any) -> None:
         assert sum(float(row["share"]) for row in found if row["sparsity"] == sparsity) == pytest.approx(1, abs=1e-3)
 
 
-def test_figure3_tells_every_step(scripts: Any, make_lab: Any) -> None:
-    found = content(scripts.experiments.figure3(make_lab(scale=replace(brief(), sparsities=(0.4,)))))
+def test_figure3_tells_every_step(make_lab: Any) -> None:
+    found = content(experiments.figure3(make_lab(scale=replace(brief(), sparsities=(0.4,)))))
     groups = [group.name for group in tasks.load("digits-resnet").graph.groups]
     assert [(row["reward"], row["step"], row["group"]) for row in found] == [
         (reward, str(step), group) for reward in ("accuracy", "flops", "params") for step in range(3) for group in groups
@@ -294,12 +281,12 @@ def test_figure3_tells_every_step(scripts: Any, make_lab: Any) -> None:
     assert all(int(row["kept"]) == int(row["width"]) for row in found if row["step"] == "0")
 
 
-def test_results_of_other_settings_are_not_mixed(scripts: Any, make_lab: Any) -> None:
+def test_results_of_other_settings_are_not_mixed(make_lab: Any) -> None:
     scale = replace(brief(), sparsities=(0.4,))
-    scripts.experiments.figure1(make_lab(scale=scale))
+    experiments.figure1(make_lab(scale=scale))
     for other in ({"seed": 1}, {"protocol": "paper"}, {"scale": replace(scale, val_images=65)}):
         with pytest.raises(ValueError, match=r"out: .* other settings"):
-            scripts.experiments.figure1(make_lab(**({"scale": scale} | other)))
+            experiments.figure1(make_lab(**({"scale": scale} | other)))
 
 
 # ------------------------------------------------------------------------------------------------------ the command
@@ -307,16 +294,16 @@ def test_results_of_other_settings_are_not_mixed(scripts: Any, make_lab: Any) ->
 
 @pytest.mark.parametrize("name", ["table2", "table4", "figure1", "figure3"])
 def test_the_command(
-    scripts: Any, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     scale = replace(brief(), sparsities=(0.4,))
-    monkeypatch.setitem(scripts.reproduce.SCALES, name, {"small": scale})
+    monkeypatch.setitem(reproduce.SCALES, name, {"small": scale})
     options = {"network": "digits_resnet", "data": "digits", "weights": weights, "device": "cpu", "protocol": "paper"}
-    scripts.reproduce.main(scripts.reproduce.Config(name, out=tmp_path, **options))
+    reproduce.main(reproduce.Config(name, out=tmp_path, **options))
     printed = capsys.readouterr().out
     assert "reward on TEST" in printed
     assert "1 stages of 2 samples" in printed
-    rows = scripts.rows.Rows(tmp_path / f"{name}.csv", *columns(tmp_path / f"{name}.csv"))
+    rows = Rows(tmp_path / f"{name}.csv", *columns(tmp_path / f"{name}.csv"))
     assert {row["protocol"] for row in rows.rows} - {""} == {"paper: reward on TEST, so test accuracy is tuned on"}
     assert imread(tmp_path / f"{name}.png").std() > 0.02  # something is drawn
 
@@ -326,10 +313,10 @@ def columns(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return header, header[:1]
 
 
-def test_the_paper_protocol_rewards_test_accuracy(scripts: Any, make_lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paper_protocol_rewards_test_accuracy(make_lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    make = scripts.lab.make_agent
-    monkeypatch.setattr(scripts.lab, "make_agent", lambda config, env: seen.append(env.unwrapped) or make(config, env))
+    make = laboratory.make_agent
+    monkeypatch.setattr(laboratory, "make_agent", lambda config, env: seen.append(env.unwrapped) or make(config, env))
     lab = make_lab(scale=brief(), protocol="paper")
     for base in lab.bases(("resnet56", "cifar10")):
         lab.prune(base, 0.4, lambda simulator, state: None)
@@ -338,15 +325,15 @@ def test_the_paper_protocol_rewards_test_accuracy(scripts: Any, make_lab: Any, m
     assert (split.images == test.images[:64]).all()
 
 
-def test_missing_weights_name_the_command(scripts: Any, tmp_path: Path, weights: Path) -> None:
-    config = scripts.reproduce.Config
+def test_missing_weights_name_the_command(tmp_path: Path, weights: Path) -> None:
+    config = reproduce.Config
     with pytest.raises(ValueError, match=r"weights: expected a safetensors file.*train_base"):
-        scripts.reproduce.main(config("figure1", out=tmp_path, network="digits_resnet", data="digits"))
+        reproduce.main(config("figure1", out=tmp_path, network="digits_resnet", data="digits"))
     with pytest.raises(ValueError, match="weights_folder: expected the folder"):
-        scripts.reproduce.main(config("table1", scale="paper", out=tmp_path))
+        reproduce.main(config("table1", scale="paper", out=tmp_path))
     (tmp_path / "vgg19_cifar100.safetensors").touch()
     with pytest.raises(FileNotFoundError, match=r"train_base.py --network resnet56 --data cifar10 --recipe paper") as missing:
-        scripts.reproduce.main(config("table2", scale="paper", out=tmp_path, weights_folder=tmp_path))
+        reproduce.main(config("table2", scale="paper", out=tmp_path, weights_folder=tmp_path))
     assert "vgg19" not in str(missing.value)
     with pytest.raises(ValueError, match="weights: expected none"):
         config("table1", scale="paper", weights=weights)
@@ -355,16 +342,16 @@ def test_missing_weights_name_the_command(scripts: Any, tmp_path: Path, weights:
     assert [path.name for path in tmp_path.iterdir()] == ["vgg19_cifar100.safetensors"]
 
 
-def test_rows_are_sorted_and_kept(scripts: Any, tmp_path: Path) -> None:
+def test_rows_are_sorted_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    rows = scripts.rows.Rows(path, ("name", "step", "value"), ("name", "step"))
+    rows = Rows(path, ("name", "step", "value"), ("name", "step"))
     rows.add({"name": "b", "step": 10, "value": 1}, {"name": "b", "step": 9}, {"name": "a", "step": 11})
     assert path.read_text() == "name,step,value\na,11,\nb,9,\nb,10,1\n"
-    again = scripts.rows.Rows(path, ("name", "step", "value"), ("name", "step"))
+    again = Rows(path, ("name", "step", "value"), ("name", "step"))
     assert ("b", 10) in again
     assert ("b", 11) not in again
     with pytest.raises(ValueError, match=r"out: .* is not a file of this script"):
-        scripts.rows.Rows(path, ("name", "step"), ("name",))
+        Rows(path, ("name", "step"), ("name",))
 
 
 def test_the_docs_show_the_committed_results() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +14,19 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
-from prune_gym import tasks
+from prune_gym import data, models, tasks
 from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run
 from prune_gym.agents.run import JOURNAL
 from prune_gym.evaluation import Evaluator
 from prune_gym.memo import Journal
 from prune_gym.posttraining import PostTraining
+from prune_gym.tasks import BaseTask
+from prune_gym.training import Recipe
+from prune_gym.weights import save_weights
 
 MODULE = import_module("prune_gym.agents.run")  # the package exports a function of this name
 ROOT = Path(__file__).parents[1]
@@ -148,7 +155,7 @@ def test_a_damaged_checkpoint_is_named(stopped):
 
 def test_another_base_network_is_refused(stopped, monkeypatch, tmp_path):
     monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(tasks.TASKS, "digits", tasks.TASKS["digits-resnet"])
+    monkeypatch.setitem(tasks.TASKS, "digits", BaseTask("digits_resnet", data.digits, Recipe(epochs=1)))
     monkeypatch.setattr(tasks, "_loaded", {})
     before = {path.name: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
     with pytest.raises(ValueError, match="written with another base network"):
@@ -156,6 +163,70 @@ def test_another_base_network_is_refused(stopped, monkeypatch, tmp_path):
 
     assert {path.name: path.read_bytes() for path in stopped.iterdir() if path.is_file()} == before
     assert list((stopped / "tensorboard").iterdir())
+
+
+def test_other_data_is_refused(tmp_path, monkeypatch):
+    def write(seed):
+        rng = np.random.default_rng(seed)
+        images, labels = rng.integers(0, 256, (40, 8, 8, 1), np.uint8), np.arange(40) % 10
+        np.savez(tmp_path / "my.npz", x_train=images, y_train=labels, x_test=images[:20], y_test=labels[:20])
+
+    write(0)
+    save_weights(tmp_path / "weights.safetensors", models.create("digits_vgg"), {})
+    mine = {"network": "digits_vgg", "data": f"npz:{tmp_path}/my.npz", "weights": tmp_path / "weights.safetensors"}
+    config = RunConfig(out=tmp_path / "run", evaluations=25, **QUICK, **mine)
+    make = lambda config, env: Stopping(env, seed=config.seed)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        run(config, agent=make)
+    write(1)
+    with pytest.raises(ValueError, match="expected the journal of this run, but it was written with another data"):
+        run(RunConfig(out=tmp_path / "run", resume=True), agent=make)
+    write(0)
+    monkeypatch.setattr(Stopping, "stop", False)
+    assert run(RunConfig(out=tmp_path / "run", resume=True), agent=make).summary["evaluations"] == 24
+
+
+def test_a_full_disk_is_named_and_what_was_done_is_kept(tmp_path, monkeypatch):
+    config = {**QUICK, "evaluations": 31}
+    whole = run(RunConfig(out=tmp_path / "whole", **config))
+    write, left = os.write, [20]
+
+    def full(file, content):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        message = rf"No space left on device; when that is mended, go on with --out {tmp_path}/full --resume: '.*{JOURNAL}'"
+        with pytest.raises(OSError, match=message) as raised:
+            run(RunConfig(out=tmp_path / "full", **config))
+    assert raised.value.errno == errno.ENOSPC
+    assert (tmp_path / "full" / JOURNAL).read_bytes().count(b"\n") == 20
+    same(whole.folder, run(RunConfig(out=tmp_path / "full", resume=True)).folder)
+
+
+@pytest.mark.parametrize("loss", ["damaged", "deleted"])
+def test_trained_weights_that_are_lost(loss, tmp_path, monkeypatch):
+    """A damaged file is named; what is not there is trained again, with the same result."""
+    config = {**QUICK, "evaluations": 31, "posttraining": PostTraining(epochs=1, period=1, batch_size=100)}
+    whole = run(RunConfig(out=tmp_path / "whole", **config))
+    monkeypatch.setattr(MODULE, "_write_results", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        run(RunConfig(out=tmp_path / "run", **config))
+    monkeypatch.undo()
+    files = list((tmp_path / "run" / "weights").iterdir())
+    assert files
+    if loss == "damaged":
+        for file in files:
+            content = bytearray(file.read_bytes())
+            content[-1] ^= 1
+            file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"weights/.*safetensors: damaged .*; delete it, and the network is trained again"):
+            run(RunConfig(out=tmp_path / "run", resume=True))
+    shutil.rmtree(tmp_path / "run" / "weights")
+    same(whole.folder, run(RunConfig(out=tmp_path / "run", resume=True)).folder)
 
 
 def test_another_agent_is_refused(stopped):
@@ -202,6 +273,8 @@ def test_sigkill_at_ten_random_moments(agent, tmp_path):
     tasks.load("digits")
     command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--agent", agent, "--device", "cpu"]
     command += ["--sparsity", "0.3", "--step-ratio", "0.02", "--rl-pruner.stages", "2", "--evaluations", "300"]
+    if agent == "rl_pruner":
+        command += ["--posttraining.epochs", "1", "--posttraining.period", "3", "--posttraining.batch-size", "200"]
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     journal = tmp_path / "killed" / JOURNAL
     rng = random.Random(0)
@@ -216,3 +289,19 @@ def test_sigkill_at_ten_random_moments(agent, tmp_path):
     subprocess.run([*command, "--out", str(tmp_path / "killed"), "--resume"], check=True, capture_output=True)
     same(tmp_path / "whole", tmp_path / "killed")
     assert json.loads((tmp_path / "killed" / "summary.json").read_text())["evaluations"] > 250
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_share_the_cache(tmp_path):
+    """Both find an empty cache, make the base network, and end as a run on its own does."""
+    command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--device", "cpu", "--agent", "random"]
+    command += ["--evaluations", "20"]
+    environment = os.environ | {"PRUNE_GYM_CACHE": str(tmp_path / "cache")}
+    runs = [
+        subprocess.Popen([*command, "--out", str(tmp_path / name)], env=environment, stdout=subprocess.DEVNULL) for name in "ab"
+    ]
+    assert [process.wait() for process in runs] == [0, 0]
+    subprocess.run([*command, "--out", str(tmp_path / "alone")], check=True, env=environment, capture_output=True)
+    for name in "ab":
+        same(tmp_path / "alone", tmp_path / name)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]

@@ -262,8 +262,11 @@ def test_presets():
         ({"step_size": 0}, r"step_size: expected a number in \(0, 1\], got 0"),
         ({"clip": 1.5}, r"clip: expected a number in \(0, 1\), got 1.5"),
         ({"samples": 0}, "samples: expected an integer >= 1, got 0"),
-        ({"epsilon_decay": "cosin"}, "epsilon_decay: expected 'constant', 'linear' or 'cosine', got 'cosin'"),
-        ({"noise_std": float("nan")}, "noise_std: expected a finite number >= 0, got nan"),
+        (
+            {"epsilon_decay": "cosin"},
+            "epsilon_decay: expected one of constant, linear, cosine; got .cosin",
+        ),
+        ({"noise_std": float("nan")}, r"noise_std: expected a number in \[0, inf\), got nan"),
     ],
 )
 def test_bad_settings(setting, message):

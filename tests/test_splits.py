@@ -91,9 +91,16 @@ def test_bad_splits_and_normalizations() -> None:
     for images in (pixels(channels=1), pixels()[:, :, 0]):
         with pytest.raises(ValueError, match=r"images: expected shape \(N, 3, H, W\), a channel for each mean .* got \(5, "):
             Split(images, labels, COLOUR)
-    for mean, std in (((0.5,), (0.0,)), ((0.5, 0.5), (1.0,)), ((), ()), ((0.5,), (float("nan"),))):
-        with pytest.raises(ValueError, match=r"std: expected a positive number for each mean"):
+    for mean, std in (((0.5, 0.5), (1.0,)), ((), ())):
+        with pytest.raises(ValueError, match=r"std: expected a number for each mean"):
             Normalization(mean, std)
+    for std in (0.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=rf"std: expected a number in \(0, inf\), got {std}"):
+            Normalization((0.5,), (std,))
+    with pytest.raises(ValueError, match=r"mean: expected a number in \(-inf, inf\), got nan"):
+        Normalization((float("nan"),), (1.0,))
+    with pytest.raises(TypeError, match=r"mean: expected a tuple of numbers, one for each channel, got \[0\.5\]"):
+        Normalization([0.5], (1.0,))  # type: ignore[arg-type]
 
 
 def test_pruning_and_training_take_either_kind(own_tiny_task: Task) -> None:

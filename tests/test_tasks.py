@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from prune_gym import data, models, tasks, training
 from prune_gym.augmentation import Augmentation
+from prune_gym.splits import Split
 from prune_gym.tasks import TASKS, BaseTask, Task
 from prune_gym.training import Recipe
 from prune_gym.weights import save_weights
@@ -107,6 +109,15 @@ def test_a_damaged_cache_is_an_error_that_names_the_file(cache: Path) -> None:
     path.unlink()
     reload()
     assert path.read_bytes() == good
+
+
+def test_bad_tasks(tiny_task: Task) -> None:
+    for name in ("name", "model", "train", "val", "test", "augmentation"):
+        with pytest.raises(TypeError, match=rf"^{name}: expected an? .*, got list\.$"):
+            replace(tiny_task, **{name: []})
+    smaller = Split(tiny_task.val.images[..., 1:], tiny_task.val.labels)
+    with pytest.raises(ValueError, match=r"test: expected images like those of train, .*\(1, 12, 12\), got .*\(1, 12, 11\)"):
+        replace(tiny_task, test=smaller)
 
 
 def test_unknown_task() -> None:
@@ -206,16 +217,16 @@ def test_building_depends_on_the_seed_alone() -> None:
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_the_number_of_threads_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_threads_does_not_matter(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = []
     for threads in (1, 2):
-        monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path / str(threads)))
+        monkeypatch.setenv("PRUNE_GYM_CACHE", str(cache / str(threads)))
         torch.set_num_threads(threads)
         try:
-            tasks.load("digits-resnet")
+            reload()
             assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(1)
-        (file,) = (tmp_path / str(threads)).iterdir()
+        (file,) = (cache / str(threads)).iterdir()
         files.append((file.name, file.read_bytes()))
     assert files[0] == files[1]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from numbers import Integral
 
 import torchvision
 from torch import nn
 
+from prune_gym.arguments import check_integer, unknown
 from prune_gym.models import densenet, googlenet, mobilenet, resnet, vgg
-from prune_gym.names import unknown
 
 __all__ = ["create", "names"]
 
@@ -44,15 +43,18 @@ def create(name: str, num_classes: int | None = None, in_channels: int | None = 
         in_channels: channels of the images, 3 unless given; 1 for the networks for digits.
 
     Raises:
-        ValueError: an unknown name, a number below 1, or torchvision with other than 3 input channels.
+        ValueError: an unknown name, no integer >= 1, or torchvision with other than 3 input channels.
+        TypeError: no number.
     """
     torchvisions = str(name).startswith(_TORCHVISION)
     known = _torchvision_names() if torchvisions else names()
     if name not in known:
         raise unknown("name", name, known if torchvisions else [*known, f"{_TORCHVISION}<name>"])
     digits = name.startswith("digits_")
-    num_classes = _at_least_one("num_classes", (10 if digits else 100) if num_classes is None else num_classes)
-    in_channels = _at_least_one("in_channels", (1 if digits else 3) if in_channels is None else in_channels)
+    num_classes = (10 if digits else 100) if num_classes is None else num_classes
+    in_channels = (1 if digits else 3) if in_channels is None else in_channels
+    check_integer("num_classes", num_classes, 1)
+    check_integer("in_channels", in_channels, 1)
     if not torchvisions:
         return _NETWORKS[name](num_classes, in_channels)
     if in_channels != 3:
@@ -67,9 +69,3 @@ def create(name: str, num_classes: int | None = None, in_channels: int | None = 
 def _torchvision_names() -> tuple[str, ...]:
     every = torchvision.models.list_models(module=torchvision.models)
     return tuple(_TORCHVISION + name for name in every if not name.startswith(_TRANSFORMERS))
-
-
-def _at_least_one(argument: str, value: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{argument}: expected an integer of at least 1, got {value!r}.")
-    return int(value)

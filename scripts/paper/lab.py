@@ -15,21 +15,21 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 import torch
-from scales import Scale
 from torch import nn
 
+from paper.scales import Scale
 from prune_gym import tasks
 from prune_gym.agents import RLPrunerConfig, RunConfig
 from prune_gym.agents.run import make_agent
+from prune_gym.arguments import choose_device
 from prune_gym.evaluation import Split
 from prune_gym.memo import Journal
-from prune_gym.names import choose_device
 from prune_gym.simulator import PruningState, Simulator
 from prune_gym.splits import Splits
 from prune_gym.tasks import Task
 from prune_gym.training import accuracy
 
-PUBLISHED = Path(__file__).parents[1] / "results" / "paper"
+PUBLISHED = Path(__file__).parents[2] / "results" / "paper"
 PROTOCOLS = {"validation": "reward on validation", "paper": "paper: reward on TEST, so test accuracy is tuned on"}
 Visit = Callable[[Simulator, PruningState], None]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from clock import median_seconds, seconds
 from torch import nn
 
 from prune_gym import models
@@ -22,6 +21,7 @@ from prune_gym.folding import fold
 from prune_gym.masked import MaskedNetwork
 from prune_gym.surgery import state
 from prune_gym.tasks import Task
+from speed.clock import median_seconds, seconds
 
 ARITHMETIC = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
 STATM = Path("/proc/self/statm")

@@ -1,11 +1,33 @@
-"""Choosing by name, with an answer that helps when the name is wrong."""
+"""Arguments that users give: numbers within a range, names and devices, and errors that say what was expected."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral, Real
 
 import torch
+
+
+def check_number(argument: str, value: object, interval: str) -> None:
+    """Raise TypeError unless ``value`` is a number, ValueError unless it lies in the interval, such as ``"[0, 1)"`` or
+    ``"(0, inf)"``; a round bracket leaves its end out."""
+    low, high = map(float, interval[1:-1].split(","))
+    problem = f"{argument}: expected a number in {interval}, got {value!r}."
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(problem)
+    x = float(value)
+    if not (low < x < high or (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")):
+        raise ValueError(problem)
+
+
+def check_integer(argument: str, value: object, least: int, below: int | None = None) -> None:
+    """Raise TypeError unless ``value`` is a number, ValueError unless it is an integer >= ``least`` and < ``below``."""
+    problem = f"{argument}: expected an integer {f'>= {least}' if below is None else f'in [{least}, {below})'}, got {value!r}."
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(problem)
+    if not isinstance(value, Integral) or value < least or (below is not None and value >= below):
+        raise ValueError(problem)
 
 
 def unknown(argument: str, name: object, known: Iterable[str]) -> ValueError:

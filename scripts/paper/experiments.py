@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import get_args
 
 import numpy as np
-from lab import Base, Lab, at_marks, published
 from rows import Rows
 
+from paper.lab import Base, Lab, at_marks, published
 from prune_gym import compact
-from prune_gym.agents import RLPrunerConfig
+from prune_gym.agents.rl_pruner import EpsilonDecay, RLPrunerConfig
 from prune_gym.graph import Architecture
 from prune_gym.importance import unit_scores
 from prune_gym.simulator import PruningState, Simulator
@@ -19,7 +19,7 @@ from prune_gym.training import train
 
 REWARDS = ("accuracy", "flops", "params")
 METHODS = ("rl_pruner", "uniform", "taylor")
-DECAYS: tuple[Literal["constant", "linear", "cosine"], ...] = ("constant", "linear", "cosine")
+DECAYS = get_args(EpsilonDecay)
 EXPLORATION = ((0.0, DECAYS[0]), *((epsilon, decay) for epsilon in (0.2, 0.4) for decay in DECAYS))
 VGG19, RESNET56 = ("vgg19", "cifar100"), ("resnet56", "cifar10")
 TABLE1 = tuple((name, "cifar100") for name in ("vgg19", "densenet121", "googlenet", "mobilenet_v3_large", "resnet56"))

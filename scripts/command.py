@@ -1,0 +1,31 @@
+"""What every script does with its command line: a dataclass says what it takes, and mistakes become one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+Config = TypeVar("Config")
+
+
+def run_command(
+    main: Callable[[Config], None],
+    config: type[Config],
+    description: str | None,
+    interrupted: str = "nothing was written",
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Call ``main`` with the ``config`` that the arguments give, by default those of the command line.
+
+    Mistakes, missing files and full disks end the process with one line instead of a traceback; so does Ctrl-C, with what it
+    was raised with, else with ``interrupted``.
+    """
+    try:
+        main(tyro.cli(config, description=description, args=arguments))
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as stop:
+        sys.exit(f"interrupted; {str(stop) or interrupted}")
