@@ -26,7 +26,7 @@ def check_integer(argument: str, value: object, least: int, below: int | None = 
     problem = f"{argument}: expected an integer {f'>= {least}' if below is None else f'in [{least}, {below})'}, got {value!r}."
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(problem)
-    if not isinstance(value, Integral) or value < least or (below is not None and value >= below):
+    if not isinstance(value, Integral) or int(value) < least or (below is not None and int(value) >= below):
         raise ValueError(problem)
 
 
