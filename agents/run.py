@@ -171,8 +171,9 @@ def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, 
     best = env.best
     if best is None:
         raise ValueError(f"evaluations: {name} ended no episode within {env.evaluations} of them; give it more.")
-    task, architecture, baseline = env.task, best.snapshot.architecture, env.simulator.baseline
-    pruned = env.simulator.network(best.snapshot).cpu()
+    simulator, task, architecture = env.simulator, env.task, best.snapshot.architecture
+    val, test = task.val.to(simulator.device), task.test.to(simulator.device)
+    original, pruned = simulator.network(simulator.initial()), simulator.network(best.snapshot)
     on_test = config.reward_split == "test"
     summary: dict[str, Any] = {
         "task": task.name,
@@ -181,8 +182,8 @@ def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, 
         "evaluations": env.evaluations,
         "protocol": "paper: reward on TEST, so test accuracy is tuned on" if on_test else "reward on validation",
         "reward": best.reward,
-        "before": _measures(baseline, accuracy(task.model, task.val), accuracy(task.model, task.test)),
-        "after": _measures(best.score, accuracy(pruned, task.val), accuracy(pruned, task.test)),
+        "before": _measures(simulator.baseline, accuracy(original, val), accuracy(original, test)),
+        "after": _measures(best.score, accuracy(pruned, val), accuracy(pruned, test)),
         "widths": {
             group.name: [group.width, kept] for group, kept in zip(env.graph.groups, architecture.widths.tolist(), strict=True)
         },
@@ -190,11 +191,8 @@ def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, 
     }
     student = best.snapshot.weights.student
     if student is not None:
-        untrained = env.simulator.trainer.network(student).cpu()
-        summary["before_posttraining"] = {
-            "val_accuracy": accuracy(untrained, task.val),
-            "test_accuracy": accuracy(untrained, task.test),
-        }
+        untrained = simulator.trainer.network(student)
+        summary["before_posttraining"] = {"val_accuracy": accuracy(untrained, val), "test_accuracy": accuracy(untrained, test)}
     write_atomically(folder / "steps.csv", recorder.csv())
     save_pruned(folder / "pruned.safetensors", pruned, {"summary": summary})
     write_atomically(folder / "channels.png", plot_channels(env, best))

@@ -182,7 +182,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return previews
 
     def snapshot(self) -> PruningState:
-        """The present state; immutable, a few hundred bytes, to hand to :meth:`restore`. Raises RuntimeError before reset."""
+        """The present state, to hand to :meth:`restore`: immutable, a mask of the channels and the way to it, no weights. Raises
+        RuntimeError before reset."""
         return self._current("snapshot")
 
     def restore(self, snapshot: PruningState) -> tuple[np.ndarray, dict[str, Any]]:

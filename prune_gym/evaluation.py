@@ -134,17 +134,16 @@ class Evaluator:
     def _masked(self) -> MaskedNetwork | None:
         if self.split.images.device.type not in MASKED_ON:
             return None
-        return MaskedNetwork(self._network, self.graph, self._inputs(slice(None)), self.split.labels, self.batch_size)
+        return MaskedNetwork(self._network, self.graph, self._cast(self.split.inputs()), self.split.labels, self.batch_size)
 
-    def _inputs(self, rows: slice) -> Tensor:
-        inputs = self.split.inputs(rows)
-        return inputs.bfloat16() if self.precision == "bfloat16" else inputs
+    def _cast(self, images: Tensor) -> Tensor:
+        return images.bfloat16() if self.precision == "bfloat16" else images
 
     @torch.inference_mode()
     def _compact_accuracy(self, architecture: Architecture) -> float:
-        network, labels = self._network, self.split.labels
+        network = self._network
         program = network.program.at(architecture.mask)
         tensors = slice_tensors(network.tensors, network.units, architecture)
-        batches = [slice(start, start + self.batch_size) for start in range(0, len(labels), self.batch_size)]
-        correct = sum((program.run(tensors, [self._inputs(rows)]).argmax(1) == labels[rows]).sum() for rows in batches)
-        return int(correct) / len(labels)
+        batches = self.split.batches(self.batch_size)
+        correct = sum((program.run(tensors, [self._cast(images)]).argmax(1) == labels).sum() for images, labels in batches)
+        return int(correct) / len(self.split)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,30 +84,33 @@ def export(network: PrunedNetwork, example: Tensor | Sequence[Tensor], format: s
 
 
 @torch.inference_mode()
-def compare(exported: Exported, network: PrunedNetwork, images: Tensor) -> Agreement:
-    """Run both on ``images`` (N, C, H, W), first one image and then the others in batches of 64.
+def compare(exported: Exported, network: PrunedNetwork, images: Tensor | Iterable[Tensor]) -> Agreement:
+    """Run both on ``images`` (N, C, H, W), first one image and then the others in batches of 64, or on given batches of them.
 
     Raises :class:`ExportError` if any logit differs by more than 1e-3 of the largest one (of 1, if all are smaller), or is not
     a number. Within that, an image whose two best classes are as near to each other may change its class; these are counted.
     """
     own = copy.deepcopy(network).cpu().eval()
-    changed, difference, scale = 0, 0.0, 1.0
-    for batch in (images[:1], *images[1:].split(64)):
-        if len(batch):
-            expected, found = own(batch.cpu()), exported.run(batch.cpu())
-            if found.shape != expected.shape:
-                raise ExportError(f"export: expected logits of shape {tuple(expected.shape)}, got {tuple(found.shape)}.")
-            worst = (found - expected).abs().max().item()
-            if not worst <= difference:  # a NaN stays, too
-                difference = worst
-            scale = max(scale, expected.abs().max().item())
-            changed += int((found.argmax(1) != expected.argmax(1)).sum())
+    count, changed, difference, scale = 0, 0, 0.0, 1.0
+    batches = (images[:1], *images[1:].split(64)) if isinstance(images, Tensor) else images
+    for batch in batches:
+        if not len(batch):
+            continue
+        expected, found = own(batch.cpu()), exported.run(batch.cpu())
+        if found.shape != expected.shape:
+            raise ExportError(f"export: expected logits of shape {tuple(expected.shape)}, got {tuple(found.shape)}.")
+        worst = (found - expected).abs().max().item()
+        if not worst <= difference:  # a NaN stays, too
+            difference = worst
+        scale = max(scale, expected.abs().max().item())
+        count += len(batch)
+        changed += int((found.argmax(1) != expected.argmax(1)).sum())
     if not difference <= TOLERANCE * scale:
         raise ExportError(
             f"export: the exported file differs from the network by {difference:.3g}, with logits up to {scale:.3g}; "
             "use another format."
         )
-    return Agreement(len(images), difference, changed)
+    return Agreement(count, difference, changed)
 
 
 # ----------------------------------------------------------------------------------------------------------- formats

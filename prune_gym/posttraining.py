@@ -24,7 +24,7 @@ from prune_gym.program import PrunedNetwork
 from prune_gym.splits import Split
 from prune_gym.surgery import compact, scatter_tensors
 from prune_gym.tasks import Task
-from prune_gym.training import FLOOR, Recipe, accuracy, train
+from prune_gym.training import FLOOR, Recipe, accuracy, layout_on, mixed_precision, train
 
 VERSIONS = 4  # whose tensors are kept: those of a teacher, a student, the best network, and one more
 
@@ -170,11 +170,12 @@ class PostTrainer:
         assert weights.teacher is not None
         student, teacher = self.network(weights.student), self.network(weights.teacher)
         student.requires_grad_(True)  # the original network may be frozen
+        teacher.to(memory_format=layout_on(self.device))
         settings, (images, val) = self.settings, self._data
         best, best_accuracy = student.state_dict(), -1.0
 
         def loss(logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-            with torch.no_grad():
+            with torch.no_grad(), mixed_precision(self.device):
                 target = teacher(inputs).float()
             return distillation_loss(logits, target, labels, settings.mu, settings.temperature)
 

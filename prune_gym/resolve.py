@@ -32,6 +32,7 @@ class Recording:
 
 
 def resolve(recording: Recording) -> ChannelGraph:
+    """The channel graph of a recorded forward pass: components of labels become units, and units that look alike groups."""
     layers = _prunable_layers(recording)
     component, first_made = _components(recording, layers)
 

@@ -113,7 +113,7 @@ class Simulator:
         # 0.29 * 100 is a little less than 29, and 0.07 * 100 a little more than 7
         self.target_filters = max(1, ceil(sparsity * graph.n_filters - 1e-9))
         self.step_budget = max(1, int(step_ratio * graph.n_filters + 1e-9))
-        device = torch.device(device)
+        self.device = device = torch.device(device)
         tensors = {name: tensor.detach().to(device) for name, tensor in state(task.model, graph).items()}
         if not isinstance(posttraining, PostTraining | None):
             raise TypeError(f"posttraining: expected a PostTraining, got {type(posttraining).__name__}.")

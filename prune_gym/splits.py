@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -94,6 +94,12 @@ class Split:
         """
         images = augment(self.images[rows])
         return images if self.normalization is None else self.normalization(images)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the network takes, with its labels, in order, ``size`` images at a time."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            yield self.inputs(rows), self.labels[rows]
 
     def subset(self, rows: slice | Tensor) -> Split:
         """The split of some rows: a slice (nothing is copied) or a tensor of indices."""

@@ -237,6 +237,7 @@ class _Tracer(TorchDispatchMode):
         return torch.empty_like(leaf, device="meta") if name is None else self._tensors[name]
 
     def record(self, func: torch._ops.OpOverload, given: dict[str, Any], result: Any) -> None:
+        """Apply the rule of an operator to what it was given, and note the call for the program."""
         rule = find_rule(func)
         assert rule is not None
         tensors: list[Traced] = []
@@ -312,6 +313,8 @@ class _Tracer(TorchDispatchMode):
     # ------------------------------------------------------------------------------------------------ the end
 
     def finish(self, output: Any) -> Recording:
+        """All that was recorded; channels that reach the model's output stay."""
+
         def to_value(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf

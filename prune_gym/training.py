@@ -130,6 +130,16 @@ def _deterministic() -> Iterator[None]:
         torch.backends.cudnn.deterministic = before
 
 
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Within it a GPU computes in bfloat16 what may be; a CPU does as always."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def layout_on(device: torch.device) -> torch.memory_format:
+    """How images and weights lie in memory: channels last on a GPU, whose tensor cores want it."""
+    return torch.channels_last if device.type == "cuda" else torch.preserve_format
+
+
 def train(
     model: nn.Module,
     data: Split,
@@ -151,13 +161,12 @@ def train(
     Raises ValueError if the loss is no longer finite.
     """
     device = data.labels.device
-    gpu = device.type == "cuda"
     generator = torch.Generator().manual_seed(recipe.seed)
     augment = {} if augmentation is None else {"augment": partial(augmentation, generator=generator)}
     batches = len(_batches(torch.arange(len(data)), recipe.batch_size))
     cross_entropy = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     optimizer, schedule = _optimizer(model, recipe, recipe.epochs * batches)
-    layout = torch.channels_last if gpu else torch.preserve_format
+    layout = layout_on(device)
     model.to(memory_format=layout).train()
     with (
         seeded(recipe.seed, device),
@@ -167,7 +176,7 @@ def train(
         for epoch in range(recipe.epochs):
             for rows in _batches(torch.randperm(len(data), generator=generator).to(device), recipe.batch_size):
                 inputs, labels = data.inputs(rows, **augment).to(memory_format=layout), data.labels[rows]
-                with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
+                with mixed_precision(device):
                     logits = model(inputs)
                 error = cross_entropy(logits.float(), labels) if loss is None else loss(logits.float(), inputs, labels)
                 optimizer.zero_grad()
@@ -179,7 +188,7 @@ def train(
                 raise ValueError(f"learning_rate: training diverged in epoch {epoch + 1}; try less than {recipe.learning_rate}.")
             bar.set_postfix(loss=f"{error.item():.3f}", refresh=False)
             bar.update()
-    model.to(memory_format=torch.contiguous_format if gpu else layout).eval()
+    model.to(memory_format=layout if layout is torch.preserve_format else torch.contiguous_format).eval()
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:
@@ -203,7 +212,6 @@ def accuracy(model: nn.Module, data: Split, batch_size: int = 256) -> float:
     """Fraction of images that ``model`` classifies correctly in evaluation mode."""
     was_training = model.training
     model.eval()
-    batches = [slice(start, start + batch_size) for start in range(0, len(data), batch_size)]
-    correct = sum(int((model(data.inputs(rows)).argmax(1) == data.labels[rows]).sum()) for rows in batches)
+    correct = sum((model(images).argmax(1) == labels).sum() for images, labels in data.batches(batch_size))
     model.train(was_training)
-    return correct / len(data)
+    return int(correct) / len(data)

@@ -71,6 +71,7 @@ class Config:
 
 
 def main(config: Config) -> None:
+    """Measure, write the numbers, and print them."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
@@ -206,7 +207,8 @@ def passes_timed(device: torch.device) -> Iterator[list[float]]:
         yield passes
 
 
-def report(result: dict) -> None:
+def report(result: dict[str, Any]) -> None:
+    """Print what was measured."""
     console = Console()
     table = Table(title="tracing, one core")
     for heading in ("network", "ms"):

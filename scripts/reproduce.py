@@ -75,6 +75,7 @@ class Config:
 
 
 def main(config: Config) -> None:
+    """Run the experiment and draw its picture."""
     console = Console()
     name, scale = config.experiment, SCALES[config.experiment][config.scale]
     lab = config.lab(scale)

@@ -37,6 +37,7 @@ class Config:
 
 
 def main(config: Config) -> None:
+    """Train the network and write its weights."""
     out = config.out.expanduser()
     if out.exists():
         raise FileExistsError(f"out: {out} exists; choose another name or delete it.")

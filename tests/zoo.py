@@ -21,6 +21,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+import prune_gym
 from prune_gym import Architecture, ChannelGraph
 from prune_gym.program import leaves
 
@@ -1681,3 +1682,19 @@ def random_network(recipe: list[tuple[str, int, int]], flatten: bool) -> nn.Modu
     outputs = blocks[-1].outputs
     ends = [nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * outputs, 3)]
     return nn.Sequential(blocks, *(ends if flatten else [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(outputs, 3)]))
+
+
+def chain(*widths: int) -> prune_gym.PrunedNetwork:
+    """Convolutions of these widths one behind the other, for images (N, 3, 8, 8) of 4 classes."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip((3, *widths), widths, strict=False):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 4)).eval()
+    graph = prune_gym.trace(model, torch.zeros(1, 3, 8, 8))
+    return prune_gym.compact(model, graph, graph.full())
+
+
+def images(shape: tuple[int, ...], n: int) -> torch.Tensor:
+    """Random images (n, *shape), the same for the same n."""
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(n))

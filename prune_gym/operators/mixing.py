@@ -13,6 +13,7 @@ from prune_gym.program import Training
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
       "_batch_norm_with_update", "_batch_norm_no_update", "batch_norm")  # fmt: skip
 def batch_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """A channel goes with its parameters and statistics."""
     x, weight, bias = call["input"], call["weight"], call["bias"]
     mean, var = call["running_mean"], call["running_var"]
     for parameter in (weight, bias, mean, var):

@@ -13,6 +13,7 @@ from prune_gym.operators.elementwise import broadcast
 
 @rule("slice")
 def slice_(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """A range of channels; one with a stride binds them."""
     x, dim = call["self"], normal_dim(call["dim"], len(call["self"].shape))
     result = list(x.labels)
     labels, count = x.labels[dim], x.shape[dim]
@@ -122,6 +123,7 @@ def turn(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
 
 @rule("split", "split_with_sizes", "chunk")
 def split_(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """Consecutive ranges of channels, of the sizes that are left of each."""
     x = call["self"]
     dim = normal_dim(call["dim"], len(x.shape))
     counts = [shape[dim] for shape in call.shapes]

@@ -78,6 +78,7 @@ def expand(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
 
 @rule("repeat")
 def repeat(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
+    """Copies of channels go with them; of a single channel, which stays, each copy is a channel of its own."""
     x, shape = call["self"], call.shapes[0]
     repeats = list(call["repeats"])
     lead = len(shape) - len(x.shape)
@@ -185,6 +186,7 @@ def view_groups(a: Sequence[int], b: Sequence[int]) -> list[tuple[range, range]]
 
 
 def merged(x: Traced, dims: range, book: LabelBook) -> Labels:
+    """The labels of the one dimension that these become. Where several have labels, one keeps them and the others are bound."""
     labelled = [(d, labels) for d in dims if (labels := x.labels[d]) is not None]
     if len(labelled) > 1:
         labelled = [(d, labels) for d, labels in labelled if x.shape[d] > 1]
