@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 
 from prune_gym.agents.base import SearchAgent
-from prune_gym.importance import unit_scores
 from prune_gym.simulator import PruningState
 
 
@@ -45,14 +44,13 @@ class GlobalTaylorAgent(SearchAgent):
     def ranking_action(self, at: PruningState) -> np.ndarray:
         """The share of the next step's filters that each group loses by the ranking, float64 (groups,)."""
         simulator, graph = self.pruning_env.simulator, self.pruning_env.graph
-        images, labels = simulator.calibration.images, simulator.calibration.labels
-        scores = unit_scores("taylor", simulator.trainer.tensors(at.weights), graph, images, labels, at.architecture)
+        scores = simulator.unit_scores(at.network, "taylor")
         group = np.repeat(np.arange(len(graph.groups)), graph.widths)
         norms = np.sqrt(np.bincount(group, np.nan_to_num(scores) ** 2))
         scores = scores / np.maximum(norms, np.finfo(np.float64).tiny)[group]  # a group may be dead
         for start, end in pairwise(graph.starts):
             scores[start + np.nanargmax(scores[start:end])] = np.nan
-        left = min(simulator.step_budget * (at.steps + 1), simulator.target_filters) - simulator.removed_filters(at)
+        left = simulator.step_filters(at)
         filters = np.zeros(len(graph.groups))
         for unit in np.argsort(scores, kind="stable")[: np.count_nonzero(~np.isnan(scores))]:  # NaN comes last
             size = graph.filters_per_unit[group[unit]]

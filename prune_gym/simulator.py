@@ -183,14 +183,20 @@ class Simulator:
         """How much of the way to the target sparsity is done, in [0, 1]."""
         return min(1.0, self.removed_filters(at) / self.target_filters)
 
+    def step_filters(self, at: PruningState) -> int:
+        """Filters that the next step is to remove. What steps before could not, because of rounding, is made up for; so there
+        are as many steps as planned."""
+        return max(1, self._goal(at) - self.removed_filters(at))
+
+    def _goal(self, at: PruningState) -> int:
+        """Filters that are to be gone after the next step."""
+        return min(self.step_budget * (at.steps + 1), self.target_filters)
+
     def successors(self, at: PruningState, actions: Sequence[np.ndarray]) -> list[PruningState]:
         """The states that the actions lead to; no network is run but for the importance of the present state."""
         rank = self._ranks(at.network)
-        removed = self.removed_filters(at)
-        # What steps before could not remove, because of rounding, is made up for; so there are as many steps as planned.
-        goal = min(self.step_budget * (at.steps + 1), self.target_filters)
-        budget = max(1, goal - removed)
-        is_last = goal == self.target_filters
+        budget = self.step_filters(at)
+        is_last = self._goal(at) == self.target_filters
         rounding = "largest_remainder" if is_last else self.rounding  # exact, and there is no step to carry anything to
         counts = np.empty((len(actions), len(self.graph.groups)), np.int64)
         carries = np.zeros(counts.shape)
@@ -260,21 +266,19 @@ class Simulator:
 
     # ------------------------------------------------------------------------------------------------- importance
 
+    def unit_scores(self, network: Network, criterion: str) -> np.ndarray:
+        """The importance of every unit, by the calibration images, float64 (units,); NaN for the removed ones."""
+        images, labels = self.calibration.images, self.calibration.labels
+        tensors = self.trainer.tensors(network.weights)
+        return unit_scores(criterion, tensors, self.graph, images, labels, network.architecture)
+
     def _ranks(self, network: Network) -> np.ndarray:
         """For every kept unit how many of its group are less important; computed once per state, not once per action."""
         architecture = network.architecture
         known = self.memo.get("ranks", network.key)
         if known is not None:
             return np.frombuffer(base64.b64decode(known), self._rank_type)
-        calibration = self.calibration
-        scores = unit_scores(
-            self.importance,
-            self.trainer.tensors(network.weights),
-            self.graph,
-            calibration.images,
-            calibration.labels,
-            architecture,
-        )
+        scores = self.unit_scores(network, self.importance)
         group = np.repeat(np.arange(len(self.graph.groups)), self.graph.widths)
         order = np.lexsort((scores, ~architecture.mask, group))  # removed units last, even if a kept one scores NaN
         rank = np.empty(len(order), self._rank_type)

@@ -65,7 +65,7 @@ class Config:
     search: bool | None = None
     """A whole search for VGG-19 at a quarter of its channels; by default on a GPU only, since a CPU takes hours."""
     memory: bool = True
-    """Memory over 2,000 environment steps; needs Linux."""
+    """Memory over 2,000 environment steps and 20 post-trainings; needs Linux."""
     out: Path | None = None
     """Where to write the JSON; by default results/speed_<device>.json."""
 
@@ -234,10 +234,10 @@ def report(result: dict[str, Any]) -> None:
         console.print(table)
     for name, row in result.get("search", {}).items():
         console.print(f"search of {name}: {row['evaluations']} evaluations in {row['seconds']:.0f} s")
-    if "memory" in result:
-        first, last = result["memory"][0], result["memory"][-1]
+    for what, curve in result.get("memory", {}).items():
+        first, last = curve[0], curve[-1]
         numbers = [f"{key.partition('_')[0]} {first[key]:.0f} to {last[key]:.0f} MB" for key in first if key != "step"]
-        console.print(f"memory from step {first['step']} to {last['step']}: {', '.join(numbers)}")
+        console.print(f"memory over {what} {first['step']} to {last['step']}: {', '.join(numbers)}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from speed import at_scale, clock
 
 from prune_gym import Architecture, masked, tasks
+from prune_gym.envs import PruningEnv
 from prune_gym.masked import MaskedNetwork
 from prune_gym.surgery import state
 from prune_gym.tasks import Task
@@ -58,9 +59,13 @@ def test_a_search(tiny_task: Task) -> None:
 
 
 def test_memory(tiny_task: Task) -> None:
-    curve = at_scale.memory(tiny_task, CPU, steps=42, samples=4)
+    curve = at_scale.memory_over(PruningEnv(tiny_task, device=CPU), steps=42, samples=4)
     assert [row["step"] for row in curve] == [11, 21, 32, 42]
-    assert [row["step"] for row in at_scale.memory(tiny_task, CPU, steps=3, samples=3)] == [1, 2, 3]
+    curves = at_scale.memory(tiny_task, CPU, steps=3, trainings=2)
+    assert {what: [row["step"] for row in curve] for what, curve in curves.items()} == {
+        "steps": [1, 2, 3],
+        "post-trainings": [1, 2],
+    }
     before = at_scale.host_bytes()
     ballast = np.ones(10**7)
     assert 0.9 * ballast.nbytes < at_scale.host_bytes() - before < 2 * ballast.nbytes
@@ -77,7 +82,7 @@ def test_the_whole_script(
     monkeypatch.setattr(at_scale, "random_task", lambda name, images: tiny_task)
     search, memory = at_scale.search, at_scale.memory
     monkeypatch.setattr(at_scale, "search", lambda task, device: search(task, device, 0.1, 0.1))
-    monkeypatch.setattr(at_scale, "memory", lambda task, device: memory(task, device, 20, 2))
+    monkeypatch.setattr(at_scale, "memory", lambda task, device: memory(task, device, 20, 1))
     config = benchmark_speed.Config(device="cpu", repetitions=1, images=7, search=True, out=tmp_path / "speed.json")
     benchmark_speed.main(config)
     result = json.loads((tmp_path / "speed.json").read_text())
@@ -91,7 +96,7 @@ def test_the_whole_script(
     assert committed["step"]["digits"].keys() == result["step"]["digits"].keys()
     output = capsys.readouterr().out
     assert "search of vgg19, 7 images: 202 evaluations" in output
-    assert "memory from step 10 to 20: host" in output
+    assert "memory over steps 1 to 20: host" in output
     result["arithmetic"] = {"vgg19": at_scale.arithmetic(tiny_task, CPU, 1, 2, 32)}
     benchmark_speed.report(result)
     assert "vgg19: masked scoring against a matrix product" in capsys.readouterr().out

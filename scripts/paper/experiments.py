@@ -13,7 +13,6 @@ from paper.lab import Base, Lab, at_marks, published
 from prune_gym import compact
 from prune_gym.agents.rl_pruner import EpsilonDecay, RLPrunerConfig
 from prune_gym.graph import Architecture
-from prune_gym.importance import unit_scores
 from prune_gym.simulator import PruningState, Simulator
 from prune_gym.training import train
 
@@ -101,9 +100,8 @@ def figure1(lab: Lab) -> Rows:
     for base in bases(lab, rows, VGG19):
 
         def add(simulator: Simulator, state: PruningState, sparsity: float, base: Base = base) -> None:
-            graph, architecture, images = simulator.graph, state.architecture, simulator.calibration
-            tensors = simulator.trainer.tensors(state.weights)
-            units = unit_scores("taylor", tensors, graph, images.images, images.labels, architecture)
+            graph, architecture = simulator.graph, state.architecture
+            units = simulator.unit_scores(state.network, "taylor")
             means = np.array([np.nanmean(scores) for scores in np.split(units, graph.starts[1:-1])])
             about = {"sparsity": sparsity, "channel_sparsity": round(architecture.channel_sparsity, 4)} | lab.common(base)
             shares = means / means.sum()

@@ -19,6 +19,7 @@ from prune_gym.envs import PruningEnv
 from prune_gym.evaluation import Split, batch_size_for
 from prune_gym.folding import fold
 from prune_gym.masked import MaskedNetwork
+from prune_gym.posttraining import PostTraining
 from prune_gym.surgery import state
 from prune_gym.tasks import Task
 from speed.clock import median_seconds, seconds
@@ -117,9 +118,16 @@ def search(task: Task, device: torch.device, sparsity: float = 0.75, step_ratio:
     return result
 
 
-def memory(task: Task, device: torch.device, steps: int = 2000, samples: int = 20) -> list[dict[str, float]]:
-    """Megabytes that this process holds on the host and on a GPU, ``samples`` times during ``steps`` random steps."""
-    env = PruningEnv(task, device=device)
+def memory(task: Task, device: torch.device, steps: int = 2000, trainings: int = 20) -> dict[str, list[dict[str, float]]]:
+    """Memory during random steps, and during steps that end with a post-training of one epoch each."""
+    return {
+        "steps": memory_over(PruningEnv(task, device=device), steps),
+        "post-trainings": memory_over(PruningEnv(task, device=device, posttraining=PostTraining(epochs=1)), trainings),
+    }
+
+
+def memory_over(env: PruningEnv, steps: int, samples: int = 20) -> list[dict[str, float]]:
+    """Megabytes that this process holds on the host and on a GPU, up to ``samples`` times during ``steps`` random steps."""
     rng = np.random.default_rng(0)
     curve, terminated = [], True
     for step in range(1, steps + 1):
@@ -128,8 +136,8 @@ def memory(task: Task, device: torch.device, steps: int = 2000, samples: int = 2
         _, _, terminated, _, _ = env.step(rng.random(len(env.graph.groups)))
         if step * samples // steps > (step - 1) * samples // steps:
             row = {"step": step, "host_megabytes": round(host_bytes() / 1e6, 1)}
-            if device.type == "cuda":
-                row["device_megabytes"] = round(torch.cuda.memory_reserved(device) / 1e6, 1)
+            if env.simulator.device.type == "cuda":
+                row["device_megabytes"] = round(torch.cuda.memory_reserved(env.simulator.device) / 1e6, 1)
             curve.append(row)
     return curve
 
