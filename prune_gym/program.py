@@ -252,7 +252,7 @@ class PrunedNetwork(nn.Module):
         module: nn.Module = self
         for part in name.split(".")[:-1]:
             if part not in module._modules:
-                module.add_module(part, Scope())
+                module.add_module(part, Namespace())
             module = module._modules[part]  # type: ignore[assignment]
         return module
 
@@ -265,7 +265,7 @@ class PrunedNetwork(nn.Module):
         return self.program.run(tensors, inputs, self.training)
 
 
-class Scope(nn.Module):
+class Namespace(nn.Module):
     """A name space for the parameters of one layer of a :class:`PrunedNetwork`."""
 
     def __getitem__(self, index: int) -> nn.Module:

@@ -83,6 +83,9 @@ def main(config: Config) -> None:
     with tqdm(total=1 + len(tasks.TASKS) + 2 + config.memory + searched, unit="part") as bar:
         result: dict[str, Any] = {"machine": machine(device), "trace_seconds": trace_times(config.repetitions)}
         bar.update()
+        if config.memory:
+            result["memory"] = at_scale.memory(tasks.load("digits"), device)
+            bar.update()
         result["scoring"] = {}
         result["step"] = {}
         for name in tasks.TASKS:
@@ -95,9 +98,6 @@ def main(config: Config) -> None:
             result["scoring"][label] = scoring(task, device, max(1, config.repetitions // 3))
             if on_gpu:
                 result.setdefault("arithmetic", {})[label] = at_scale.arithmetic(task, device, config.repetitions)
-            bar.update()
-        if config.memory:
-            result["memory"] = at_scale.memory(tasks.load("digits"), device)
             bar.update()
         if searched:
             result["search"] = {f"vgg19, {images} images": at_scale.search(at_scale.random_task("vgg19", images), device)}

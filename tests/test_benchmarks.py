@@ -86,7 +86,7 @@ def test_the_whole_script(
     config = benchmark_speed.Config(device="cpu", repetitions=1, images=7, search=True, out=tmp_path / "speed.json")
     benchmark_speed.main(config)
     result = json.loads((tmp_path / "speed.json").read_text())
-    assert list(result) == ["machine", "trace_seconds", "scoring", "step", "memory", "search"]
+    assert list(result) == ["machine", "trace_seconds", "memory", "scoring", "step", "search"]
     assert list(result["trace_seconds"]) == ["resnet20", "torchvision/resnet18"]
     assert list(result["scoring"]) == [*tasks.TASKS, "vgg19, 7 images", "resnet56, 7 images"]
     assert list(result["step"]) == list(tasks.TASKS)
