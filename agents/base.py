@@ -1,6 +1,6 @@
 """What the search agents share: the face of a Stable-Baselines3 algorithm, without its neural policy.
 
-An agent is anything with SB3's ``learn``, ``predict`` and ``save``. A timestep is one evaluation, a scored architecture,
+A timestep is one evaluation, a scored architecture,
 whether it was previewed or stepped to; so SB3's callbacks, progress bar and logger count what agents are compared by.
 """
 

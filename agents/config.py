@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prune_gym import tasks
+from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig
+from prune_gym.allocation import ROUNDINGS
 from prune_gym.arguments import check_integer, check_number, choose_device, unknown
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.evaluation import PRECISIONS
+from prune_gym.importance import CRITERIA
 from prune_gym.memo import Memo
 from prune_gym.posttraining import PostTraining
+from prune_gym.rewards import make_reward
+from prune_gym.simulator import PROTOCOLS
 from prune_gym.tasks import Task
 
-SB3_AGENTS = ("ppo", "a2c", "sac", "td3", "ddpg")
-AGENTS = ("rl_pruner", *SB3_AGENTS, "uniform", "taylor", "random")
 NESTED = ("posttraining", "rl_pruner", "ppo", "a2c", "off_policy")  # the settings that have settings of their own
 
 
@@ -74,18 +78,24 @@ class RunConfig:
             raise TypeError(f"out: expected a path, got {type(self.out).__name__}.")
         if self.resume and self.out is None:
             raise ValueError("resume: expected --out with the folder of the run to go on with, got none.")
-        if self.agent not in AGENTS:
-            raise unknown("agent", self.agent, AGENTS)
-        if self.task not in tasks.TASKS:
-            raise unknown("task", self.task, tasks.TASKS)
+        choices: dict[str, Iterable[str]] = {
+            "agent": AGENTS,
+            "task": tasks.TASKS,
+            "reward_split": PROTOCOLS,
+            "rounding": ROUNDINGS,
+            "importance": CRITERIA,
+            "precision": PRECISIONS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        make_reward(self.reward, self.reward_weights)
         own = {"network": self.network, "data": self.data, "weights": self.weights}
         if any(own.values()) and not all(own.values()):
             missing = next(name for name, value in own.items() if not value)
             raise ValueError(f"{missing}: expected network, data and weights together, got no {missing}.")
         if all(own.values()) and self.task != "digits":
             raise ValueError(f"task: expected a task, or network, data and weights; got both, task {self.task!r}.")
-        if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
         if self.evaluations is not None:
             check_integer("evaluations", self.evaluations, 1)
         check_integer("seed", self.seed, 0, 2**32)

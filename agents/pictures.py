@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from prune_gym.envs.pruning import Preview, PruningEnv
+from prune_gym.simulator import PROTOCOLS
 
 
 def plot_channels(env: PruningEnv, best: Preview) -> bytes:
@@ -27,11 +28,12 @@ def plot_channels(env: PruningEnv, best: Preview) -> bytes:
     axes.set_ylabel("kept channels / original")
     axes.set_ylim(0, 1.03)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(f"{env.task.name}: kept channels per layer group, {best.score.channel_sparsity:.1%} channel sparsity")
+    what = f"kept channels per layer group, {best.score.channel_sparsity:.1%} channel sparsity"
+    axes.set_title(f"{env.task.name}: {what}\n({PROTOCOLS[env.simulator.reward_split]})", fontsize=11)
     if len(groups) <= 30:
         figure.legend(loc="outside right upper", fontsize=7, frameon=False, title="group (width)", title_fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def plot_progress(rows: list[dict[str, Any]], env: PruningEnv, best: Preview) -> bytes:
@@ -55,12 +57,12 @@ def plot_progress(rows: list[dict[str, Any]], env: PruningEnv, best: Preview) ->
     for axes in (searched, chosen):
         axes.legend(fontsize=8, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    split = {"val": "the validation split", "test": "the TEST split (paper's protocol)"}[env.simulator.reward_split]
-    figure.suptitle(f"{env.task.name}: accuracy on {split}", fontsize=11)
-    return _png(figure)
+    figure.suptitle(f"{env.task.name}: reward and accuracy\n({PROTOCOLS[env.simulator.reward_split]})", fontsize=11)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The file, without the version of what made it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -82,6 +82,10 @@ class RLPrunerConfig:
         """Evaluations of one sampling stage, at most: the nodes of a tree of depth tau."""
         return sum(self.samples**depth for depth in range(1, self.sample_steps + 1))
 
+    def evaluations(self, steps: int) -> int:
+        """What one episode of so many pruning steps takes, at most."""
+        return steps * (self.stages * self.stage_cost + 1)
+
     @classmethod
     def paper(cls) -> RLPrunerConfig:
         """The method as the paper describes it."""
@@ -241,7 +245,7 @@ class RLPruner(SearchAgent):
             for action, value in zip(actions, values, strict=True):
                 buffer.add(action, value)
             if config.update == "always" or max(values) > best:
-                chosen = choose(buffer, epsilon if config.update == "always" else 0.0, self.rng)
+                chosen = choose(buffer, epsilon if config.prune_with == "policy" else 0.0, self.rng)
                 proposed = move_towards(self.layer_policy, chosen, config.step_size, config.min_probability)
                 self.layer_policy = clip_change(self.layer_policy, proposed, config.clip)
             best = max(best, *values)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
 
 from prune_gym.agents.base import EvaluationBudget
-from prune_gym.agents.baselines import GlobalTaylorAgent, RandomAgent, UniformAgent
 from prune_gym.agents.config import RunConfig, read_config
 from prune_gym.agents.pictures import plot_channels, plot_progress
-from prune_gym.agents.rl_pruner import RLPruner
-from prune_gym.agents.sb3 import make_sb3
+from prune_gym.agents.registry import AgentMaker, make_agent
 from prune_gym.checkpoint import save_pruned
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.evaluation import Score
-from prune_gym.files import write_atomically
+from prune_gym.files import csv_text, write_atomically
 from prune_gym.memo import Journal, Memo, remove_journal
-from prune_gym.training import accuracy
+from prune_gym.simulator import PROTOCOLS
+from prune_gym.training import accuracy, deterministic
 
 MEASURES = ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")
 
@@ -42,50 +37,33 @@ class RunResult:
     summary: dict[str, Any]
 
 
-def make_agent(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
-    """The agent that ``config`` names, on ``env``."""
-    if config.agent == "rl_pruner":
-        return RLPruner(env, config.rl_pruner, seed=config.seed)
-    if config.agent == "uniform":
-        return UniformAgent(env, seed=config.seed)
-    if config.agent == "taylor":
-        return GlobalTaylorAgent(env, seed=config.seed)
-    if config.agent == "random":
-        return RandomAgent(env, seed=config.seed)
-    settings = config.ppo if config.agent == "ppo" else config.a2c if config.agent == "a2c" else config.off_policy
-    return make_sb3(config.agent, env, settings, config.seed)
-
-
-AgentMaker = Callable[[RunConfig, gymnasium.Env], BaseAlgorithm]
-
-
-def search(
-    config: RunConfig,
-    progress: bool = False,
-    agent: AgentMaker = make_agent,
-    memo: Memo | None = None,
-    begin: Callable[[PruningEnv, BaseAlgorithm], None] = lambda env, algorithm: None,
-) -> tuple[PruningEnv, BaseAlgorithm, StepRecorder]:
-    """The loop that all agents go through: make the environment and the agent, call ``begin`` with them, and let the agent
-    learn for exactly the number of evaluations. What it found is in the environment's ``best``."""
+def prepare(
+    config: RunConfig, progress: bool = False, agent: AgentMaker = make_agent, memo: Memo | None = None
+) -> tuple[PruningEnv, BaseAlgorithm, int]:
+    """The environment, the agent on it, and how many networks it may score. Raises ValueError if that is less than an episode."""
     env = config.environment(config.load_task(progress), memo)
     env.reset(seed=config.seed)
     steps = env.steps_left
-    evaluations = config.evaluations or steps * (config.rl_pruner.stages * config.rl_pruner.stage_cost + 1)
+    evaluations = config.evaluations or config.rl_pruner.evaluations(steps)
     if evaluations < steps:
         raise ValueError(f"evaluations: expected at least {steps}, one per pruning step, got {evaluations}.")
-    algorithm = agent(config, env)
-    begin(env, algorithm)
+    return env, agent(config, env), evaluations
+
+
+def search(env: PruningEnv, algorithm: BaseAlgorithm, evaluations: int, progress: bool = False) -> StepRecorder:
+    """The loop that all agents go through: learn for exactly so many evaluations. What it found is in the environment's
+    ``best``."""
     recorder = StepRecorder(env)
     algorithm.learn(evaluations, CallbackList([recorder, EvaluationBudget(evaluations)]), progress_bar=progress)
-    return env, algorithm, recorder
+    return recorder
 
 
+@deterministic()
 def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agent) -> RunResult:
     """Let an agent prune, and write config, steps, pictures, the pruned network and at last ``summary.json``.
 
-    The pruned network is the best one at the target sparsity that the agent scored, by its reward. ``agent`` makes the
-    agent: anything with SB3's ``learn``, ``save`` and ``set_logger``.
+    The pruned network is the best one at the target sparsity that the agent scored, by its reward. ``agent`` makes an agent of
+    your own: an algorithm of Stable-Baselines3, or a :class:`prune_gym.agents.SearchAgent`.
 
     Everything that takes long is noted in the folder's journal as soon as it is known, so a run that was interrupted or
     killed at any moment goes on with ``resume=True`` and ends with the same bytes; see :mod:`prune_gym.memo`.
@@ -102,25 +80,23 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
             return RunResult(summary_file.parent, json.loads(summary_file.read_text()))
     else:
         _check_free(config.out)
-    name = config.agent if agent is make_agent else ""
     folder: Path | None = None
     journal = Journal()
-
-    def begin(env: PruningEnv, algorithm: BaseAlgorithm) -> None:
-        nonlocal folder, name
+    try:
+        env, algorithm, evaluations = prepare(config, progress, agent, journal)
         clock["task"] = time.perf_counter()
-        name = name or type(algorithm).__name__
+        name = config.agent if agent is make_agent else type(algorithm).__name__
         folder = _make_folder(config, env.task.name, name)
         if not (folder / "config.json").exists():
             write_atomically(folder / "config.json", _json(config.settings() | {"made_by": name}))
         journal.open(folder / JOURNAL, {"settings": config.settings(), "agent": name} | env.simulator.identity)
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of a run that was killed; all is logged again
-        algorithm.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
-
-    try:
-        env, algorithm, recorder = search(config, progress, agent, journal, begin)
-        assert folder is not None  # begin was called
-        algorithm.logger.close()
+        events = folder / "tensorboard"
+        if events.exists():  # of a run that was killed; all is logged again
+            shutil.rmtree(events)
+        logger = configure(str(events), ["tensorboard"])
+        algorithm.set_logger(logger)
+        recorder = search(env, algorithm, evaluations, progress)
+        logger.close()
         clock["search"] = time.perf_counter()
         summary = _write_results(folder, config, name, env, recorder)
         algorithm.save(folder / "agent.zip")
@@ -174,13 +150,12 @@ def _write_results(folder: Path, config: RunConfig, name: str, env: PruningEnv, 
     simulator, task, architecture = env.simulator, env.task, best.snapshot.architecture
     val, test = task.val.to(simulator.device), task.test.to(simulator.device)
     original, pruned = simulator.network(simulator.initial()), simulator.network(best.snapshot)
-    on_test = config.reward_split == "test"
     summary: dict[str, Any] = {
         "task": task.name,
         "agent": name,
         "seed": config.seed,
         "evaluations": env.evaluations,
-        "protocol": "paper: reward on TEST, so test accuracy is tuned on" if on_test else "reward on validation",
+        "protocol": PROTOCOLS[config.reward_split],
         "reward": best.reward,
         "before": _measures(simulator.baseline, accuracy(original, val), accuracy(original, test)),
         "after": _measures(best.score, accuracy(pruned, val), accuracy(pruned, test)),
@@ -281,8 +256,4 @@ class StepRecorder(BaseCallback):
         return float(f"{self.locals['rewards'][0]:.7g}")  # SB3's vectorised environments hand on float32
 
     def csv(self) -> str:
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return buffer.getvalue()
+        return csv_text(self.columns, self.rows)

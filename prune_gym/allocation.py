@@ -94,8 +94,8 @@ def allocate(
     if not capacity.any():
         raise ValueError("architecture: every group is down to one unit; nothing is left to remove.")
     if rounding == "paper":
-        counts = _nudged(distribution(action, architecture), capacity, graph.filters_per_unit, budget)
         wanted = distribution(action, architecture)
+        counts = _nudged(wanted, capacity, graph.filters_per_unit, budget)
     else:
         wanted = shares(action, architecture, budget, carry)
         counts = np.floor(np.maximum(wanted, 0) + 1e-9).astype(np.int64)

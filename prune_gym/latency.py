@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,30 +21,31 @@ LEAST_RUNS = 5
 
 
 @torch.inference_mode()
-def latencies(networks: Mapping[str, nn.Module], images: Tensor, seconds: float = 1.0) -> dict[str, float]:
+def latencies(networks: Mapping[str, nn.Module], images: Tensor, budget: float = 1.0) -> dict[str, float]:
     """Milliseconds that each network takes for the batch ``images`` (N, C, H, W): medians over as many runs as fit into
-    ``seconds`` per network, at least 5, after 5 runs that do not count.
+    ``budget`` seconds per network, at least 5, after 5 runs that do not count.
 
     The networks take turns, so what disturbs the machine disturbs them alike. They lie on the device of the images and run
     operator by operator, as PyTorch does.
     """
-    check_number("seconds", seconds, "(0, inf)")
+    check_number("budget", budget, "(0, inf)")
     times: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(WARM_UP):
         for network in networks.values():
-            _seconds(network, images)
-    end = time.perf_counter() + seconds * len(networks)
+            network(images)
+    end = time.perf_counter() + budget * len(networks)
     while networks and (len(times[next(iter(networks))]) < LEAST_RUNS or time.perf_counter() < end):
         for name, network in networks.items():
-            times[name].append(_seconds(network, images))
+            times[name].append(seconds(partial(network, images), images.device))
     return {name: 1000 * statistics.median(taken) for name, taken in times.items()}
 
 
-def _seconds(network: nn.Module, images: Tensor) -> float:
-    _wait(images.device)
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """How long a call takes, from when the device has nothing else to do until it has done what the call gave it."""
+    _wait(device)
     start = time.perf_counter()
-    network(images)
-    _wait(images.device)
+    function()
+    _wait(device)
     return time.perf_counter() - start
 
 

@@ -76,6 +76,9 @@ class Weights:
     student: Network | None = None
     teacher: Network | None = None
 
+    def __repr__(self) -> str:
+        return f"Weights({self.version or 'original'!r})"  # not what it was made of, and that of, and so on
+
     @cached_property
     def version(self) -> str:
         """A fingerprint; empty for the original weights."""

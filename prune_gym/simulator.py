@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from math import ceil
@@ -19,17 +19,24 @@ import torch
 from prune_gym.allocation import ROUNDINGS, allocate, shares
 from prune_gym.arguments import check_number, unknown
 from prune_gym.evaluation import Evaluator, Score
-from prune_gym.graph import Architecture
+from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.importance import CRITERIA, unit_scores
 from prune_gym.memo import Memo, Scope
 from prune_gym.posttraining import ORIGINAL, Network, PostTrainer, PostTraining, Weights
 from prune_gym.program import PrunedNetwork
 from prune_gym.surgery import state
 from prune_gym.tasks import Task
-from prune_gym.weights import digest
 
 EVALUATORS = 3  # of trained weights, kept ready
-SPLITS = ("val", "test")
+PROTOCOLS = {  # by the split whose accuracy the reward reads
+    "val": "reward on validation",
+    "test": "paper: reward on TEST, so test accuracy is tuned on",
+}
+
+
+def filters_per_step(graph: ChannelGraph, step_ratio: float) -> int:
+    """Filters that a step removes, M of the paper: ``floor(step_ratio * F)``, at least one."""
+    return max(1, int(step_ratio * graph.n_filters + 1e-9))  # 0.29 * 100 is a little less than 29
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,17 +44,23 @@ class PruningState:
     """Everything that the future depends on: the architecture, what rounding carried over, the version of the weights and who
     teaches them next; and the way there."""
 
+    # What is printed is short, as states hold all states before them.
+
     architecture: Architecture
     carry: np.ndarray
-    teacher: Network
+    teacher: Network = field(repr=False)
     weights: Weights = ORIGINAL
     steps: int = 0
-    previous: PruningState | None = None
+    previous: PruningState | None = field(default=None, repr=False)
     action: np.ndarray | None = None  # what led here from the previous state
 
     @property
     def network(self) -> Network:
         return Network(self.architecture, self.weights)
+
+    def __reduce__(self) -> tuple:
+        # one state after the other, as a long chain of objects in objects cannot be pickled
+        return _linked, ([vars(state) | {"previous": None} for state in self.trajectory()],)
 
     def trajectory(self) -> list[PruningState]:
         """All states from the original network to this one."""
@@ -55,6 +68,14 @@ class PruningState:
         while path[-1].previous is not None:
             path.append(path[-1].previous)
         return path[::-1]
+
+
+def _linked(trajectory: Sequence[dict[str, Any]]) -> PruningState:
+    last = None
+    for fields in trajectory:
+        last = PruningState(**fields | {"previous": last})
+    assert last is not None  # a trajectory begins with the original network
+    return last
 
 
 class Simulator:
@@ -103,16 +124,15 @@ class Simulator:
             raise unknown("rounding", rounding, ROUNDINGS)
         if importance not in CRITERIA:
             raise unknown("importance", importance, CRITERIA)
-        if reward_split not in SPLITS:
-            raise unknown("reward_split", reward_split, SPLITS)
+        if reward_split not in PROTOCOLS:
+            raise unknown("reward_split", reward_split, PROTOCOLS)
         self.task = task
         self.graph = graph
         self.rounding = rounding
         self.importance = importance
         self.reward_split = reward_split
-        # 0.29 * 100 is a little less than 29, and 0.07 * 100 a little more than 7
-        self.target_filters = max(1, ceil(sparsity * graph.n_filters - 1e-9))
-        self.step_budget = max(1, int(step_ratio * graph.n_filters + 1e-9))
+        self.target_filters = max(1, ceil(sparsity * graph.n_filters - 1e-9))  # 0.07 * 100 is a little more than 7
+        self.step_budget = filters_per_step(graph, step_ratio)
         self.device = device = torch.device(device)
         tensors = {name: tensor.detach().to(device) for name, tensor in state(task.model, graph).items()}
         if not isinstance(posttraining, PostTraining | None):
@@ -135,16 +155,9 @@ class Simulator:
 
     def _identify(self, device: torch.device, precision: str) -> dict[str, Any]:
         """All that accuracies, rankings and trained weights depend on."""
-        images = hashlib.blake2b(digest_size=8)
-        for split in (self.task.train, self.task.val, self.task.test):
-            images.update(f"{split.images.dtype} {tuple(split.images.shape)} {split.normalization}".encode())
-            images.update(split.images.cpu().contiguous().numpy().tobytes())
-            images.update(split.labels.cpu().numpy().tobytes())
         return {
-            "base network": digest("", {name: tensor.cpu() for name, tensor in self.tensors.items()}),
-            "data": images.hexdigest(),
+            **self.task.fingerprints,
             "split": self.reward_split,
-            "augmentation": str(self.task.augmentation),
             "importance": self.importance,
             "precision": precision,
             "post-training": asdict(self.posttraining),
@@ -239,6 +252,7 @@ class Simulator:
             )
             if len(self._evaluators) > EVALUATORS:
                 self._evaluators.popitem(last=False)
+        self._evaluators.move_to_end(version)
         return self._evaluators[version]
 
     # ---------------------------------------------------------------------------------------------- post-training

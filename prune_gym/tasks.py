@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prune_gym import models
 from prune_gym.arguments import unknown
@@ -21,9 +21,10 @@ from prune_gym.data import load as load_data
 from prune_gym.files import cache_folder
 from prune_gym.graph import ChannelGraph
 from prune_gym.splits import Split, Splits
+from prune_gym.surgery import state
 from prune_gym.trace import trace
 from prune_gym.training import Recipe, one_thread, seeded, train
-from prune_gym.weights import load_weights, save_weights
+from prune_gym.weights import digest, load_weights, save_weights
 
 CALIBRATION_IMAGES = 100  # the paper's number
 
@@ -66,6 +67,22 @@ class Task:
     @cached_property
     def graph(self) -> ChannelGraph:
         return trace(self.model, self.train.inputs(slice(1)))
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the network's weights, of the images and labels, and how they are augmented."""
+        weights = {name: tensor.detach().cpu() for name, tensor in state(self.model, self.graph).items()}
+        data: dict[str, Tensor] = {}
+        kinds = []
+        for part in ("train", "val", "test"):
+            split: Split = getattr(self, part)
+            data |= {f"{part} images": split.images.cpu(), f"{part} labels": split.labels.cpu()}
+            kinds.append(str(split.normalization))
+        return {
+            "base network": digest("", weights),
+            "data": digest(" ".join(kinds), data),
+            "augmentation": str(self.augmentation),
+        }
 
     @property
     def calibration(self) -> Split:

@@ -120,8 +120,8 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _deterministic() -> Iterator[None]:
-    """Within it, cuDNN only uses algorithms that give the same bits every time."""
+def deterministic() -> Iterator[None]:
+    """Within it, cuDNN only uses algorithms that give the same bits every time, in every process."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:
@@ -170,7 +170,7 @@ def train(
     model.to(memory_format=layout).train()
     with (
         seeded(recipe.seed, device),
-        _deterministic(),
+        deterministic(),
         tqdm(total=recipe.epochs, desc=description, unit="epoch", disable=not progress) as bar,
     ):
         for epoch in range(recipe.epochs):

@@ -20,12 +20,11 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-import torchvision
 from command import run_command
 from rich.console import Console
 from rich.table import Table
 from speed import at_scale
-from speed.clock import median_seconds, seconds
+from speed.clock import median_seconds
 from tqdm import tqdm
 
 import prune_gym
@@ -33,19 +32,21 @@ from prune_gym import models, tasks
 from prune_gym.arguments import choose_device
 from prune_gym.envs import PruningEnv
 from prune_gym.files import write_atomically
+from prune_gym.latency import seconds
 from prune_gym.masked import MaskedNetwork
 from prune_gym.program import Program
 from prune_gym.tasks import Task
+from prune_gym.training import one_thread
 
 TRACED = ("vgg19", "resnet56", "densenet121", "googlenet", "mobilenet_v3_large")
 TRACED_IMAGENET = (
-    "resnet18",
-    "resnet152",
-    "densenet201",
-    "efficientnet_b7",
-    "efficientnet_v2_l",
-    "convnext_large",
-    "shufflenet_v2_x2_0",
+    "torchvision/resnet18",
+    "torchvision/resnet152",
+    "torchvision/densenet201",
+    "torchvision/efficientnet_b7",
+    "torchvision/efficientnet_v2_l",
+    "torchvision/convnext_large",
+    "torchvision/shufflenet_v2_x2_0",
 )
 BATCH_SIZES = (50, 100, 200, 500, 1000)
 
@@ -115,18 +116,13 @@ def machine(device: torch.device) -> dict[str, object]:
 
 def trace_times(repetitions: int) -> dict[str, float]:
     """Seconds to trace a network on one core, its copy to the meta device included."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     times = {}
-    for name in TRACED:
-        model, images = models.create(name), torch.zeros(1, 3, 32, 32)
-        times[name] = round(median_seconds(partial(prune_gym.trace, model, images), repetitions), 4)
-    for name in TRACED_IMAGENET:
-        with torch.device("meta"):
-            model = torchvision.models.get_model(name, weights=None)
-        images = torch.zeros(1, 3, 224, 224)
-        times[f"torchvision/{name}"] = round(median_seconds(partial(prune_gym.trace, model, images), repetitions), 4)
-    torch.set_num_threads(threads)
+    with one_thread():
+        for name in (*TRACED, *TRACED_IMAGENET):
+            with torch.device("meta"):
+                model = models.create(name)
+            images = torch.zeros(1, 3, *((32, 32) if name in TRACED else (224, 224)))
+            times[name] = round(median_seconds(partial(prune_gym.trace, model, images), repetitions, torch.device("cpu")), 4)
     return times
 
 

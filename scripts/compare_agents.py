@@ -8,6 +8,7 @@ CSV already holds is not run again, so an interrupted comparison goes on where i
 from __future__ import annotations
 
 import multiprocessing
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,8 @@ from tqdm import tqdm
 
 from prune_gym import tasks
 from prune_gym.agents.config import RunConfig
-from prune_gym.agents.run import search
+from prune_gym.agents.registry import AGENTS
+from prune_gym.agents.run import prepare, search
 from prune_gym.training import accuracy
 
 COLUMNS = (
@@ -47,7 +49,7 @@ class Config:
     """Tasks by name."""
     sparsities: tuple[float, ...] = (0.5, 0.75)
     """Channel sparsities."""
-    agents: tuple[str, ...] = ("rl_pruner", "uniform", "random")
+    agents: tuple[str, ...] = ("rl_pruner", "ppo", "taylor", "uniform", "random")
     """Agents by name."""
     seeds: int = 5
     """Seeds 0, 1, ... per combination."""
@@ -71,19 +73,16 @@ def main(config: Config) -> None:
         todo = [c for c in configs if (c.task, c.sparsity, c.agent, c.seed, c.evaluations or "") not in results]
         for name in config.tasks:
             tasks.load(name)  # train the base networks once, before the workers look for them
-        with multiprocessing.get_context("spawn").Pool(config.processes, initializer=one_thread) as pool:
+        with multiprocessing.get_context("spawn").Pool(config.processes, torch.set_num_threads, (1,)) as pool:
             for row in tqdm(pool.imap_unordered(evaluate, todo), total=len(todo), unit="run"):
                 results.add(row)
     print(table(results.rows))
 
 
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def evaluate(config: RunConfig) -> dict[str, object]:
     """Run one agent and measure the network it found."""
-    env, *_ = search(config)
+    env, algorithm, evaluations = prepare(config)
+    search(env, algorithm, evaluations)
     best = env.best
     if best is None:
         raise RuntimeError(f"{config.agent} found no network within its evaluations.")
@@ -103,27 +102,31 @@ def evaluate(config: RunConfig) -> dict[str, object]:
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Test accuracy in percent, mean and half width of the 95% interval (Student's t over seeds), as Markdown."""
-    names = list(dict.fromkeys(row["agent"] for row in sorted(rows, key=lambda row: AGENT_ORDER.index(row["agent"]))))
+    """Test accuracy in percent, mean and half width of the 95% interval (Student's t over seeds), as Markdown. Where there are
+    fewer seeds than elsewhere, their number is beside it."""
+    found: defaultdict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    evaluations: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+    for row in rows:
+        key = (row["task"], row["sparsity"], row["budget"])
+        found[key][row["agent"]].append(100 * float(row["test_accuracy"]))
+        evaluations[key] = max(evaluations[key], int(row["evaluations"]))
+    names = [name for name in AGENTS if any(name in cells for cells in found.values())]
+    seeds = max(len(values) for cells in found.values() for values in cells.values())
     lines = [f"| task | channel sparsity | evaluations | {' | '.join(names)} |", f"|---|---|---|{'---|' * len(names)}"]
-    for task, sparsity in dict.fromkeys((row["task"], row["sparsity"]) for row in rows):
-        chosen = [row for row in rows if (row["task"], row["sparsity"]) == (task, sparsity)]
-        cells = [interval([100 * float(row["test_accuracy"]) for row in chosen if row["agent"] == name]) for name in names]
-        evaluations = max(int(row["evaluations"]) for row in chosen)
-        lines.append(f"| {task} | {float(sparsity):.0%} | {evaluations} | {' | '.join(cells)} |")
+    for (task, sparsity, budget), cells in found.items():
+        line = " | ".join(interval(cells[name], seeds) for name in names)
+        lines.append(f"| {task} | {float(sparsity):.0%} | {evaluations[task, sparsity, budget]} | {line} |")
     return "\n".join(lines)
 
 
-AGENT_ORDER = ("rl_pruner", "ppo", "a2c", "sac", "td3", "ddpg", "taylor", "random", "uniform")
-
-
-def interval(values: list[float]) -> str:
+def interval(values: list[float], seeds: int) -> str:
     if not values:
         return ""
+    fewer = f" (n={len(values)})" if len(values) < seeds else ""
     if len(values) == 1:
-        return f"{values[0]:.1f}"
+        return f"{values[0]:.1f}{fewer}"
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{np.mean(values):.1f} ± {half:.1f}"
+    return f"{np.mean(values):.1f} ± {half:.1f}{fewer}"
 
 
 if __name__ == "__main__":

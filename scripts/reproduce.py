@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 from command import run_command
 from paper.experiments import EXPERIMENTS
-from paper.lab import PROTOCOLS, Lab
+from paper.lab import SPLITS, Lab
 from paper.plots import picture
 from paper.scales import SCALES, Scale
 from rich.console import Console
@@ -23,6 +23,7 @@ from rows import Rows
 
 from prune_gym.arguments import check_integer
 from prune_gym.files import write_atomically
+from prune_gym.simulator import PROTOCOLS
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def main(config: Config) -> None:
     console = Console()
     name, scale = config.experiment, SCALES[config.experiment][config.scale]
     lab = config.lab(scale)
-    protocol = PROTOCOLS[config.protocol]
+    protocol = PROTOCOLS[SPLITS[config.protocol]]
     console.print(f"{EXPERIMENTS[name].__doc__} Scale {config.scale}, {protocol}.", highlight=False, soft_wrap=True)
     console.print(describe(scale), highlight=False, soft_wrap=True)
     start = time.perf_counter()

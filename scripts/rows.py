@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from prune_gym.files import write_atomically
+from prune_gym.files import csv_text, write_atomically
 
 
 class Rows:
@@ -39,11 +38,7 @@ class Rows:
         """Add rows and write the file; columns that a row lacks stay empty."""
         self.rows += [{name: str(row.get(name, "")) for name in self.columns} for row in rows]
         self.rows.sort(key=lambda row: [_order(row[name]) for name in self.key])
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.path, buffer.getvalue())
+        write_atomically(self.path, csv_text(self.columns, self.rows))
 
 
 def _order(text: str) -> tuple[float, str]:

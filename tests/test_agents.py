@@ -7,8 +7,8 @@ import pytest
 
 from prune_gym.agents import GlobalTaylorAgent, RandomAgent, RLPruner, UniformAgent
 from prune_gym.agents.base import EvaluationBudget
-from prune_gym.agents.config import AGENTS, SB3_AGENTS, RunConfig
-from prune_gym.agents.run import make_agent
+from prune_gym.agents.config import RunConfig
+from prune_gym.agents.registry import AGENTS, make_agent
 from prune_gym.agents.sb3 import OffPolicyConfig, PPOConfig, make_sb3
 from prune_gym.envs import PruningEnv
 
@@ -47,7 +47,7 @@ def test_baselines_save_and_load(agent, env, tmp_path):
     np.testing.assert_array_equal(loaded.predict(observation)[0], made.predict(observation)[0])
 
 
-@pytest.mark.parametrize("name", SB3_AGENTS)
+@pytest.mark.parametrize("name", ["ppo", "a2c", "sac", "td3", "ddpg"])
 def test_sb3_agents_stop_exactly_at_their_budget(name, env):
     config = (
         PPOConfig(n_steps=8, batch_size=4)

@@ -15,6 +15,7 @@ from speed import at_scale, clock
 
 from prune_gym import Architecture, masked, tasks
 from prune_gym.envs import PruningEnv
+from prune_gym.latency import seconds
 from prune_gym.masked import MaskedNetwork
 from prune_gym.surgery import state
 from prune_gym.tasks import Task
@@ -23,9 +24,9 @@ CPU = torch.device("cpu")
 
 
 def test_the_clock() -> None:
-    assert 0.02 <= clock.seconds(lambda: time.sleep(0.02)) < 2
+    assert 0.02 <= seconds(lambda: time.sleep(0.02), CPU) < 2
     pauses = iter([0.0, 0.3, 0.0, 0.03])
-    assert 0.03 <= clock.median_seconds(lambda: time.sleep(next(pauses)), 3) < 0.3
+    assert 0.03 <= clock.median_seconds(lambda: time.sleep(next(pauses)), 3, CPU) < 0.3
 
 
 def test_arithmetic(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +78,7 @@ def test_the_whole_script(
     tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark_speed, "TRACED", ("resnet20",))
-    monkeypatch.setattr(benchmark_speed, "TRACED_IMAGENET", ("resnet18",))
+    monkeypatch.setattr(benchmark_speed, "TRACED_IMAGENET", ("torchvision/resnet18",))
     monkeypatch.setattr(tasks, "load", lambda name: tiny_task)
     monkeypatch.setattr(at_scale, "random_task", lambda name, images: tiny_task)
     search, memory = at_scale.search, at_scale.memory

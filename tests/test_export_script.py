@@ -20,7 +20,7 @@ from prune_gym.latency import latencies
 @pytest.fixture(scope="module")
 def script():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_script, "latencies", partial(latencies, seconds=0.02))
+        patch.setattr(export_script, "latencies", partial(latencies, budget=0.02))
         yield export_script
 
 

@@ -24,12 +24,12 @@ def test_latencies_are_medians_of_turns():
             calls.append(self.name)
             time.sleep(0.2 if calls.count(self.name) in (1, 8) else self.milliseconds / 1000)  # two outliers
 
-    found = latencies({"a": Sleeper("a", 2), "b": Sleeper("b", 40)}, torch.zeros(1), seconds=0.1)
+    found = latencies({"a": Sleeper("a", 2), "b": Sleeper("b", 40)}, torch.zeros(1), budget=0.1)
     assert 2 <= found["a"] < 40 <= found["b"] < 200
     assert calls == ["a", "b"] * (len(calls) // 2)
     assert len(calls) >= 20
-    with pytest.raises(ValueError, match=r"seconds: expected a number in \(0, inf\), got 0"):
-        latencies({"a": nn.Identity()}, torch.zeros(1), seconds=0)
+    with pytest.raises(ValueError, match=r"budget: expected a number in \(0, inf\), got 0"):
+        latencies({"a": nn.Identity()}, torch.zeros(1), budget=0)
 
 
 def test_peak_memory_of_a_chain():

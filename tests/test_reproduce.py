@@ -17,9 +17,12 @@ from rows import Rows
 
 from prune_gym import importance, tasks
 from prune_gym.agents import GlobalTaylorAgent, RLPrunerConfig
-from prune_gym.agents.run import RunConfig, make_agent
+from prune_gym.agents.registry import make_agent
+from prune_gym.agents.run import RunConfig
 from prune_gym.envs import PruningEnv
 from prune_gym.posttraining import PostTraining
+from prune_gym.simulator import Simulator
+from prune_gym.tasks import Task
 from prune_gym.training import Recipe, accuracy
 from prune_gym.weights import save_weights
 
@@ -306,6 +309,17 @@ def test_the_command(
     rows = Rows(tmp_path / f"{name}.csv", *columns(tmp_path / f"{name}.csv"))
     assert {row["protocol"] for row in rows.rows} - {""} == {"paper: reward on TEST, so test accuracy is tuned on"}
     assert imread(tmp_path / f"{name}.png").std() > 0.02  # something is drawn
+
+
+def test_sparsities_that_meet_at_one_step_are_all_measured(tiny_task: Task, tiny: Any) -> None:
+    simulator = Simulator(tiny_task, 0.5, 0.1)
+    state, found = simulator.initial(), []
+    visit = laboratory.at_marks(tiny, (0.0, 0.48, 0.5, 0.52), lambda simulator, state, mark: found.append((state.steps, mark)))
+    visit(simulator, state)
+    while not simulator.is_terminal(state):
+        (state,) = simulator.successors(state, [np.ones(5)])
+        visit(simulator, state)
+    assert found == [(0, 0.0), (5, 0.48), (5, 0.5), (5, 0.52)]
 
 
 def columns(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

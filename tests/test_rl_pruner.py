@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from prune_gym.agents import RLPruner, RLPrunerConfig
+from prune_gym.agents import RLPruner, RLPrunerConfig, rl_pruner
 from prune_gym.agents.rl_pruner import (
     ReplayBuffer,
     choose,
@@ -394,10 +394,45 @@ def test_reset_on_drop_starts_the_step_anew(tiny_task):
     starts = []
     original = agent._sampled
     agent._sampled = lambda epsilon: starts.append(agent.layer_policy.copy()) or original(epsilon)
-    agent.learn(40)
-    again = [start for start in starts[1:] if np.array_equal(start, starts[0])]
-    assert len(starts) > 2
-    assert again
+    env.reset()
+    steps = env.steps_left
+    agent.learn(steps * (2 * config.samples + 2))  # one episode: two samplings, the look at what the first gives, and the step
+    assert env.best is not None
+    assert len(starts) == 2 * steps
+    first = initial_policy(agent.channels, agent.sets)
+    assert all(np.array_equal(start, first) for start in starts[1::2])
+    assert not any(np.array_equal(start, first) for start in starts[2::2])  # the next step goes on from the second one
+
+
+def test_nothing_is_reset_where_accuracy_holds(tiny_task):
+    env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.25, reward="accuracy", device="cpu")
+    config = replace(small, reset_on_drop=1 - 1e-9, stages=1)
+    agent = RLPruner(env, config, seed=0)
+    starts = []
+    original = agent._sampled
+    agent._sampled = lambda epsilon: starts.append(agent.layer_policy.copy()) or original(epsilon)
+    env.reset()
+    steps = env.steps_left
+    agent.learn(steps * (config.samples + 2))
+    assert len(starts) == steps
+
+
+@pytest.mark.parametrize("update", ["always", "on_improvement"])
+@pytest.mark.parametrize("prune_with", ["policy", "sample"])
+def test_epsilon_acts_once(env, monkeypatch, update, prune_with):
+    """On what moves the policy, if that prunes; on what is pruned with, if that is a sample (eq 18)."""
+    seen = []
+    monkeypatch.setattr(rl_pruner, "choose", lambda buffer, epsilon, rng: seen.append(epsilon) or choose(buffer, epsilon, rng))
+    config = replace(small, epsilon=0.5, epsilon_decay="constant", update=update, prune_with=prune_with, stages=2)
+    agent = RLPruner(env, config, seed=0)
+    env.reset()
+    steps = env.steps_left
+    agent.learn(config.evaluations(steps))
+    if prune_with == "policy":
+        assert set(seen) == {0.5}
+    else:
+        assert set(seen) == {0.0, 0.5}
+        assert seen.count(0.5) == steps
 
 
 def test_small_budgets_are_spread_over_the_steps(env):

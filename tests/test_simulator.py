@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
@@ -16,6 +20,7 @@ from prune_gym import simulator as simulator_module
 from prune_gym import training
 from prune_gym.allocation import ROUNDINGS, allocate
 from prune_gym.evaluation import Split
+from prune_gym.posttraining import Network, Weights
 from prune_gym.simulator import PruningState, Simulator
 from prune_gym.tasks import Task
 
@@ -307,3 +312,21 @@ def test_the_largest_sparsity_that_is_named_can_be_reached(tiny_task: Task) -> N
         simulator = Simulator(tiny_task, sparsity, 0.1, importance="l1")
         states = episode(simulator, np.ones((1, 5)))
         assert states[-1].architecture.channel_sparsity >= sparsity
+
+
+# ------------------------------------------------------------------------------------------------ long episodes
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
+def test_states_at_the_end_of_long_episodes_can_be_copied_and_printed(clone: Callable[[PruningState], PruningState]) -> None:
+    simulator = Simulator(chain(600, 600), 0.9, 1e-3)
+    states = [simulator.initial()]
+    for _ in range(600):  # each with weights of its own, that the one before was trained to
+        (state,) = simulator.successors(states[-1], [np.ones(2)])
+        weights = Weights(state.network, state.teacher)
+        states.append(replace(state, weights=weights, teacher=Network(state.architecture, weights)))
+    again = clone(states[-1])
+    assert again.weights.version == states[-1].weights.version
+    for a, b in zip(again.trajectory(), states, strict=True):
+        assert (a.architecture.digest, a.weights.version, a.steps) == (b.architecture.digest, b.weights.version, b.steps)
+    assert len(repr(states[-1])) < 1000

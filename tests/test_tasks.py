@@ -111,6 +111,20 @@ def test_a_damaged_cache_is_an_error_that_names_the_file(cache: Path) -> None:
     assert path.read_bytes() == good
 
 
+def test_fingerprints_tell_apart_what_is_told_apart(tiny_task: Task, own_tiny_task: Task) -> None:
+    assert own_tiny_task.fingerprints == tiny_task.fingerprints
+    images = tiny_task.val.images.clone()
+    images[3, 0, 4, 5] += 1e-3
+    other = replace(tiny_task, val=Split(images, tiny_task.val.labels))
+    assert other.fingerprints["data"] != tiny_task.fingerprints["data"]
+    assert other.fingerprints["base network"] == tiny_task.fingerprints["base network"]
+    with torch.no_grad():
+        own_tiny_task.model.classifier.bias[0] += 1e-3
+    assert replace(own_tiny_task).fingerprints["base network"] != tiny_task.fingerprints["base network"]
+    flipped = replace(tiny_task, augmentation=Augmentation())
+    assert flipped.fingerprints["augmentation"] != tiny_task.fingerprints["augmentation"]
+
+
 def test_bad_tasks(tiny_task: Task) -> None:
     for name in ("name", "model", "train", "val", "test", "augmentation"):
         with pytest.raises(TypeError, match=rf"^{name}: expected an? .*, got list\.$"):

@@ -20,17 +20,17 @@ from torch import nn
 from paper.scales import Scale
 from prune_gym import tasks
 from prune_gym.agents import RLPrunerConfig, RunConfig
-from prune_gym.agents.run import make_agent
+from prune_gym.agents.registry import make_agent
 from prune_gym.arguments import choose_device
 from prune_gym.evaluation import Split
 from prune_gym.memo import Journal
-from prune_gym.simulator import PruningState, Simulator
+from prune_gym.simulator import PROTOCOLS, PruningState, Simulator, filters_per_step
 from prune_gym.splits import Splits
 from prune_gym.tasks import Task
-from prune_gym.training import accuracy
+from prune_gym.training import accuracy, deterministic
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "paper"
-PROTOCOLS = {"validation": "reward on validation", "paper": "paper: reward on TEST, so test accuracy is tuned on"}
+SPLITS = {"validation": "val", "paper": "test"}  # that rewards read, by protocol
 Visit = Callable[[Simulator, PruningState], None]
 
 
@@ -58,16 +58,6 @@ class Base:
         with torch.inference_mode():
             classes = whole.model(whole.train.inputs(slice(1))).shape[1]
         return tasks.build(self.network, Splits(whole.train, whole.val, whole.test, classes), seed)
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the weights and the images."""
-        hashed = hashlib.blake2b(digest_size=8)
-        for tensor in self.whole.model.state_dict().values():
-            hashed.update(tensor.cpu().numpy().tobytes())
-        for split in (self.task.train, self.task.val, self.task.test):
-            hashed.update(split.labels.cpu().numpy().tobytes())
-        return hashed.hexdigest()
 
 
 class Lab:
@@ -128,13 +118,14 @@ class Lab:
 
     def settings(self, base: Base) -> str:
         """A fingerprint of all that the results of a network depend on."""
-        chosen = f"{asdict(self.scale)} {self.protocol} {self.seed} {base.fingerprint}"
+        chosen = f"{asdict(self.scale)} {self.protocol} {self.seed} {base.whole.fingerprints}"
         return hashlib.blake2b(chosen.encode(), digest_size=4).hexdigest()
 
     def common(self, base: Base) -> dict[str, object]:
         """The columns that say what a row was made with."""
-        return base.names | {"seed": self.seed, "protocol": PROTOCOLS[self.protocol], "settings": self.settings(base)}
+        return base.names | {"seed": self.seed, "protocol": PROTOCOLS[SPLITS[self.protocol]], "settings": self.settings(base)}
 
+    @deterministic()
     def prune(
         self,
         base: Base,
@@ -150,9 +141,9 @@ class Lab:
         A run that was killed goes on with what it had computed.
         """
         scale = self.scale
-        steps, filters = scale.steps(sparsity), base.task.graph.n_filters
+        steps, graph = scale.steps(sparsity), base.task.graph
         step_ratio, posttraining = scale.step_ratio, scale.posttraining
-        sparsity = steps * max(1, int(step_ratio * filters + 1e-9)) / filters  # whole steps, the same for every agent
+        sparsity = steps * filters_per_step(graph, step_ratio) / graph.n_filters  # whole steps, the same for every agent
         if agent == "taylor":
             trainings = -(-steps // posttraining.period)
             step_ratio, posttraining = 1.0, replace(posttraining, epochs=trainings * posttraining.epochs)
@@ -161,7 +152,7 @@ class Lab:
             sparsity=sparsity,
             step_ratio=step_ratio,
             reward=reward,
-            reward_split="test" if self.protocol == "paper" else "val",
+            reward_split=SPLITS[self.protocol],
             seed=self.seed,
             device=str(self.device),
             posttraining=posttraining,
@@ -173,14 +164,13 @@ class Lab:
         journal = Journal()
         env = config.environment(task, journal)
         env.reset()
-        budget = env.steps_left * (config.rl_pruner.stages * config.rl_pruner.stage_cost + 1)
         identity = {"settings": config.settings(), "base": self.settings(base)}
         folder = self.out / f".{hashlib.blake2b(str(identity).encode(), digest_size=8).hexdigest()}"
         folder.mkdir(parents=True, exist_ok=True)
         journal.open(folder / "journal.txt", identity)
         try:
             visit(env.simulator, env.snapshot())
-            make_agent(config, Watched(env, visit)).learn(budget)
+            make_agent(config, Watched(env, visit)).learn(config.rl_pruner.evaluations(env.steps_left))
         finally:
             journal.close()
         shutil.rmtree(folder)
@@ -227,7 +217,7 @@ def at_marks(scale: Scale, sparsities: Sequence[float], record: Callable[[Simula
     left = sorted(sparsities)
 
     def visit(simulator: Simulator, state: PruningState) -> None:
-        if left and (state.steps >= scale.steps(left[0]) or simulator.is_terminal(state)):
+        while left and (state.steps >= scale.steps(left[0]) or simulator.is_terminal(state)):
             record(simulator, state, left.pop(0))
 
     return visit

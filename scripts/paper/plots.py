@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from prune_gym.agents.pictures import png
 
 COLORS = ("#2a6f97", "#e07a1f", "#4f8a3c", "#9b4f96", "#7a7a7a", "#b8322a", "#14213d")
 Row = Mapping[str, str]
@@ -75,7 +76,7 @@ def draw_curves(panels: Mapping[str, Sequence[Curve]], title: str) -> bytes:
         axes.legend(fontsize=8, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
-    return _png(figure)
+    return png(figure)
 
 
 def draw_importance(rows: Sequence[Row], title: str) -> bytes:
@@ -92,7 +93,7 @@ def draw_importance(rows: Sequence[Row], title: str) -> bytes:
     axes.legend(title="channel sparsity", fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
-    return _png(figure)
+    return png(figure)
 
 
 def draw_channels(rows: Sequence[Row], title: str) -> bytes:
@@ -114,10 +115,4 @@ def draw_channels(rows: Sequence[Row], title: str) -> bytes:
     figure.axes[0].set_ylabel("kept channels / original")
     figure.legend(loc="outside right upper", fontsize=7, frameon=False, title="group (width)", title_fontsize=7)
     figure.suptitle(title, fontsize=11)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)

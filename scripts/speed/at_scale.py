@@ -18,11 +18,12 @@ from prune_gym.agents import RLPruner, RLPrunerConfig
 from prune_gym.envs import PruningEnv
 from prune_gym.evaluation import Split, batch_size_for
 from prune_gym.folding import fold
+from prune_gym.latency import seconds
 from prune_gym.masked import MaskedNetwork
 from prune_gym.posttraining import PostTraining
 from prune_gym.surgery import state
 from prune_gym.tasks import Task
-from speed.clock import median_seconds, seconds
+from speed.clock import median_seconds
 
 ARITHMETIC = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
 STATM = Path("/proc/self/statm")
@@ -107,7 +108,7 @@ def search(task: Task, device: torch.device, sparsity: float = 0.75, step_ratio:
         env.reset()
         config = RLPrunerConfig.paper()
         result["steps"] = env.steps_left
-        RLPruner(env, config, seed=0).learn(env.steps_left * (config.stages * config.stage_cost + 1))
+        RLPruner(env, config, seed=0).learn(config.evaluations(env.steps_left))
         result["evaluations"] = env.evaluations
 
     result: dict[str, float] = {}
