@@ -20,6 +20,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from prune_gym.arguments import check_integer
 from prune_gym.envs.pruning import Preview, PruningEnv
 from prune_gym.files import write_atomically
 
@@ -86,6 +87,7 @@ class SearchAgent(BaseAlgorithm):
         steps can be paid for. Raises ValueError for a budget too small for one episode."""
         self.pruning_env.reset()
         shortest = self.pruning_env.steps_left
+        check_integer("total_timesteps", total_timesteps, 0)
         if total_timesteps < shortest:
             raise ValueError(
                 f"total_timesteps: expected at least {shortest} evaluations, one per pruning step, got {total_timesteps}."

@@ -13,7 +13,7 @@ from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig
 from prune_gym.allocation import ROUNDINGS
-from prune_gym.arguments import check_integer, check_number, choose_device, unknown
+from prune_gym.arguments import check_choice, check_integer, check_number, choose_device, plain_numbers
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.evaluation import PRECISIONS
 from prune_gym.importance import CRITERIA
@@ -23,7 +23,13 @@ from prune_gym.rewards import make_reward
 from prune_gym.simulator import PROTOCOLS
 from prune_gym.tasks import Task
 
-NESTED = ("posttraining", "rl_pruner", "ppo", "a2c", "off_policy")  # the settings that have settings of their own
+NESTED: dict[str, type] = {  # the settings that have settings of their own
+    "posttraining": PostTraining,
+    "rl_pruner": RLPrunerConfig,
+    "ppo": PPOConfig,
+    "a2c": A2CConfig,
+    "off_policy": OffPolicyConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,12 @@ class RunConfig:
     off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
+        for name, default in NESTED.items():
+            if not isinstance(getattr(self, name), default):
+                raise TypeError(f"{name}: expected a {default.__name__}, got {type(getattr(self, name)).__name__}.")
+        if not isinstance(self.resume, bool):
+            raise TypeError(f"resume: expected True or False, got {self.resume!r}.")
         if not isinstance(self.out, str | Path | None):
             raise TypeError(f"out: expected a path, got {type(self.out).__name__}.")
         if self.resume and self.out is None:
@@ -87,8 +99,7 @@ class RunConfig:
             "precision": PRECISIONS,
         }
         for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
+            check_choice(name, getattr(self, name), known)
         make_reward(self.reward, self.reward_weights)
         own = {"network": self.network, "data": self.data, "weights": self.weights}
         if any(own.values()) and not all(own.values()):
@@ -130,12 +141,13 @@ class RunConfig:
         """As JSON, without what does not influence the result."""
         settings = asdict(self)
         del settings["out"], settings["resume"]
+        settings["device"] = str(self.device)
         kind, colon, path = (self.data or "").partition(":")  # paths that lead there from everywhere
         if colon:
             settings["data"] = f"{kind}:{Path(path).expanduser().resolve()}"
         if self.weights:
             settings["weights"] = str(Path(self.weights).expanduser().resolve())
-        return json.loads(json.dumps(settings, default=str))
+        return json.loads(json.dumps(settings))
 
 
 def read_config(folder: Path, **changes: Any) -> RunConfig:
@@ -146,9 +158,9 @@ def read_config(folder: Path, **changes: Any) -> RunConfig:
     try:
         stored = json.loads(path.read_text())
         del stored["made_by"]
-        nested = {key: type(value)(**_tuples(stored[key])) for key, value in vars(RunConfig()).items() if key in NESTED}
+        nested = {key: kind(**_tuples(stored[key])) for key, kind in NESTED.items()}
         return RunConfig(**_tuples(stored) | nested | changes)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: damaged, or of another version or machine ({error}).") from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from stable_baselines3.common.type_aliases import GymEnv
 
 from prune_gym.agents.base import SearchAgent
-from prune_gym.arguments import check_integer, check_number, unknown
+from prune_gym.arguments import check_choice, check_integer, check_number, plain_numbers
 from prune_gym.simulator import PruningState
 
 EpsilonDecay = Literal["constant", "linear", "cosine"]
@@ -58,6 +58,7 @@ class RLPrunerConfig:
     """Start a pruning step anew, once, with the initial policy if it would lose more than this fraction of the accuracy."""
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         for name, least in {"sample_steps": 1, "samples": 1, "stages": 0}.items():
             check_integer(name, getattr(self, name), least)
         intervals = {
@@ -74,8 +75,7 @@ class RLPrunerConfig:
         if self.reset_on_drop is not None:
             check_number("reset_on_drop", self.reset_on_drop, "(0, 1)")
         for name, choices in {"epsilon_decay": EpsilonDecay, "update": Update, "prune_with": PruneWith}.items():
-            if getattr(self, name) not in get_args(choices):
-                raise unknown(name, getattr(self, name), get_args(choices))
+            check_choice(name, getattr(self, name), get_args(choices))
 
     @property
     def stage_cost(self) -> int:

@@ -77,7 +77,7 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
         summary_file = Path(config.out or "").expanduser() / "summary.json"
         if summary_file.exists():
             remove_journal(summary_file.with_name(JOURNAL))  # in case it was killed in its last moment
-            return RunResult(summary_file.parent, json.loads(summary_file.read_text()))
+            return RunResult(summary_file.parent, read_summary(summary_file.parent))
     else:
         _check_free(config.out)
     folder: Path | None = None
@@ -106,11 +106,11 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
         write_atomically(folder / "summary.json", _json(summary))  # it marks the run as complete
         journal.remove()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("nothing was written" if folder is None else f"go on with --out {folder} --resume") from None
+        raise KeyboardInterrupt("nothing was written" if folder is None else _how_to_go_on(folder)) from None
     except OSError as error:  # a full disk, say: what the folder holds is whole
         if folder is None or error.errno is None:
             raise
-        hint = f"{error.strerror}; when that is mended, go on with --out {folder} --resume"
+        hint = f"{error.strerror}; when that is mended, {_how_to_go_on(folder)}"
         raise OSError(error.errno, hint, error.filename) from error
     finally:
         journal.close()
@@ -118,6 +118,28 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
 
 
 JOURNAL = "journal.txt"
+
+
+def _how_to_go_on(folder: Path) -> str:
+    return f"go on with --out {folder} --resume" if (folder / "config.json").exists() else "repeat the same command"
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a run, which is there once the run is finished. Raises FileNotFoundError, or ValueError if it is damaged."""
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"run: expected the folder of a run, made by train_agent.py; {folder} is not a folder.")
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"run: {folder} holds no finished run, as it has no summary.json; run train_agent.py first.")
+    try:
+        summary = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"run: {path} is damaged ({error}); run train_agent.py again.") from error
+    for key in ("task", "agent", "protocol"):
+        if not isinstance(summary, dict) or not isinstance(summary.get(key), str):
+            raise ValueError(f"run: {path} is damaged (it says no {key}); run train_agent.py again.")
+    return summary
 
 
 def _continued(config: RunConfig) -> RunConfig:

@@ -11,7 +11,7 @@ from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 
-from prune_gym.arguments import check_integer, check_number
+from prune_gym.arguments import check_integer, check_number, plain_numbers
 from prune_gym.envs.wrappers import SoftmaxAction
 
 
@@ -22,6 +22,7 @@ class Checked:
     FRACTIONS: ClassVar = ("gamma", "gae_lambda", "tau")
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         for name, value in vars(self).items():
             if name in self.INTEGERS:
                 check_integer(name, value, self.INTEGERS[name])

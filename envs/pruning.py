@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from prune_gym import tasks
 from prune_gym.allocation import check_action
-from prune_gym.arguments import choose_device, unknown
+from prune_gym.arguments import check_choice, choose_device
 from prune_gym.envs.observations import OBSERVATIONS, observe
 from prune_gym.envs.rendering import describe, draw, write
 from prune_gym.evaluation import Score
@@ -103,10 +103,9 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         posttraining: PostTraining | None = None,
         memo: Memo | None = None,
     ):
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise unknown("render_mode", render_mode, self.metadata["render_modes"])
-        if observation not in OBSERVATIONS:
-            raise unknown("observation", observation, OBSERVATIONS)
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, self.metadata["render_modes"])
+        check_choice("observation", observation, OBSERVATIONS)
         self.reward = make_reward(reward, reward_weights)
         self.render_mode = render_mode
         self.observation = observation

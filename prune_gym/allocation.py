@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from prune_gym.arguments import check_integer, unknown
+from prune_gym.arguments import check_choice, check_integer
 from prune_gym.graph import Architecture
 
 ROUNDINGS = ("largest_remainder", "paper", "carry")
@@ -86,8 +86,7 @@ def allocate(
     """
     graph = architecture.graph
     capacity = architecture.widths - 1
-    if rounding not in ROUNDINGS:
-        raise unknown("rounding", rounding, ROUNDINGS)
+    check_choice("rounding", rounding, ROUNDINGS)
     check_integer("budget", budget, 1)
     if carry is not None and (np.shape(carry) != capacity.shape or not np.isfinite(carry).all()):
         raise ValueError(f"carry: expected finite numbers of shape {capacity.shape}, got {carry}.")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -16,7 +18,7 @@ def check_number(argument: str, value: object, interval: str) -> None:
     problem = f"{argument}: expected a number in {interval}, got {value!r}."
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(problem)
-    x = float(value)
+    x: Any = value
     if not (low < x < high or (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")):
         raise ValueError(problem)
 
@@ -28,6 +30,19 @@ def check_integer(argument: str, value: object, least: int, below: int | None = 
         raise TypeError(problem)
     if not isinstance(value, Integral) or int(value) < least or (below is not None and int(value) >= below):
         raise ValueError(problem)
+
+
+def plain_numbers(config: object) -> None:
+    """Make Python's numbers of NumPy's in a frozen dataclass, as JSON and Gymnasium want them."""
+    for name, value in vars(config).items():
+        if isinstance(value, np.generic):
+            object.__setattr__(config, name, value.item())
+
+
+def check_choice(argument: str, value: object, known: Iterable[str]) -> None:
+    """Raise ValueError unless ``value`` is one of the names ``known``."""
+    if not isinstance(value, str) or value not in known:
+        raise unknown(argument, value, known)
 
 
 def unknown(argument: str, name: object, known: Iterable[str]) -> ValueError:

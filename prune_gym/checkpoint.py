@@ -41,12 +41,9 @@ def pruned_bytes(network: PrunedNetwork, info: Mapping[str, Any] | None = None) 
     if not isinstance(network, PrunedNetwork):
         raise TypeError(f"network: expected a PrunedNetwork from prune_gym.compact, got {type(network).__name__}.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(network).items()}
-    program = network.program
     content = {
         "format": FORMAT,
-        "inputs": program.inputs,
-        "nodes": [[node.op, _encode(node.args), _encode(node.kwargs), node.outputs] for node in program.nodes],
-        "output": _encode(program.output),
+        **program_content(network.program),
         "parameters": [name for name, _ in network.named_parameters()],
         "frozen": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
         "buffers": [name for name, _ in network.named_buffers()],
@@ -56,6 +53,12 @@ def pruned_bytes(network: PrunedNetwork, info: Mapping[str, Any] | None = None) 
     header = json.loads(json.dumps(content))  # as it will be read
     header["digest"] = _digest(header, tensors)
     return save(tensors, {"prune_gym": json.dumps(header)})
+
+
+def program_content(program: Program) -> dict[str, Any]:
+    """A program at given widths as what JSON can hold."""
+    nodes = [[node.op, _encode(node.args), _encode(node.kwargs), node.outputs] for node in program.nodes]
+    return {"inputs": program.inputs, "nodes": nodes, "output": _encode(program.output)}
 
 
 def load_pruned(path: str | Path) -> PrunedNetwork:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from zipfile import BadZipFile
 from zlib import error as ZlibError
 
@@ -141,13 +142,23 @@ def read_npz(path: Path) -> Splits:
     for part in ("train", "test"):
         _check_images(path, f"x_{part}", arrays[f"x_{part}"], arrays["x_train"])
         _check_labels(path, f"y_{part}", arrays[f"y_{part}"], len(arrays[f"x_{part}"]))
+    if len(arrays["x_train"]) < 2:
+        raise ValueError(f"{path}: expected at least 2 images in x_train, one of them to validate on, got 1.")
     largest = max(int(arrays["y_train"].max()), int(arrays["y_test"].max()))
-    names = arrays.get("classes", np.arange(largest + 1).astype(str))
-    if names.ndim != 1 or names.dtype.kind != "U":
+    images = len(arrays["x_train"])
+    if "classes" not in arrays and largest >= images:
+        raise ValueError(f"{path}: expected fewer classes than the {images} images of x_train, got the label {largest}.")
+    names = arrays.get("classes")
+    if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
         raise ValueError(f"{path}: expected classes to be an array of names (K,), got {names.dtype} {names.shape}.")
-    if largest >= len(names):
+    if names is not None and largest >= len(names):
         raise ValueError(f"{path}: expected labels 0 .. {len(names) - 1}, one for each name in classes, got {largest}.")
-    return _from_arrays(arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"], len(names))
+    classes = largest + 1 if names is None else len(names)
+    return _from_arrays(arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"], classes)
+
+
+# all that NumPy raises for files with wrong bits, in the archive, the compressed data, or the header of an array
+_DAMAGES = (ValueError, EOFError, BadZipFile, ZlibError, OSError, RuntimeError, TokenError, SyntaxError, MemoryError, KeyError)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -160,8 +171,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         if isinstance(content, np.ndarray):
             raise ValueError("it holds a single array")
         with content:
-            return {key: content[key] for key in content.files}
-    except (ValueError, EOFError, BadZipFile, ZlibError, OSError, RuntimeError) as error:
+            arrays = {key: content[key] for key in content.files}
+        if other := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{other[0]} is not an array")
+        return arrays
+    except _DAMAGES as error:
         raise ValueError(
             f"{path}: damaged, or not an npz file of plain arrays ({error}); copy it again, or write it with numpy.savez."
         ) from error

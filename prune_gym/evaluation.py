@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prune_gym.arguments import unknown
+from prune_gym.arguments import check_choice, check_integer
 from prune_gym.folding import Inference, fold
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.masked import MaskedNetwork
@@ -61,7 +61,7 @@ class Evaluator:
         memo: where accuracies are kept.
         version: tells apart networks that share a memo.
 
-    Raises ValueError for an unknown precision.
+    Raises ValueError for an unknown precision and a batch size below 1.
     """
 
     def __init__(
@@ -74,10 +74,11 @@ class Evaluator:
         memo: Memo | None = None,
         version: str = "",
     ):
-        if precision not in PRECISIONS:
-            raise unknown("precision", precision, PRECISIONS)
+        check_choice("precision", precision, PRECISIONS)
         self.graph = graph
         self.split = split
+        if batch_size is not None:
+            check_integer("batch_size", batch_size, 1)
         self.batch_size = batch_size or batch_size_for(split.images)
         self.precision = precision
         self.memo = Memo() if memo is None else memo

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from prune_gym.arguments import unknown
+from prune_gym.arguments import check_choice
 from prune_gym.checkpoint import load_pruned, pruned_bytes
 from prune_gym.program import PrunedNetwork
 
@@ -69,8 +69,7 @@ def export(network: PrunedNetwork, example: Tensor | Sequence[Tensor], format: s
     """
     if not isinstance(network, PrunedNetwork):
         raise TypeError(f"network: expected a PrunedNetwork from prune_gym.compact, got {type(network).__name__}.")
-    if format not in EXPORTERS:
-        raise unknown("format", format, EXPORTERS)
+    check_choice("format", format, EXPORTERS)
     inputs = [example] if isinstance(example, Tensor) else list(example)
     zeros = tuple(torch.zeros(2, *x.shape[1:], dtype=x.dtype) for x in inputs)  # a batch of one would be taken for a constant
     own = copy.deepcopy(network).cpu().eval()

@@ -35,6 +35,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError, with the path, if no file can be written there; before work that takes long is done for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"):
+        return
+
+
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
     """Rows as the content of a CSV file, with a line of headings."""
     buffer = io.StringIO()

@@ -190,6 +190,8 @@ class ChannelGraph:
 
     def cost(self, architecture: Architecture, convention: str = "macs") -> Cost:
         """MACs per image and parameters of an architecture; see :meth:`costs`."""
+        if not isinstance(architecture, Architecture):
+            raise TypeError(f"architecture: expected an Architecture, got {type(architecture).__name__}.")
         cost = self.costs(architecture.widths[None], convention)
         return Cost(int(cost.macs[0]), int(cost.params[0]))
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prune_gym.arguments import unknown
+from prune_gym.arguments import check_choice
 from prune_gym.graph import Architecture, ChannelGraph, Filters
 from prune_gym.program import Named, is_kept
 from prune_gym.surgery import slice_tensors, state
@@ -45,8 +45,7 @@ def importance(name: str, seed: int = 0) -> Importance:
     evaluation mode. ``l1``, ``l2``: norms of a filter. ``bn_scale``: \\|scale\\| of the batch norms behind it; raises
     ValueError if a group has none. ``random``: uniform, from ``seed``.
     """
-    if name not in CRITERIA:
-        raise unknown("importance", name, CRITERIA)
+    check_choice("importance", name, CRITERIA)
 
     def criterion(
         model: nn.Module,

@@ -119,7 +119,10 @@ class Journal(Memo):
         if lines and lines[0][2] != identity:
             found = lines[0][2]
             differing = sorted(key for key in identity.keys() | found.keys() if identity.get(key) != found.get(key))
-            raise ValueError(f"{path}: expected the journal of this run, but it was written with another {', '.join(differing)}.")
+            raise ValueError(
+                f"{path}: expected the journal of this run, but it was written with another {', '.join(differing)}; make it as "
+                "it was, or start another run in another folder."
+            )
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         if not lines:
             self._append(["identity", "", identity])
@@ -215,7 +218,8 @@ class Journal(Memo):
 
 def remove_journal(path: Path) -> None:
     """Remove the files of a journal that nobody has open."""
-    shutil.rmtree(path.parent / TENSORS, ignore_errors=True)
+    if (path.parent / TENSORS).exists():
+        shutil.rmtree(path.parent / TENSORS)
     for file in (path, path.with_name(f"{path.name}.lock")):
         file.unlink(missing_ok=True)
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prune_gym.arguments import check_integer, check_number
+from prune_gym.arguments import check_integer, check_number, plain_numbers
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.memo import Memo
 from prune_gym.program import PrunedNetwork
@@ -49,6 +49,7 @@ class PostTraining:
     """Temperature of the distillation (equation 26)."""
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_integer("epochs", self.epochs, 0)
         check_integer("period", self.period, 1)
         check_number("learning_rate", self.learning_rate, f"[{FLOOR}, inf)")  # it ends at this floor
@@ -172,7 +173,8 @@ class PostTrainer:
         assert weights.student is not None  # there is something to train
         assert weights.teacher is not None
         student, teacher = self.network(weights.student), self.network(weights.teacher)
-        student.requires_grad_(True)  # the original network may be frozen
+        for parameter in student.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())  # the original network may be frozen
         teacher.to(memory_format=layout_on(self.device))
         settings, (images, val) = self.settings, self._data
         best, best_accuracy = student.state_dict(), -1.0

@@ -251,8 +251,10 @@ class PrunedNetwork(nn.Module):
     def _owner(self, name: str) -> nn.Module:
         module: nn.Module = self
         for part in name.split(".")[:-1]:
+            if not part:
+                raise KeyError(f"{name!r} is no name of a tensor")
             if part not in module._modules:
-                module.add_module(part, Namespace())
+                module._modules[part] = Namespace()  # add_module would refuse the names of this module's own attributes
             module = module._modules[part]  # type: ignore[assignment]
         return module
 

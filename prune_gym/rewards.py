@@ -44,6 +44,6 @@ def make_reward(reward: str | Reward, weights: tuple[float, float, float] | None
         if np.shape(weights) != (3,) or not all(isinstance(w, int | float) and isfinite(w) for w in weights):
             raise ValueError(f"reward_weights: expected three finite numbers (alpha, beta, gamma), got {weights}.")
         return PaperReward(*weights)
-    if reward not in REWARDS:
+    if not isinstance(reward, str) or reward not in REWARDS:
         raise unknown("reward", reward, REWARDS)
     return REWARDS[reward]

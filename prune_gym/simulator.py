@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from prune_gym.allocation import ROUNDINGS, allocate, shares
-from prune_gym.arguments import check_number, unknown
+from prune_gym.arguments import check_choice, check_number, choose_device
 from prune_gym.evaluation import Evaluator, Score
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.importance import CRITERIA, unit_scores
@@ -112,6 +112,8 @@ class Simulator:
         posttraining: PostTraining | None = None,
         memo: Memo | None = None,
     ):
+        if not isinstance(task, Task):
+            raise TypeError(f"task: expected a prune_gym.tasks.Task, got {type(task).__name__}.")
         graph = task.graph
         check_number("sparsity", sparsity, "(0, 1)")
         if sparsity > graph.max_sparsity:
@@ -120,12 +122,9 @@ class Simulator:
                 f"the largest that can is {np.floor(graph.max_sparsity * 1e4) / 1e4:.4f}."
             )
         check_number("step_ratio", step_ratio, "(0, 1]")
-        if rounding not in ROUNDINGS:
-            raise unknown("rounding", rounding, ROUNDINGS)
-        if importance not in CRITERIA:
-            raise unknown("importance", importance, CRITERIA)
-        if reward_split not in PROTOCOLS:
-            raise unknown("reward_split", reward_split, PROTOCOLS)
+        check_choice("rounding", rounding, ROUNDINGS)
+        check_choice("importance", importance, CRITERIA)
+        check_choice("reward_split", reward_split, PROTOCOLS)
         self.task = task
         self.graph = graph
         self.rounding = rounding
@@ -133,8 +132,9 @@ class Simulator:
         self.reward_split = reward_split
         self.target_filters = max(1, ceil(sparsity * graph.n_filters - 1e-9))  # 0.07 * 100 is a little more than 7
         self.step_budget = filters_per_step(graph, step_ratio)
-        self.device = device = torch.device(device)
-        tensors = {name: tensor.detach().to(device) for name, tensor in state(task.model, graph).items()}
+        self.device = device = choose_device(device)
+        # copies, as a forward pass may write to its buffers
+        tensors = {name: tensor.detach().to(device, copy=True) for name, tensor in state(task.model, graph).items()}
         if not isinstance(posttraining, PostTraining | None):
             raise TypeError(f"posttraining: expected a PostTraining, got {type(posttraining).__name__}.")
         if not isinstance(memo, Memo | None):
@@ -173,11 +173,12 @@ class Simulator:
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
             got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise TypeError(f"model: expected one tensor of logits (N, classes) as its output, got {got}.")
-        for name, split in (("calibration", self.calibration), (self.reward_split, evaluator.split)):
-            if not 0 <= int(split.labels.min()) <= int(split.labels.max()) < logits.shape[1]:
+        for name in ("train", "val", "test"):
+            labels = getattr(self.task, name).labels
+            if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
                 raise ValueError(
                     f"labels: expected classes 0 .. {logits.shape[1] - 1}, as many as the network has, got "
-                    f"{int(split.labels.min())} .. {int(split.labels.max())} in the {name} images."
+                    f"{int(labels.min())} .. {int(labels.max())} in the {name} images."
                 )
 
     def initial(self) -> PruningState:

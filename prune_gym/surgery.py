@@ -75,6 +75,8 @@ def mask(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> n
 
 def state(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
     """Parameters, buffers and captured constants by name, checked against the graph."""
+    if not isinstance(graph, ChannelGraph):
+        raise TypeError(f"graph: expected the ChannelGraph of the model, from prune_gym.trace, got {type(graph).__name__}.")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
     tensors = dict([*model.named_parameters(), *model.named_buffers()])

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from prune_gym import models
-from prune_gym.arguments import unknown
+from prune_gym.arguments import check_choice
 from prune_gym.augmentation import Augmentation
+from prune_gym.checkpoint import program_content
 from prune_gym.data import digits
 from prune_gym.data import load as load_data
 from prune_gym.files import cache_folder
@@ -70,7 +71,7 @@ class Task:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Of the network's weights, of the images and labels, and how they are augmented."""
+        """Of the network's forward pass and weights, of the images and labels, and how they are augmented."""
         weights = {name: tensor.detach().cpu() for name, tensor in state(self.model, self.graph).items()}
         data: dict[str, Tensor] = {}
         kinds = []
@@ -79,7 +80,7 @@ class Task:
             data |= {f"{part} images": split.images.cpu(), f"{part} labels": split.labels.cpu()}
             kinds.append(str(split.normalization))
         return {
-            "base network": digest("", weights),
+            "base network": digest(json.dumps(program_content(self.graph.program.at(self.graph.full().mask))), weights),
             "data": digest(" ".join(kinds), data),
             "augmentation": str(self.augmentation),
         }
@@ -92,7 +93,7 @@ class Task:
 
 
 def _kind(split: Split) -> str:
-    return f"{split.images.dtype} {tuple(split.images.shape[1:])}"
+    return f"{split.images.dtype} {tuple(split.images.shape[1:])}, {split.normalization or 'as they are'}"
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,7 @@ def load(name: str, progress: bool = False) -> Task:
 
     Raises ValueError for an unknown name.
     """
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
+    check_choice("task", name, TASKS)
     key = name, cache_folder()
     if key not in _loaded:
         _loaded[key] = _load(*key, progress)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from prune_gym.arguments import check_integer, check_number, unknown
+from prune_gym.arguments import check_choice, check_integer, check_number
 from prune_gym.augmentation import Augmentation
 from prune_gym.splits import Split
 
@@ -51,8 +51,7 @@ class Recipe:
         check_number("weight_decay", self.weight_decay, "[0, inf)")
         for name in ("label_smoothing", "warmup"):
             check_number(name, getattr(self, name), "[0, 1)")
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
 
 
 RECIPES = {
@@ -184,11 +183,18 @@ def train(
                 optimizer.step()
                 schedule.step()
             after_epoch(model)
-            if not isfinite(error.item()):
-                raise ValueError(f"learning_rate: training diverged in epoch {epoch + 1}; try less than {recipe.learning_rate}.")
+            if not isfinite(error.item()) or not _is_finite(model):
+                raise ValueError(
+                    f"learning_rate: training diverged in epoch {epoch + 1}, a loss or weight is not finite; try less than "
+                    f"{recipe.learning_rate}, or larger batches than {recipe.batch_size}."
+                )
             bar.set_postfix(loss=f"{error.item():.3f}", refresh=False)
             bar.update()
     model.to(memory_format=layout if layout is torch.preserve_format else torch.contiguous_format).eval()
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values() if tensor.is_floating_point())
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from prune_gym.agents.config import read_config
-from prune_gym.arguments import check_integer, choose_device, unknown
+from prune_gym.agents.run import read_summary
+from prune_gym.arguments import check_choice, check_integer, choose_device
 from prune_gym.checkpoint import load_pruned
 from prune_gym.export import EXPORTERS, compare, export
-from prune_gym.files import write_atomically
+from prune_gym.files import check_writable, write_atomically
 from prune_gym.latency import latencies, peak_memory
 from prune_gym.program import PrunedNetwork
 from prune_gym.surgery import compact
@@ -48,8 +49,7 @@ class ExportConfig:
     """Where to measure accuracy, latency and memory: auto, cpu, cuda, ..."""
 
     def __post_init__(self) -> None:
-        if self.format not in EXPORTERS:
-            raise unknown("format", self.format, EXPORTERS)
+        check_choice("format", self.format, EXPORTERS)
         check_integer("round_to", self.round_to, 1)
         choose_device(self.device)
 
@@ -77,6 +77,7 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
         if path.exists():
             raise FileExistsError(f"out: {path} exists; choose another name or delete it.")
     summary = read_summary(config.run)
+    check_writable(config.file)
     pruned = load_pruned(config.run.expanduser() / "pruned.safetensors")
     task = read_config(config.run.expanduser(), device="auto").load_task(progress=True)
     networks = {"original": compact(task.model, task.graph, task.graph.full()).eval(), "pruned": pruned}
@@ -107,24 +108,6 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
     write_atomically(config.file, exported[name].content)
     write_atomically(config.report, json.dumps(report, indent=2, allow_nan=False) + "\n")
     return report
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a run, which is there once the run is finished."""
-    folder = folder.expanduser()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"run: expected the folder of a run, made by train_agent.py; {folder} is not a folder.")
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"run: {folder} holds no finished run, as it has no summary.json; run train_agent.py first.")
-    try:
-        summary = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"run: {path} is damaged ({error}); run train_agent.py again.") from error
-    for key in ("task", "agent", "protocol"):
-        if not isinstance(summary, dict) or not isinstance(summary.get(key), str):
-            raise ValueError(f"run: {path} is damaged (it says no {key}); run train_agent.py again.")
-    return summary
 
 
 def measure(networks: dict[str, PrunedNetwork], task: Task, device: torch.device) -> dict[str, Any]:

@@ -35,10 +35,10 @@ class Config:
     importance of the layers; figure3: kept channels over the steps."""
     scale: Literal["small", "paper"] = "small"
     """How much: minutes on one core, or what the paper did."""
-    network: str = "resnet20_a"
-    """With --scale small: what is pruned, ..."""
-    data: str = "cifar10"
-    """... the data set it classifies (cifar10, cifar100, npz:PATH, ...), ..."""
+    network: str | None = None
+    """With --scale small: what is pruned, by default resnet20_a, ..."""
+    data: str | None = None
+    """... the data set it classifies, by default cifar10 (cifar100, npz:PATH, ...), ..."""
     weights: Path | None = None
     """... and its weights, a safetensors file, see scripts/train_base.py."""
     weights_folder: Path | None = None
@@ -54,8 +54,11 @@ class Config:
 
     def __post_init__(self) -> None:
         paper = self.scale == "paper"
-        if paper and self.weights is not None:
-            raise ValueError("weights: expected none with --scale paper, which takes --weights-folder.")
+        for name in ("network", "data", "weights"):
+            if paper and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}: expected none with --scale paper, which takes the paper's networks from --weights-folder."
+                )
         if not paper and self.weights_folder is not None:
             raise ValueError("weights_folder: expected none with --scale small, which takes --weights.")
         check_integer("seed", self.seed, 0, 2**32)
@@ -65,8 +68,8 @@ class Config:
         return Lab(
             scale,
             out.expanduser(),
-            self.network if self.scale == "small" else None,
-            self.data,
+            (self.network or "resnet20_a") if self.scale == "small" else None,
+            self.data or "cifar10",
             self.weights,
             self.weights_folder,
             self.protocol,

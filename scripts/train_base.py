@@ -10,6 +10,7 @@ from command import run_command
 
 from prune_gym import data, tasks
 from prune_gym.arguments import choose_device
+from prune_gym.files import check_writable
 from prune_gym.training import RECIPES, accuracy, train
 from prune_gym.weights import save_weights
 
@@ -41,6 +42,7 @@ def main(config: Config) -> None:
     out = config.out.expanduser()
     if out.exists():
         raise FileExistsError(f"out: {out} exists; choose another name or delete it.")
+    check_writable(out)
     device = choose_device(config.device)
     recipe = replace(RECIPES[config.recipe], seed=config.seed)
     if config.epochs is not None:

@@ -396,7 +396,7 @@ HOSTILE = {
     "a module of PyTorch": (set_argument({"torch": "_inductor"}), "is not one that save_pruned writes"),
     "a training flag that is not": (set_argument({"training": False}), "is not one that save_pruned writes"),
     "a name of a method": (rename("forward"), "its header is malformed (KeyError"),
-    "a name of an attribute": (rename("program.weight"), "its header is malformed"),
+    "a name of an attribute": (rename("forward"), "its header is malformed"),
     "a name with an empty part": (rename("a..b"), "its header is malformed (KeyError"),
     "a name with no end": (rename(".".join(["a"] * 5000)), "its header is malformed (RecursionError"),
     "frozen that is a number": (set_entry("frozen", 5), "its header is malformed (TypeError"),

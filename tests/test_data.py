@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -171,6 +172,14 @@ def changed(key: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[A
         (changed("y_test", lambda y: y.astype(float)), r"y_test to be an integer for each of 20 images, got float64"),
         (changed("y_test", lambda y: y.astype(int) - 1), r"expected y_test to count from 0, got -1"),
         (changed("y_test", lambda y: y + 3), r"expected labels 0 .. 4, one for each name in classes, got 5"),
+        (
+            lambda arrays: without("classes")(arrays) | {"y_test": arrays["y_test"].astype(np.int64) + 2**40},
+            r"fewer classes than the 50 images",
+        ),
+        (
+            lambda arrays: arrays | {"x_train": arrays["x_train"][:1], "y_train": arrays["y_train"][:1]},
+            r"at least 2 images in x_tr",
+        ),
         (changed("classes", lambda c: np.array(5)), r"expected classes to be an array of names \(K,\), got int64 \(\)"),
         (changed("classes", lambda c: c.astype(object)), r"damaged, or not an npz file of plain arrays .*allow_pickle"),
     ],
@@ -194,6 +203,15 @@ def test_damaged_files_of_arrays(save: Callable, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"mine.npz: damaged, or not an npz file .*numpy.savez"):
             data.load(f"npz:{path}")
+    for header in (b"{'descr': '|u1', 'shape': (6, 5", b"{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999,), }"):
+        with ZipFile(path, "w") as file:
+            file.writestr("x_train.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+        with pytest.raises(ValueError, match=r"mine.npz: damaged, or not an npz file .*numpy.savez"):
+            data.load(f"npz:{path}")
+    with ZipFile(path, "w") as file:
+        file.writestr("x_train", "hello")
+    with pytest.raises(ValueError, match=r"mine.npz: damaged, or not an npz file .*x_train is not an array.*numpy.savez"):
+        data.load(f"npz:{path}")
     np.save(tmp_path / "single.npy", np.zeros(3))
     with pytest.raises(ValueError, match=r"single.npy: .*a single array"):
         data.load(f"npz:{tmp_path / 'single.npy'}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prune_gym.files import write_atomically
+from prune_gym.files import check_writable, write_atomically
 
 
 def test_bytes_and_text(tmp_path: Path) -> None:
@@ -89,3 +89,20 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="locked"):
         write_atomically(folder / "file", "x")
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="this user may write anywhere")
+def test_a_folder_that_cannot_be_written_is_found_out_before_the_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        check_writable(tmp_path / "file")
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        check_writable(tmp_path / "folder" / "file")
+
+
+def test_asking_whether_a_file_can_be_written_leaves_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "file")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "taken").touch()
+    with pytest.raises(OSError, match="taken"):
+        check_writable(tmp_path / "taken" / "file")

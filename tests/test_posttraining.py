@@ -323,3 +323,32 @@ def test_other_things_are_no_settings(tiny_task):
             PruningEnv(tiny_task, posttraining=wrong)
     with pytest.raises(TypeError, match="memo: expected a Memo, got dict"):
         PruningEnv(tiny_task, memo={})
+
+
+def test_a_network_that_training_makes_useless_is_refused(tiny_task):
+    """The variance of one value is no number, so nothing that a batch norm of one image and place counts is one."""
+    layers = nn.Flatten(), nn.Linear(144, 8), nn.BatchNorm1d(8), nn.Linear(8, 5)
+    task = replace(tiny_task, model=nn.Sequential(*layers).eval())
+    env = PruningEnv(task, 0.5, 0.25, posttraining=PostTraining(epochs=1, batch_size=1), device="cpu")
+    env.reset()
+    with pytest.raises(
+        ValueError, match=r"training diverged in epoch 1, a loss or weight is not finite; .*larger batches than 1"
+    ):
+        env.step(env.uniform_action)
+
+
+def test_parameters_that_are_no_floats_are_not_trained(tiny_task):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = copy.deepcopy(tiny_task.model)
+            self.shift = nn.Parameter(torch.tensor(2), requires_grad=False)
+
+        def forward(self, x):
+            return self.inner(x) + self.shift
+
+    task = replace(tiny_task, model=Shifted().eval())
+    env = PruningEnv(task, 0.5, 0.25, posttraining=PostTraining(epochs=1, batch_size=60), device="cpu")
+    env.reset()
+    env.step(env.uniform_action)
+    assert env.simulator.network(env.snapshot()).shift.item() == 2

@@ -248,3 +248,20 @@ def test_a_program_is_shared_by_all_widths() -> None:
     again = compact(model, graph, random_architecture(graph, 0))(*images)
     assert isinstance(first, Tensor)
     assert torch.equal(first, again)
+
+
+def test_modules_may_be_called_like_the_attributes_of_a_pruned_network() -> None:
+    class Clashing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.program = nn.Sequential(nn.Conv2d(1, 6, 1), nn.ReLU())
+            self._names = nn.Linear(24, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self._names(self.program(x).flatten(1))
+
+    model, images = Clashing().eval(), torch.randn(5, 1, 2, 2)
+    graph = trace(model, images[:1])
+    network = compact(model, graph, graph.full())
+    assert torch.allclose(network(images), model(images))
+    assert network.state_dict().keys() == model.state_dict().keys()

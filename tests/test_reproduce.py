@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import reproduce
 from matplotlib.image import imread
-from paper import experiments, scales
+from paper import experiments, plots, scales
 from paper import lab as laboratory
 from rows import Rows
 
@@ -152,7 +153,7 @@ def test_table2(make_lab: Any, tiny: Any) -> None:
     ]
     graph = tasks.load("digits-resnet").graph
     for row in ours:
-        steps = tiny.steps(float(row["sparsity"]))
+        steps = tiny.steps(float(row["sparsity"]), tasks.load("digits-resnet").graph)
         assert float(row["channel_sparsity"]) == round(steps * int(0.1 * graph.n_filters) / graph.n_filters, 4)
         assert row["top1_before_posttraining"]
         assert row["protocol"] == "reward on validation"
@@ -314,12 +315,13 @@ def test_the_command(
 def test_sparsities_that_meet_at_one_step_are_all_measured(tiny_task: Task, tiny: Any) -> None:
     simulator = Simulator(tiny_task, 0.5, 0.1)
     state, found = simulator.initial(), []
-    visit = laboratory.at_marks(tiny, (0.0, 0.48, 0.5, 0.52), lambda simulator, state, mark: found.append((state.steps, mark)))
+    visit = laboratory.at_marks(tiny, (0.0, 0.6, 0.7, 0.8), lambda simulator, state, mark: found.append((state.steps, mark)))
     visit(simulator, state)
     while not simulator.is_terminal(state):
         (state,) = simulator.successors(state, [np.ones(5)])
         visit(simulator, state)
-    assert found == [(0, 0.0), (5, 0.48), (5, 0.5), (5, 0.52)]
+    last = state.steps
+    assert found == [(0, 0.0), (last, 0.6), (last, 0.7), (last, 0.8)]
 
 
 def columns(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -377,3 +379,16 @@ def test_the_docs_show_the_committed_results() -> None:
     for row in ours:
         cells = [row["method"], f"{float(row['channel_sparsity']):.1%}", row["top1_before_posttraining"], row["top1"]]
         assert f"| {' | '.join([*cells, row['flops_reduction_pct'], row['params_reduction_pct']])} |" in docs
+
+
+@pytest.mark.parametrize("name", ["table1", "table3", "figure1", "figure3"])
+def test_pictures_of_several_networks(make_lab: Any, name: str) -> None:
+    lab = make_lab(scale=replace(brief(), sparsities=(0.25, 0.5)))
+    found = getattr(experiments, name)(lab).rows
+    other = [row | {"network": "another"} for row in found]
+    third = [row | {"network": "a third", "paper_network": "densenet121"} for row in found]
+    one, two, three = (
+        imread(io.BytesIO(plots.picture(name, rows, "title"))) for rows in (found, found + other, found + other + third)
+    )
+    assert one.shape[0] <= two.shape[0] <= three.shape[0]
+    assert one.shape[0] < three.shape[0]

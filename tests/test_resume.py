@@ -305,3 +305,12 @@ def test_two_runs_at_once_share_the_cache(tmp_path):
     for name in "ab":
         same(tmp_path / "alone", tmp_path / name)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+
+
+def test_before_the_settings_are_written_the_same_command_begins_again(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(MODULE, "write_atomically", full)
+    with pytest.raises(OSError, match="when that is mended, repeat the same command"):
+        run(RunConfig(out=tmp_path / "run", evaluations=10, **QUICK))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import train_agent
@@ -17,6 +19,7 @@ from matplotlib.image import imread
 import prune_gym
 from prune_gym import tasks
 from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run
+from prune_gym.agents.config import read_config
 from prune_gym.checkpoint import pruned_info
 from prune_gym.envs import PruningEnv
 from prune_gym.training import accuracy
@@ -216,3 +219,58 @@ def test_a_reward_that_is_not_a_number_is_named(tiny_task):
     env.reset()
     with pytest.raises(ValueError, match="reward: expected a finite number, got nan"):
         env.step(env.uniform_action)
+
+
+def test_numbers_of_numpy_are_as_good_as_python_s(tmp_path):
+    settings = {
+        "agent": "uniform",
+        "sparsity": np.float32(0.25),
+        "step_ratio": 0.125,
+        "evaluations": np.int64(9),
+        "seed": np.int64(3),
+    }
+    config = RunConfig(out=tmp_path / "run", device="cpu", rl_pruner=RLPrunerConfig(stages=np.int64(1)), **settings)
+    result = run(config)
+    read = read_config(result.folder)
+    assert (read.sparsity, read.evaluations, read.seed, read.rl_pruner.stages) == (0.25, 9, 3, 1)
+    assert run(RunConfig(out=tmp_path / "run", resume=True)).summary == result.summary
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reward": "acc"}, r"reward: expected one of .*; got 'acc'"),
+        ({"reward": ["accuracy"]}, r"reward: expected one of .*; got \['accuracy'\]"),
+        ({"rounding": "x"}, r"rounding: expected one of .*; got 'x'"),
+        ({"importance": "tailor"}, r"importance: .* Did you mean 'taylor'"),
+        ({"reward_split": "train"}, r"reward_split: expected one of val, test; got 'train'"),
+        ({"reward_weights": (1, 2)}, r"reward_weights: expected"),
+        ({"task": []}, r"task: expected one of .*; got \[\]"),
+        ({"posttraining": {"epochs": 1}}, "posttraining: expected a PostTraining, got dict"),
+        ({"rl_pruner": None}, "rl_pruner: expected a RLPrunerConfig, got NoneType"),
+        ({"resume": "yes"}, "resume: expected True or False, got 'yes'"),
+        ({"seed": True}, "seed: expected an integer"),
+        ({"sparsity": "a"}, "sparsity: expected a number in"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_loaded(settings, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        RunConfig(**settings)
+
+
+def test_a_damaged_summary_is_named(result, tmp_path):
+    shutil.copytree(result.folder, tmp_path / "run")
+    content = (tmp_path / "run" / "summary.json").read_text()
+    for damaged in (content[:50], "[]"):
+        (tmp_path / "run" / "summary.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"run: .*summary.json is damaged .*; run train_agent.py again"):
+            run(RunConfig(out=tmp_path / "run", resume=True))
+
+
+def test_a_damaged_config_is_named(result, tmp_path):
+    shutil.copytree(result.folder, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    for damage in ({"posttraining": None}, {"posttraining": []}, {"reward": "foo"}, {"seed": "3"}, {"more": 1}):
+        (tmp_path / "run" / "config.json").write_text(json.dumps(config | damage))
+        with pytest.raises(ValueError, match=r"config.json: damaged, or of another version or machine"):
+            read_config(tmp_path / "run")

@@ -20,6 +20,7 @@ from prune_gym import simulator as simulator_module
 from prune_gym import training
 from prune_gym.allocation import ROUNDINGS, allocate
 from prune_gym.evaluation import Split
+from prune_gym.memo import Memo
 from prune_gym.posttraining import Network, Weights
 from prune_gym.simulator import PruningState, Simulator
 from prune_gym.tasks import Task
@@ -330,3 +331,51 @@ def test_states_at_the_end_of_long_episodes_can_be_copied_and_printed(clone: Cal
     for a, b in zip(again.trajectory(), states, strict=True):
         assert (a.architecture.digest, a.weights.version, a.steps) == (b.architecture.digest, b.weights.version, b.steps)
     assert len(repr(states[-1])) < 1000
+
+
+# ------------------------------------------------------------------------------------------------ what is left alone
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 6, 1), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.layers(x)
+
+
+def test_a_model_that_writes_to_its_buffers_is_left_as_it_is() -> None:
+    task = replace(CHAIN, model=Counting().eval())
+    simulator = Simulator(task, 0.5, 0.2)
+    simulator.scores(simulator.successors(simulator.initial(), [np.ones(1)]))
+    assert task.model.calls.item() == 0
+
+
+class Negated(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -x
+
+
+def test_models_of_equal_weights_do_not_share_accuracies() -> None:
+    memo = Memo()
+    val = Split(CHAIN.val.images, CHAIN.model(CHAIN.val.images).argmax(1))
+
+    def accuracy(last: nn.Module) -> float:
+        model = nn.Sequential(*CHAIN.model, last)
+        return Simulator(replace(CHAIN, model=model, val=val), 0.5, 0.2, memo=memo).baseline.accuracy
+
+    assert accuracy(nn.Identity()) == 1
+    assert accuracy(Negated()) == 0
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+@pytest.mark.parametrize("label", [3, -1, -100])
+def test_labels_of_every_split_are_classes(part: str, label: int) -> None:
+    labels = CHAIN.val.labels.clone()
+    labels[-1] = label
+    task = replace(CHAIN, **{part: Split(CHAIN.val.images, labels)})
+    with pytest.raises(ValueError, match=rf"labels: expected classes 0 \.\. 2, .* in the {part} images"):
+        Simulator(task, 0.5, 0.2)

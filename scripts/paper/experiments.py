@@ -122,7 +122,7 @@ def figure3(lab: Lab) -> Rows:
     key = (*NAMES, "reward", "step")
     rows = Rows(lab.out / "figure3.csv", (*key, "channel_sparsity", "group", "width", "kept", *MADE_WITH), key)
     for base in bases(lab, rows, VGG19):
-        last = lab.scale.steps(lab.scale.sparsities[-1])
+        last = lab.scale.steps(lab.scale.sparsities[-1], base.task.graph)
         for reward in REWARDS:
 
             def add(simulator: Simulator, state: PruningState, base: Base = base, reward: str = reward) -> None:

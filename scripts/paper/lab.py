@@ -141,7 +141,8 @@ class Lab:
         A run that was killed goes on with what it had computed.
         """
         scale = self.scale
-        steps, graph = scale.steps(sparsity), base.task.graph
+        graph = base.task.graph
+        steps = scale.steps(sparsity, graph)
         step_ratio, posttraining = scale.step_ratio, scale.posttraining
         sparsity = steps * filters_per_step(graph, step_ratio) / graph.n_filters  # whole steps, the same for every agent
         if agent == "taylor":
@@ -217,7 +218,7 @@ def at_marks(scale: Scale, sparsities: Sequence[float], record: Callable[[Simula
     left = sorted(sparsities)
 
     def visit(simulator: Simulator, state: PruningState) -> None:
-        while left and (state.steps >= scale.steps(left[0]) or simulator.is_terminal(state)):
+        while left and (state.steps >= scale.steps(left[0], simulator.graph) or simulator.is_terminal(state)):
             record(simulator, state, left.pop(0))
 
     return visit

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from prune_gym.agents import RLPrunerConfig
+from prune_gym.graph import ChannelGraph
 from prune_gym.posttraining import PostTraining
+from prune_gym.simulator import filters_per_step
 from prune_gym.training import RECIPES, Recipe
 
 
@@ -28,9 +30,9 @@ class Scale:
     val_images: int | None = None
     """Images that rewards are computed on; None for all of their split."""
 
-    def steps(self, sparsity: float) -> int:
+    def steps(self, sparsity: float, graph: ChannelGraph) -> int:
         """Pruning steps to the sparsity, as near as whole steps come to it."""
-        return round(sparsity / self.step_ratio)
+        return round(sparsity * graph.n_filters / filters_per_step(graph, self.step_ratio))
 
 
 # Small: what one core does in minutes. Networks are trained where they are measured, not after every step.
