@@ -1,15 +1,15 @@
 """Compare agents at the same number of evaluations, over several seeds: results as CSV, a Markdown table from them.
 
 Every agent may score as many architectures as one episode of RL-Pruner does and is judged by the best network at the target
-sparsity that it scored, chosen by validation accuracy; the table shows its test accuracy, without any fine-tuning. What the
-CSV already holds is not run again, so an interrupted comparison goes on where it stopped.
+sparsity that it scored, chosen by validation accuracy; the table shows its test accuracy. What the CSV already holds is not run
+again, so an interrupted comparison goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from prune_gym import tasks
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.run import prepare, search
+from prune_gym.posttraining import PostTraining
 from prune_gym.training import accuracy
 
 COLUMNS = (
@@ -32,13 +33,14 @@ COLUMNS = (
     "agent",
     "seed",
     "budget",
+    "posttraining",
     "evaluations",
     "val_accuracy",
     "test_accuracy",
     "flops_reduction",
     "params_reduction",
 )
-KEY = ("task", "sparsity", "agent", "seed", "budget")
+KEY = ("task", "sparsity", "agent", "seed", "budget", "posttraining")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Config:
     """Seeds 0, 1, ... per combination."""
     evaluations: int | None = None
     """Architectures that each agent may score; by default what one episode of RL-Pruner takes."""
+    posttraining: PostTraining = field(default_factory=PostTraining)
+    """Post-training, the same for all agents."""
     processes: int = 2
     """Runs at a time, one thread each."""
     out: Path = Path("results/compare_agents.csv")
@@ -67,16 +71,46 @@ def main(config: Config) -> None:
     results = Rows(config.out, COLUMNS, KEY)
     if not config.table_only:
         configs = [
-            RunConfig(task=task, sparsity=sparsity, agent=agent, seed=seed, evaluations=config.evaluations, device="cpu")
+            RunConfig(
+                task=task,
+                sparsity=sparsity,
+                agent=agent,
+                seed=seed,
+                evaluations=config.evaluations,
+                posttraining=config.posttraining,
+                device="cpu",
+            )
             for task, sparsity, agent, seed in product(config.tasks, config.sparsities, config.agents, range(config.seeds))
         ]
-        todo = [c for c in configs if (c.task, c.sparsity, c.agent, c.seed, c.evaluations or "") not in results]
+        todo = [c for c in configs if tuple(about(c).values()) not in results]
         for name in config.tasks:
             tasks.load(name)  # train the base networks once, before the workers look for them
         with multiprocessing.get_context("spawn").Pool(config.processes, torch.set_num_threads, (1,)) as pool:
             for row in tqdm(pool.imap_unordered(evaluate, todo), total=len(todo), unit="run"):
                 results.add(row)
+    if not results.rows:
+        raise ValueError(f"out: {config.out} holds no results yet; run this without --table-only.")
     print(table(results.rows))
+
+
+def about(config: RunConfig) -> dict[str, object]:
+    """What a row is about."""
+    return {
+        "task": config.task,
+        "sparsity": config.sparsity,
+        "agent": config.agent,
+        "seed": config.seed,
+        "budget": config.evaluations or "",
+        "posttraining": describe(config.posttraining),
+    }
+
+
+def describe(settings: PostTraining) -> str:
+    """The settings that are not the default ones; empty without post-training."""
+    if not settings.epochs:
+        return ""
+    default = vars(PostTraining())
+    return ", ".join(f"{name} {value}" for name, value in vars(settings).items() if value != default[name])
 
 
 def evaluate(config: RunConfig) -> dict[str, object]:
@@ -87,12 +121,7 @@ def evaluate(config: RunConfig) -> dict[str, object]:
     if best is None:
         raise RuntimeError(f"{config.agent} found no network within its evaluations.")
     network = env.simulator.network(best.snapshot)
-    return {
-        "task": config.task,
-        "sparsity": config.sparsity,
-        "agent": config.agent,
-        "seed": config.seed,
-        "budget": config.evaluations or "",
+    return about(config) | {
         "evaluations": env.evaluations,
         "val_accuracy": best.score.accuracy,
         "test_accuracy": accuracy(network, env.task.test),
@@ -104,18 +133,27 @@ def evaluate(config: RunConfig) -> dict[str, object]:
 def table(rows: list[dict[str, str]]) -> str:
     """Test accuracy in percent, mean and half width of the 95% interval (Student's t over seeds), as Markdown. Where there are
     fewer seeds than elsewhere, their number is beside it."""
-    found: defaultdict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    evaluations: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+    found: defaultdict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    evaluations: defaultdict[tuple[str, ...], int] = defaultdict(int)
     for row in rows:
-        key = (row["task"], row["sparsity"], row["budget"])
+        key = (row["task"], row["sparsity"], row["posttraining"], row["budget"])
         found[key][row["agent"]].append(100 * float(row["test_accuracy"]))
         evaluations[key] = max(evaluations[key], int(row["evaluations"]))
     names = [name for name in AGENTS if any(name in cells for cells in found.values())]
     seeds = max(len(values) for cells in found.values() for values in cells.values())
-    lines = [f"| task | channel sparsity | evaluations | {' | '.join(names)} |", f"|---|---|---|{'---|' * len(names)}"]
-    for (task, sparsity, budget), cells in found.items():
-        line = " | ".join(interval(cells[name], seeds) for name in names)
-        lines.append(f"| {task} | {float(sparsity):.0%} | {evaluations[task, sparsity, budget]} | {line} |")
+    head = ["task", "channel sparsity", *(["post-training"] if any(row["posttraining"] for row in rows) else []), "evaluations"]
+    lines = [f"| {' | '.join([*head, *names])} |", "|" + "---|" * (len(head) + len(names))]
+    for key, cells in found.items():
+        task, sparsity, posttraining, _ = key
+        trained = [posttraining or "none"] if "post-training" in head else []
+        line = [
+            task,
+            f"{float(sparsity):.0%}",
+            *trained,
+            str(evaluations[key]),
+            *(interval(cells[name], seeds) for name in names),
+        ]
+        lines.append(f"| {' | '.join(line)} |")
     return "\n".join(lines)
 
 

@@ -10,9 +10,11 @@ import pytest
 from rows import Rows
 from scipy import stats
 
+from prune_gym.posttraining import PostTraining
+
 
 def row(agent: str, seed: int, test_accuracy: float, budget: object = "", evaluations: int = 100) -> dict[str, str]:
-    found = {"task": "digits", "sparsity": 0.5, "agent": agent, "seed": seed, "budget": budget}
+    found = {"task": "digits", "sparsity": 0.5, "agent": agent, "seed": seed, "budget": budget, "posttraining": ""}
     found |= {"evaluations": evaluations, "val_accuracy": 0.5, "test_accuracy": test_accuracy}
     return {key: str(value) for key, value in found.items()}
 
@@ -29,6 +31,20 @@ def test_other_budgets_are_other_lines() -> None:
     first, second = compare_agents.table(rows).splitlines()[2:]
     assert first == "| digits | 50% | 100 | 70.0 ± 0.0 |"
     assert second == "| digits | 50% | 20 | 10.0 ± 0.0 |"
+
+
+def test_post_training_is_told() -> None:
+    settings = PostTraining(epochs=5, learning_rate=0.01)
+    rows = [row("ppo", 0, 0.7), row("ppo", 0, 0.9) | {"posttraining": compare_agents.describe(settings)}]
+    head, _, first, second = compare_agents.table(rows).splitlines()
+    assert head == "| task | channel sparsity | post-training | evaluations | ppo |"
+    assert first == "| digits | 50% | none | 100 | 70.0 |"
+    assert second == "| digits | 50% | epochs 5, learning_rate 0.01 | 100 | 90.0 |"
+
+
+def test_no_results_are_no_table(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"out: .*none.csv holds no results yet; run this without --table-only"):
+        compare_agents.main(compare_agents.Config(out=tmp_path / "none.csv", table_only=True))
 
 
 def test_rows_that_are_there_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
