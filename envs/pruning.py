@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from prune_gym import tasks
 from prune_gym.allocation import check_action
-from prune_gym.arguments import check_choice, choose_device
+from prune_gym.arguments import check_choice
 from prune_gym.envs.observations import OBSERVATIONS, observe
 from prune_gym.envs.rendering import describe, draw, write
 from prune_gym.evaluation import Score
@@ -116,13 +116,13 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self.task,
             sparsity,
             step_ratio,
-            rounding,
-            importance,
-            reward_split,
-            choose_device(device),
-            precision,
-            posttraining,
-            memo,
+            rounding=rounding,
+            importance=importance,
+            reward_split=reward_split,
+            device=device,
+            precision=precision,
+            posttraining=posttraining,
+            memo=memo,
         )
         groups = len(self.graph.groups)
         self.action_space = spaces.Box(0.0, 1.0, (groups,), np.float32)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prune_gym.arguments import check_choice
 from prune_gym.graph import Architecture, ChannelGraph, Filters
 from prune_gym.program import Named, is_kept
-from prune_gym.surgery import slice_tensors, state
+from prune_gym.surgery import check, slice_tensors, state
 
 Scores = tuple[np.ndarray, ...]
 
@@ -54,11 +54,20 @@ def importance(name: str, seed: int = 0) -> Importance:
         labels: Tensor,
         architecture: Architecture | None = None,
     ) -> Scores:
+        if name == "taylor":
+            _check_labels(images, labels)
         architecture = graph.full() if architecture is None else architecture
+        check(architecture, graph)
         scores = unit_scores(name, state(model, graph), graph, images, labels, architecture, seed)
         return tuple(np.split(scores, graph.starts[1:])[:-1])
 
     return criterion
+
+
+def _check_labels(images: Tensor, labels: Tensor) -> None:
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels: expected an int64 tensor ({len(images)},), a class for each image, got {got}.")
 
 
 @torch.inference_mode(False)  # gradients are needed, whatever the caller's mode is

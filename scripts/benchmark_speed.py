@@ -139,7 +139,7 @@ def scoring(task: Task, device: torch.device, repetitions: int, candidates: int 
     batch_size = None
     for _ in range(repetitions):
         actions = rng.random((candidates, len(env.graph.groups)))  # new ones, so that no score is cached
-        states = simulator.successors(simulator.initial(), actions)
+        states = simulator.successors(simulator.initial(), list(actions))
         networks = [prune_gym.compact(task.model, task.graph, state.architecture).eval().to(device) for state in states]
 
         @torch.inference_mode()
@@ -150,9 +150,8 @@ def scoring(task: Task, device: torch.device, repetitions: int, candidates: int 
 
         if batch_size is None:
             bare(max(BATCH_SIZES), 1)
-            batch_size = min(
-                BATCH_SIZES, key=lambda size, bare=bare: min(seconds(partial(bare, size, 1), device) for _ in range(2))
-            )
+            times = {size: min(seconds(partial(bare, size, 1), device) for _ in range(2)) for size in BATCH_SIZES}
+            batch_size = min(times, key=times.__getitem__)
         before = seconds(partial(bare, batch_size), device)
         preview = seconds(partial(env.preview, actions), device)
         after = seconds(partial(bare, batch_size), device)
@@ -232,8 +231,8 @@ def report(result: dict[str, Any]) -> None:
         console.print(f"search of {name}: {row['evaluations']} evaluations in {row['seconds']:.0f} s")
     for what, curve in result.get("memory", {}).items():
         first, last = curve[0], curve[-1]
-        numbers = [f"{key.partition('_')[0]} {first[key]:.0f} to {last[key]:.0f} MB" for key in first if key != "step"]
-        console.print(f"memory over {what} {first['step']} to {last['step']}: {', '.join(numbers)}")
+        grown = [f"{key.partition('_')[0]} {first[key]:.0f} to {last[key]:.0f} MB" for key in first if key != "step"]
+        console.print(f"memory over {what} {first['step']} to {last['step']}: {', '.join(grown)}")
 
 
 if __name__ == "__main__":

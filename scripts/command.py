@@ -25,7 +25,7 @@ def run_command(
     """
     try:
         main(tyro.cli(config, description=description, args=arguments))
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as stop:
         sys.exit(f"interrupted; {str(stop) or interrupted}")

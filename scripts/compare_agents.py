@@ -133,8 +133,8 @@ def evaluate(config: RunConfig) -> dict[str, object]:
 def table(rows: list[dict[str, str]]) -> str:
     """Test accuracy in percent, mean and half width of the 95% interval (Student's t over seeds), as Markdown. Where there are
     fewer seeds than elsewhere, their number is beside it."""
-    found: defaultdict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    evaluations: defaultdict[tuple[str, ...], int] = defaultdict(int)
+    found: defaultdict[tuple[str, str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    evaluations: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
     for row in rows:
         key = (row["task"], row["sparsity"], row["posttraining"], row["budget"])
         found[key][row["agent"]].append(100 * float(row["test_accuracy"]))
@@ -143,14 +143,13 @@ def table(rows: list[dict[str, str]]) -> str:
     seeds = max(len(values) for cells in found.values() for values in cells.values())
     head = ["task", "channel sparsity", *(["post-training"] if any(row["posttraining"] for row in rows) else []), "evaluations"]
     lines = [f"| {' | '.join([*head, *names])} |", "|" + "---|" * (len(head) + len(names))]
-    for key, cells in found.items():
-        task, sparsity, posttraining, _ = key
+    for (task, sparsity, posttraining, budget), cells in found.items():
         trained = [posttraining or "none"] if "post-training" in head else []
         line = [
             task,
             f"{float(sparsity):.0%}",
             *trained,
-            str(evaluations[key]),
+            str(evaluations[task, sparsity, posttraining, budget]),
             *(interval(cells[name], seeds) for name in names),
         ]
         lines.append(f"| {' | '.join(line)} |")

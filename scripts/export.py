@@ -146,7 +146,11 @@ def show(report: dict[str, Any]) -> None:
     for label, key in (("validation accuracy", "val_accuracy"), ("test accuracy", "test_accuracy")):
         change = f"{100 * (shipped[key] - original[key]):+.2f} points"
         table.add_row(label, *(f"{network[key]:.2%}" for network in networks.values()), change)
-    rows = [("MACs", ("macs",), ",d"), ("parameters", ("params",), ",d"), ("file, bytes", ("file_bytes",), ",d")]
+    rows: list[tuple[str, tuple[str, ...], str]] = [
+        ("MACs", ("macs",), ",d"),
+        ("parameters", ("params",), ",d"),
+        ("file, bytes", ("file_bytes",), ",d"),
+    ]
     rows += [(f"latency, ms, batch {n}", ("latency_ms", str(n)), ".3f") for n in BATCH_SIZES]
     rows += [(f"peak bytes, batch {n}", ("peak_memory_bytes", str(n)), ",d") for n in BATCH_SIZES]
     for label, keys, form in rows:

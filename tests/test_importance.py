@@ -265,3 +265,17 @@ def test_unknown_criterion() -> None:
 def test_another_model(tiny_task: Task) -> None:
     with pytest.raises(ValueError, match="model: expected the network that the graph was traced from"):
         importance("l1")(nn.Conv2d(1, 8, 3), tiny_task.graph, tiny_task.train.images, tiny_task.train.labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [
+        (torch.zeros(3, dtype=torch.int64), r"torch.int64 \(3,\)"),
+        (torch.zeros(100), r"torch.float32 \(100,\)"),
+        ([0] * 100, "list"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused_by_name(tiny_task, labels, got):
+    images = tiny_task.calibration.images
+    with pytest.raises(ValueError, match=rf"labels: expected an int64 tensor \(100,\), a class for each image, got {got}"):
+        importance("taylor")(tiny_task.model, tiny_task.graph, images, labels)

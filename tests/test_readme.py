@@ -41,17 +41,32 @@ def test_your_own_model_takes_at_most_15_lines():
     assert len([line for line in block.splitlines() if line.strip()]) <= 16  # two of them load the result again
 
 
-def test_comparison_table_is_made_from_the_committed_results(capsys):
-    compare_agents.main(compare_agents.Config(out=ROOT / "results" / "compare_agents.csv", table_only=True))
+@pytest.mark.parametrize("name", ["compare_agents.csv"])
+def test_comparison_tables_are_made_from_the_committed_results(name, capsys):
+    compare_agents.main(compare_agents.Config(out=ROOT / "results" / name, table_only=True))
     assert capsys.readouterr().out.strip() in README
+
+
+def test_the_comparison_is_complete():
     with (ROOT / "results" / "compare_agents.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["agent"] for row in rows} >= {"rl_pruner", "uniform", "random"}
-    assert {int(row["seed"]) for row in rows} >= {0, 1, 2, 3, 4}
+    cells = {(row["task"], row["sparsity"]) for row in rows}
+    assert len(cells) == 6
+    for task, sparsity in cells:
+        for agent in ("rl_pruner", "ppo", "taylor", "uniform", "random"):
+            seeds = [int(row["seed"]) for row in rows if (row["task"], row["sparsity"], row["agent"]) == (task, sparsity, agent)]
+            assert sorted(seeds) == [0, 1, 2, 3, 4]
 
 
-def test_output_is_that_of_the_committed_run():
-    folder = ROOT / "results" / "digits_rl_pruner"
+def test_the_public_weights_give_what_the_docs_say():
+    docs = (ROOT / "docs" / "data.md").read_text()
+    for line in (ROOT / "results" / "public_weights.txt").read_text().splitlines():
+        assert line.split()[1] in docs
+
+
+@pytest.mark.parametrize("run", ["digits_rl_pruner", "digits_posttraining"])
+def test_output_is_that_of_the_committed_run(run):
+    folder = ROOT / "results" / run
     assert (folder / "output.txt").read_text().rstrip() in README
     summary = json.loads((folder / "summary.json").read_text())
     assert f"{summary['after']['test_accuracy']:.2%}" in README
@@ -65,7 +80,12 @@ def test_speed_numbers_are_those_of_the_committed_benchmark():
         line = next(line for line in section.splitlines() if line.startswith(f"| {name} |"))
         assert f"| {row['evaluations_per_second']:.1f} | {row['ratio_to_bare_passes']:.2f} |" in line
         if name in speed["step"]:
-            assert f"{speed['step'][name]['share_of_passes']:.0%}" in line
+            step = speed["step"][name]
+            assert f"| {step['milliseconds']:.1f} | {step['share_of_passes']:.0%} |" in line
+    traced = speed["trace_seconds"]
+    slowest = max((name for name in traced if name.startswith("torchvision/")), key=traced.get)
+    assert f"{1e3 * traced['vgg19']:.0f} ms for VGG-19" in section
+    assert f"{1e3 * traced[slowest]:.0f} ms ({slowest.removeprefix('torchvision/')})" in section
 
 
 def test_the_small_table_2_is_that_of_the_committed_results():
@@ -76,4 +96,5 @@ def test_the_small_table_2_is_that_of_the_committed_results():
         line = next(
             x for x in README.splitlines() if x.startswith(f"| {row['method']} | {100 * float(row['channel_sparsity']):.1f}% |")
         )
-        assert f"| {float(row['top1_before_posttraining']):.2f} | {float(row['top1']):.2f} |" in line
+        numbers = [row[name] for name in ("top1_before_posttraining", "top1", "flops_reduction_pct", "params_reduction_pct")]
+        assert f"| {' | '.join(f'{float(number):.2f}' for number in numbers)} |" in line

@@ -274,3 +274,13 @@ def test_a_damaged_config_is_named(result, tmp_path):
         (tmp_path / "run" / "config.json").write_text(json.dumps(config | damage))
         with pytest.raises(ValueError, match=r"config.json: damaged, or of another version or machine"):
             read_config(tmp_path / "run")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_two_processes_on_a_gpu_write_the_same_bytes(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--device", "cuda", "--sparsity", "0.3"]
+    command += ["--step-ratio", "0.1", "--rl-pruner.stages", "2", "--posttraining.epochs", "1", "--posttraining.period", "2"]
+    for name in ("a", "b"):
+        subprocess.run([*command, "--out", str(tmp_path / name)], check=True, capture_output=True)
+    for name in ("steps.csv", "summary.json", "pruned.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
