@@ -26,6 +26,7 @@ from prune_gym.memo import Journal, Memo, remove_journal
 from prune_gym.simulator import PROTOCOLS
 from prune_gym.training import accuracy, deterministic
 
+JOURNAL = "journal.txt"
 MEASURES = ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")
 
 
@@ -115,9 +116,6 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
     finally:
         journal.close()
     return RunResult(folder, summary)
-
-
-JOURNAL = "journal.txt"
 
 
 def _how_to_go_on(folder: Path) -> str:

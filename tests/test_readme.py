@@ -41,7 +41,7 @@ def test_your_own_model_takes_at_most_15_lines():
     assert len([line for line in block.splitlines() if line.strip()]) <= 16  # two of them load the result again
 
 
-@pytest.mark.parametrize("name", ["compare_agents.csv"])
+@pytest.mark.parametrize("name", ["compare_agents.csv", "compare_posttraining.csv"])
 def test_comparison_tables_are_made_from_the_committed_results(name, capsys):
     compare_agents.main(compare_agents.Config(out=ROOT / "results" / name, table_only=True))
     assert capsys.readouterr().out.strip() in README
