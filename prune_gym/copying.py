@@ -59,7 +59,8 @@ def empty_like(tensor: Tensor) -> Tensor:
 
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
-_IMMUTABLE = (int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, FunctionType)
+_IMMUTABLE = frozenset([int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, FunctionType])
+_NESTS = (list, tuple, dict)
 
 
 def detached(model: nn.Module) -> dict[int, Any]:
@@ -68,7 +69,9 @@ def detached(model: nn.Module) -> dict[int, Any]:
     memo = {}
     for module in model.modules():
         for key, value in module.__dict__.items():
-            if isinstance(value, Tensor) or (isinstance(value, list | tuple | dict) and value and key not in _REGISTERED):
+            if type(value) in _IMMUTABLE or key in _REGISTERED:  # most of them
+                continue
+            if isinstance(value, Tensor) or (isinstance(value, _NESTS) and value):
                 for leaf in leaves(value):
                     if isinstance(leaf, Tensor) and not leaf.is_leaf:
                         memo[id(leaf)] = leaf.detach().clone()
@@ -98,6 +101,6 @@ def rebind(twin: nn.Module, memo: Mapping[int, Any]) -> None:
     for key, value in twin.__dict__.items():
         if isinstance(value, FunctionType):
             twin.__dict__[key] = rebound(value)
-        elif key.endswith("_hooks") and isinstance(value, dict):
+        elif isinstance(value, dict) and value and key.endswith("_hooks"):
             for hook, function in value.items():
                 value[hook] = rebound(function)
