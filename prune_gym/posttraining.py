@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prune_gym.arguments import check_integer, check_number, plain_numbers
+from prune_gym.augmentation import Augmentation
 from prune_gym.graph import Architecture, ChannelGraph
 from prune_gym.memo import Memo
 from prune_gym.program import PrunedNetwork
@@ -112,6 +113,45 @@ def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, mu: floa
     return mu * F.cross_entropy(student, labels) + (1 - mu) * temperature**2 * divergence
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
+def distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    data: Split,
+    val: Split,
+    settings: PostTraining,
+    seed: int,
+    augmentation: Augmentation | None = None,
+    progress: bool = False,
+) -> float:
+    """Train ``student`` on ``data`` by ``teacher``, in place, as ``settings`` say; all of them on one device.
+
+    It ends with the weights of the epoch that is the best on ``val``, the first of equal ones, even if it was better before.
+    Gives that accuracy, in [0, 1]. Raises ValueError if the training diverges.
+    """
+    for parameter in student.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # the original network may be frozen
+    device = data.labels.device
+    teacher.to(memory_format=layout_on(device)).eval()
+    best, best_accuracy = student.state_dict(), -1.0
+
+    def loss(logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad(), mixed_precision(device):
+            target = teacher(inputs).float()
+        return distillation_loss(logits, target, labels, settings.mu, settings.temperature)
+
+    def choose(model: nn.Module) -> None:
+        nonlocal best, best_accuracy
+        now = accuracy(model, val)
+        if now > best_accuracy:
+            best, best_accuracy = {name: tensor.clone() for name, tensor in model.state_dict().items()}, now
+
+    train(student, data, settings.recipe(seed), progress, "post-training", augmentation, loss, choose)
+    student.load_state_dict(best)
+    return best_accuracy
+
+
 class PostTrainer:
     """Trains pruned networks of one task, and knows the tensors of every version of the weights.
 
@@ -166,33 +206,13 @@ class PostTrainer:
         return self._train(network.weights) if known is None else known
 
     @torch.inference_mode(False)  # whatever the caller's mode is
-    @torch.enable_grad()
     def _train(self, weights: Weights) -> float:
-        """Train the student; keep the epoch with the best validation accuracy, the first of equal ones, even if the network was
-        better before. Gives that accuracy."""
+        """Make a version of the weights. Gives the validation accuracy of the network that it was made for."""
         assert weights.student is not None  # there is something to train
         assert weights.teacher is not None
         student, teacher = self.network(weights.student), self.network(weights.teacher)
-        for parameter in student.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())  # the original network may be frozen
-        teacher.to(memory_format=layout_on(self.device))
-        settings, (images, val) = self.settings, self._data
-        best, best_accuracy = student.state_dict(), -1.0
-
-        def loss(logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-            with torch.no_grad(), mixed_precision(self.device):
-                target = teacher(inputs).float()
-            return distillation_loss(logits, target, labels, settings.mu, settings.temperature)
-
-        def choose(model: nn.Module) -> None:
-            nonlocal best, best_accuracy
-            now = accuracy(model, val)
-            if now > best_accuracy:
-                best, best_accuracy = {name: tensor.clone() for name, tensor in model.state_dict().items()}, now
-
         seed = int(weights.version[:8], 16)  # the same state is trained in the same way, however it was reached
-        train(student, images, settings.recipe(seed), augmentation=self.task.augmentation, loss=loss, after_epoch=choose)
-        student.load_state_dict(best)
+        best_accuracy = distill(student, teacher, *self._data, self.settings, seed, self.task.augmentation)
         trained = dict([*student.named_parameters(), *student.named_buffers()])
         small = {name: tensor.detach() for name, tensor in trained.items()}
         tensors = scatter_tensors(self.tensors(weights.student.weights), small, self.graph.units, weights.student.architecture)

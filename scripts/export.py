@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -22,6 +23,7 @@ from prune_gym.checkpoint import load_pruned
 from prune_gym.export import EXPORTERS, compare, export
 from prune_gym.files import check_writable, write_atomically
 from prune_gym.latency import latencies, peak_memory
+from prune_gym.posttraining import PostTraining, distill
 from prune_gym.program import PrunedNetwork
 from prune_gym.surgery import compact
 from prune_gym.tasks import Task
@@ -46,7 +48,9 @@ class ExportConfig:
     out: Path | None = None
     """File to write; must not exist. By default export.<suffix of the format> in the run folder."""
     device: str = "auto"
-    """Where to measure accuracy, latency and memory: auto, cpu, cuda, ..."""
+    """Where to train, and to measure accuracy, latency and memory: auto, cpu, cuda, ..."""
+    posttraining: PostTraining = field(default_factory=PostTraining)
+    """Train what is written once more, after rounding; by default it is not."""
 
     def __post_init__(self) -> None:
         check_choice("format", self.format, EXPORTERS)
@@ -84,6 +88,8 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
     if config.round_to > 1:
         images, labels = task.calibration.images, task.calibration.labels
         networks[f"rounded to {config.round_to}"] = round_widths(pruned, images, labels, config.round_to)
+    if config.posttraining.epochs:
+        networks["trained again"] = trained_again(networks, task, config)
     name, shipped = list(networks.items())[-1]
     exported = {key: export(network, task.test.inputs(slice(1)), config.format) for key, network in networks.items()}
     parts = [slice(1), *(slice(start, start + 64) for start in range(1, len(task.test), 64))]  # one image on its own at first
@@ -95,6 +101,7 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
         "file": config.file.name,
         "format": config.format,
         "round_to": config.round_to,
+        "posttraining": asdict(config.posttraining),
         "network": name,
         "agreement": {
             "test_images": agreement.images,
@@ -108,6 +115,17 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
     write_atomically(config.file, exported[name].content)
     write_atomically(config.report, json.dumps(report, indent=2, allow_nan=False) + "\n")
     return report
+
+
+def trained_again(networks: dict[str, PrunedNetwork], task: Task, config: ExportConfig) -> PrunedNetwork:
+    """A copy of the last of the networks, trained by the one of the others that is best on the validation split."""
+    device = choose_device(config.device)
+    train, val = task.train.to(device), task.val.to(device)
+    *_, student = (copy.deepcopy(network).to(device) for network in networks.values())
+    teachers = [copy.deepcopy(networks[name]).to(device) for name in ("original", "pruned")]
+    teacher = max(teachers, key=lambda network: accuracy(network, val))
+    distill(student, teacher, train, val, config.posttraining, 0, task.augmentation, progress=True)
+    return student.cpu()
 
 
 def measure(networks: dict[str, PrunedNetwork], task: Task, device: torch.device) -> dict[str, Any]:

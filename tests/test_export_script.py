@@ -15,6 +15,8 @@ import prune_gym
 from prune_gym import tasks
 from prune_gym.agents import RunConfig, run
 from prune_gym.latency import latencies
+from prune_gym.posttraining import PostTraining
+from prune_gym.training import accuracy
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,19 @@ def test_what_is_no_run_is_refused(script, finished, tmp_path):
         export_run(finished.folder, format="onxx")
     with pytest.raises(ValueError, match="round_to: expected an integer >= 1, got 0"):
         export_run(finished.folder, round_to=0)
+
+
+def test_what_is_written_may_be_trained_once_more(script, finished, tmp_path):
+    settings = PostTraining(epochs=3, learning_rate=0.01, batch_size=64)
+    out = tmp_path / "small.safetensors"
+    config = script.ExportConfig(finished.folder, format="safetensors", round_to=16, out=out, device="cpu", posttraining=settings)
+    report = script.export_run(config)
+    rounded, trained = report["networks"]["rounded to 16"], report["networks"]["trained again"]
+    assert report["network"] == "trained again"
+    assert report["posttraining"]["epochs"] == 3
+    assert trained["channels"] == rounded["channels"]
+    assert trained["params"] == rounded["params"]
+    assert trained["val_accuracy"] > rounded["val_accuracy"] + 0.1
+    network = prune_gym.load_pruned(out)
+    assert accuracy(network, tasks.load("digits").test) == trained["test_accuracy"]
+    assert prune_gym.load_pruned(finished.folder / "pruned.safetensors").state_dict().keys() == network.state_dict().keys()
