@@ -81,10 +81,10 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
         if path.exists():
             raise FileExistsError(f"out: {path} exists; choose another name or delete it.")
     summary = read_summary(config.run)
-    check_writable(config.file)
     pruned = load_pruned(config.run.expanduser() / "pruned.safetensors")
     task = read_config(config.run.expanduser(), device="auto").load_task(progress=True)
     networks = {"original": compact(task.model, task.graph, task.graph.full()).eval(), "pruned": pruned}
+    check_writable(config.file)
     if config.round_to > 1:
         images, labels = task.calibration.images, task.calibration.labels
         networks[f"rounded to {config.round_to}"] = round_widths(pruned, images, labels, config.round_to)

@@ -42,13 +42,13 @@ def main(config: Config) -> None:
     out = config.out.expanduser()
     if out.exists():
         raise FileExistsError(f"out: {out} exists; choose another name or delete it.")
-    check_writable(out)
     device = choose_device(config.device)
     recipe = replace(RECIPES[config.recipe], seed=config.seed)
     if config.epochs is not None:
         recipe = replace(recipe, epochs=config.epochs)
     splits = data.load(config.data, config.download)
     model = tasks.build(config.network, splits, config.seed).to(device)
+    check_writable(out)
     train(model, splits.train.to(device), recipe, True, f"training {config.network}", splits.augmentation)
     val, test = (accuracy(model, split.to(device)) for split in (splits.val, splits.test))
     made = {
