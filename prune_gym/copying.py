@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune_gym.program import leaves
+from prune_gym.program import NESTS, leaves
 
 
 def meta_copy(model: nn.Module, originals: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -60,7 +60,6 @@ def empty_like(tensor: Tensor) -> Tensor:
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 _IMMUTABLE = frozenset([int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, FunctionType])
-_NESTS = (list, tuple, dict)
 
 
 def detached(model: nn.Module) -> dict[int, Any]:
@@ -71,7 +70,7 @@ def detached(model: nn.Module) -> dict[int, Any]:
         for key, value in module.__dict__.items():
             if type(value) in _IMMUTABLE or key in _REGISTERED:  # most of them
                 continue
-            if isinstance(value, Tensor) or (isinstance(value, _NESTS) and value):
+            if isinstance(value, Tensor) or (isinstance(value, NESTS) and value):
                 for leaf in leaves(value):
                     if isinstance(leaf, Tensor) and not leaf.is_leaf:
                         memo[id(leaf)] = leaf.detach().clone()

@@ -61,25 +61,25 @@ def is_kept(units: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return np.append(kept, True)[units]
 
 
-_NESTS = (list, tuple, dict)  # asked for in hot paths, where a tuple of types is much faster than a union of them
+NESTS = (list, tuple, dict)  # asked for in hot paths, where a tuple of types is much faster than a union of them
 
 
 def map_argument(change: Callable[[Any], Any], argument: Any) -> Any:
     """Apply ``change`` to the leaves of an argument, which may be a nest of lists, tuples and dicts."""
-    if not isinstance(argument, _NESTS):
+    if not isinstance(argument, NESTS):
         return change(argument)
     if isinstance(argument, dict):
         return {key: map_argument(change, item) for key, item in argument.items()}
-    items = [map_argument(change, item) if isinstance(item, _NESTS) else change(item) for item in argument]
+    items = [map_argument(change, item) if isinstance(item, NESTS) else change(item) for item in argument]
     return type(argument)(*items) if hasattr(argument, "_fields") else type(argument)(items)
 
 
 def leaves(argument: Any) -> Iterator[Any]:
-    if not isinstance(argument, _NESTS):
+    if not isinstance(argument, NESTS):
         yield argument
         return
     for item in argument.values() if isinstance(argument, dict) else argument:
-        if isinstance(item, _NESTS):
+        if isinstance(item, NESTS):
             yield from leaves(item)
         else:
             yield item

@@ -118,7 +118,7 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
 
 
 def trained_again(networks: dict[str, PrunedNetwork], task: Task, config: ExportConfig) -> PrunedNetwork:
-    """A copy of the last of the networks, trained by the one of the others that is best on the validation split."""
+    """A copy of the last of the networks, trained by the original or the pruned one, whichever validates better."""
     device = choose_device(config.device)
     train, val = task.train.to(device), task.val.to(device)
     *_, student = (copy.deepcopy(network).to(device) for network in networks.values())

@@ -386,16 +386,20 @@ def test_environments_that_do_not_fit(env):
         RLPruner("Pendulum-v1")
 
 
+def watched(agent: RLPruner) -> tuple[list[np.ndarray], int]:
+    """The policies that every sampling of a step will start from, and how many steps an episode has."""
+    starts, original = [], agent._sampled
+    agent._sampled = lambda epsilon: starts.append(agent.layer_policy.copy()) or original(epsilon)
+    agent.pruning_env.reset()
+    return starts, agent.pruning_env.steps_left
+
+
 def test_reset_on_drop_starts_the_step_anew(tiny_task):
     """With a limit that any pruning exceeds, every step is sampled twice, and the second time from the initial policy."""
     env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.25, reward="accuracy", device="cpu")
     config = replace(small, reset_on_drop=1e-9, stages=1)
     agent = RLPruner(env, config, seed=0)
-    starts = []
-    original = agent._sampled
-    agent._sampled = lambda epsilon: starts.append(agent.layer_policy.copy()) or original(epsilon)
-    env.reset()
-    steps = env.steps_left
+    starts, steps = watched(agent)
     agent.learn(steps * (2 * config.samples + 2))  # one episode: two samplings, the look at what the first gives, and the step
     assert env.best is not None
     assert len(starts) == 2 * steps
@@ -408,11 +412,7 @@ def test_nothing_is_reset_where_accuracy_holds(tiny_task):
     env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.25, reward="accuracy", device="cpu")
     config = replace(small, reset_on_drop=1 - 1e-9, stages=1)
     agent = RLPruner(env, config, seed=0)
-    starts = []
-    original = agent._sampled
-    agent._sampled = lambda epsilon: starts.append(agent.layer_policy.copy()) or original(epsilon)
-    env.reset()
-    steps = env.steps_left
+    starts, steps = watched(agent)
     agent.learn(steps * (config.samples + 2))
     assert len(starts) == steps
 
