@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from prune_gym.agents.base import SearchAgent
-from prune_gym.simulator import PruningState
+from prune_gym.simulation.simulator import PruningState
 
 
 class UniformAgent(SearchAgent):

@@ -12,16 +12,16 @@ from prune_gym import tasks
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig
-from prune_gym.allocation import ROUNDINGS
-from prune_gym.arguments import check_choice, check_integer, check_number, choose_device, plain_numbers
+from prune_gym.arguments import check_choice, check_integer, check_number, choose_device, unwrap_numpy_scalars
 from prune_gym.envs.pruning import PruningEnv
-from prune_gym.evaluation import PRECISIONS
-from prune_gym.importance import CRITERIA
-from prune_gym.memo import Memo
-from prune_gym.posttraining import PostTraining
-from prune_gym.rewards import make_reward
-from prune_gym.simulator import PROTOCOLS
+from prune_gym.scoring.evaluation import PRECISIONS
+from prune_gym.scoring.importance import CRITERIA
+from prune_gym.simulation.allocation import ROUNDINGS
+from prune_gym.simulation.result_cache import ResultCache
+from prune_gym.simulation.rewards import make_reward
+from prune_gym.simulation.simulator import PROTOCOLS
 from prune_gym.tasks import Task
+from prune_gym.training.distillation import PostTraining
 
 NESTED: dict[str, type] = {  # the settings that have settings of their own
     "posttraining": PostTraining,
@@ -80,7 +80,7 @@ class RunConfig:
     off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
 
     def __post_init__(self) -> None:
-        plain_numbers(self)
+        unwrap_numpy_scalars(self)
         for name, default in NESTED.items():
             if not isinstance(getattr(self, name), default):
                 raise TypeError(f"{name}: expected a {default.__name__}, got {type(getattr(self, name)).__name__}.")
@@ -120,7 +120,7 @@ class RunConfig:
             return tasks.make(self.network, self.data, self.weights)
         return tasks.load(self.task, progress)
 
-    def environment(self, task: Task, memo: Memo | None = None) -> PruningEnv:
+    def environment(self, task: Task, cache: ResultCache | None = None) -> PruningEnv:
         """The environment of this run."""
         return PruningEnv(
             task=task,
@@ -134,7 +134,7 @@ class RunConfig:
             device=self.device,
             precision=self.precision,
             posttraining=self.posttraining,
-            memo=memo,
+            cache=cache,
         )
 
     def settings(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from prune_gym.envs.pruning import Preview, PruningEnv
-from prune_gym.simulator import PROTOCOLS
+from prune_gym.simulation.simulator import PROTOCOLS
 
 
 def plot_channels(env: PruningEnv, best: Preview) -> bytes:

@@ -14,8 +14,8 @@ import numpy as np
 from stable_baselines3.common.type_aliases import GymEnv
 
 from prune_gym.agents.base import SearchAgent
-from prune_gym.arguments import check_choice, check_integer, check_number, plain_numbers
-from prune_gym.simulator import PruningState
+from prune_gym.arguments import check_choice, check_integer, check_number, unwrap_numpy_scalars
+from prune_gym.simulation.simulator import PruningState
 
 EpsilonDecay = Literal["constant", "linear", "cosine"]
 Update = Literal["always", "on_improvement"]
@@ -58,7 +58,7 @@ class RLPrunerConfig:
     """Start a pruning step anew, once, with the initial policy if it would lose more than this fraction of the accuracy."""
 
     def __post_init__(self) -> None:
-        plain_numbers(self)
+        unwrap_numpy_scalars(self)
         for name, least in {"sample_steps": 1, "samples": 1, "stages": 0}.items():
             check_integer(name, getattr(self, name), least)
         intervals = {
@@ -210,7 +210,7 @@ class RLPruner(SearchAgent):
             return
         graph = self.pruning_env.graph
         entries = [(g, layer) for g, group in enumerate(graph.groups) for layer in group.layers]
-        filters = {entry.layer: entry for entry in graph.filters}
+        filters = {entry.layer: entry for entry in graph.prunable_layers}
         owner = np.repeat(np.arange(len(graph.groups)), graph.widths)
         self.sets = np.array([g for g, _ in entries])
         units = [filters[layer].units for _, layer in entries]

@@ -18,13 +18,13 @@ from prune_gym.agents.base import EvaluationBudget
 from prune_gym.agents.config import RunConfig, read_config
 from prune_gym.agents.pictures import plot_channels, plot_progress
 from prune_gym.agents.registry import AgentMaker, make_agent
-from prune_gym.checkpoint import save_pruned
 from prune_gym.envs.pruning import PruningEnv
-from prune_gym.evaluation import Score
 from prune_gym.files import csv_text, write_atomically
-from prune_gym.memo import Journal, Memo, remove_journal
-from prune_gym.simulator import PROTOCOLS
-from prune_gym.training import accuracy, deterministic
+from prune_gym.scoring.evaluation import Score
+from prune_gym.simulation.result_cache import Journal, ResultCache, remove_journal
+from prune_gym.simulation.simulator import PROTOCOLS
+from prune_gym.surgery.pruned_file import save_pruned
+from prune_gym.training.train import accuracy, deterministic
 
 JOURNAL = "journal.txt"
 MEASURES = ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")
@@ -39,10 +39,10 @@ class RunResult:
 
 
 def prepare(
-    config: RunConfig, progress: bool = False, agent: AgentMaker = make_agent, memo: Memo | None = None
+    config: RunConfig, progress: bool = False, agent: AgentMaker = make_agent, cache: ResultCache | None = None
 ) -> tuple[PruningEnv, BaseAlgorithm, int]:
     """The environment, the agent on it, and how many networks it may score. Raises ValueError if that is less than an episode."""
-    env = config.environment(config.load_task(progress), memo)
+    env = config.environment(config.load_task(progress), cache)
     env.reset(seed=config.seed)
     steps = env.steps_left
     evaluations = config.evaluations or config.rl_pruner.evaluations(steps)
@@ -67,7 +67,7 @@ def run(config: RunConfig, progress: bool = False, agent: AgentMaker = make_agen
     your own: an algorithm of Stable-Baselines3, or a :class:`prune_gym.agents.SearchAgent`.
 
     Everything that takes long is noted in the folder's journal as soon as it is known, so a run that was interrupted or
-    killed at any moment goes on with ``resume=True`` and ends with the same bytes; see :mod:`prune_gym.memo`.
+    killed at any moment goes on with ``resume=True`` and ends with the same bytes; see :mod:`prune_gym.cache`.
 
     Raises FileExistsError if the folder already holds a run, ValueError for a bad configuration; then nothing is written. A
     run that fails later leaves its folder, and goes on as one that was killed; OSError, for a full disk, says how.
@@ -266,7 +266,7 @@ class StepRecorder(BaseCallback):
         row |= {key: info[key] for key in MEASURES}
         row |= dict(zip(self.columns[-len(info["widths"]) :], info["widths"].tolist(), strict=True))
         self.rows.append(row)
-        self.inner.simulator.memo.sync()  # a checkpoint
+        self.inner.simulator.cache.sync()  # a checkpoint
         self._step += 1
         if self.locals["dones"][0]:
             self._episode, self._step = self._episode + 1, 0

@@ -11,7 +11,7 @@ from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 
-from prune_gym.arguments import check_integer, check_number, plain_numbers
+from prune_gym.arguments import check_integer, check_number, unwrap_numpy_scalars
 from prune_gym.envs.wrappers import SoftmaxAction
 
 
@@ -22,7 +22,7 @@ class Checked:
     FRACTIONS: ClassVar = ("gamma", "gae_lambda", "tau")
 
     def __post_init__(self) -> None:
-        plain_numbers(self)
+        unwrap_numpy_scalars(self)
         for name, value in vars(self).items():
             if name in self.INTEGERS:
                 check_integer(name, value, self.INTEGERS[name])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from prune_gym.allocation import distribution
-from prune_gym.simulator import PruningState, Simulator
+from prune_gym.simulation.allocation import distribution
+from prune_gym.simulation.simulator import PruningState, Simulator
 
 OBSERVATIONS = ("architecture", "full")
 

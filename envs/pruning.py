@@ -14,18 +14,18 @@ import torch
 from gymnasium import spaces
 
 from prune_gym import tasks
-from prune_gym.allocation import check_action
 from prune_gym.arguments import check_choice
 from prune_gym.envs.observations import OBSERVATIONS, observe
 from prune_gym.envs.rendering import describe, draw, write
-from prune_gym.evaluation import Score
-from prune_gym.graph import Architecture, ChannelGraph
-from prune_gym.memo import Memo
-from prune_gym.posttraining import PostTraining
-from prune_gym.rewards import Reward, make_reward
-from prune_gym.simulator import PruningState, Simulator
-from prune_gym.surgery import check
+from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.scoring.evaluation import Score
+from prune_gym.simulation.allocation import check_action
+from prune_gym.simulation.result_cache import ResultCache
+from prune_gym.simulation.rewards import Reward, make_reward
+from prune_gym.simulation.simulator import PruningState, Simulator
+from prune_gym.surgery.slicing import check_architecture
 from prune_gym.tasks import Task
+from prune_gym.training.distillation import PostTraining
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         sparsity: channel sparsity to reach, in (0, 1).
         step_ratio: fraction of the original filters that one step removes, in (0, 1].
         reward: ``"paper"``, ``"accuracy"``, ``"flops"``, ``"params"``, or a function (before, after, baseline) of
-            :class:`prune_gym.evaluation.Score` to float.
+            :class:`prune_gym.scoring.evaluation.Score` to float.
         reward_weights: (alpha, beta, gamma) of equation 17, for ``reward="paper"``.
         reward_split: ``"val"``, or ``"test"`` for the paper's protocol, which tunes on what it reports.
         observation: ``"architecture"`` or ``"full"``.
@@ -77,9 +77,9 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         render_mode: ``"rgb_array"`` (bars per group) or ``"ansi"``.
         precision: ``"float32"``, or ``"bfloat16"`` to score networks faster on a GPU.
-        posttraining: how networks are trained after a pruning step, see :class:`prune_gym.posttraining.PostTraining`; by
+        posttraining: how networks are trained after a pruning step, see :class:`prune_gym.training.distillation.PostTraining`; by
             default they are not. Previews show the network before it; the reward of a step is that after it.
-        memo: where accuracies and importance rankings are kept, see :mod:`prune_gym.memo`.
+        cache: where accuracies and importance rankings are kept, see :mod:`prune_gym.cache`.
 
     Raises ValueError or TypeError for any bad argument, by its name, when the environment is made.
     """
@@ -101,7 +101,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         render_mode: str | None = None,
         precision: str = "float32",
         posttraining: PostTraining | None = None,
-        memo: Memo | None = None,
+        cache: ResultCache | None = None,
     ):
         if render_mode is not None:
             check_choice("render_mode", render_mode, self.metadata["render_modes"])
@@ -122,7 +122,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             device=device,
             precision=precision,
             posttraining=posttraining,
-            memo=memo,
+            cache=cache,
         )
         groups = len(self.graph.groups)
         self.action_space = spaces.Box(0.0, 1.0, (groups,), np.float32)
@@ -189,7 +189,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Go back (or ahead) to a state; gives its observation and info. ``evaluations`` keeps counting."""
         if not isinstance(snapshot, PruningState):
             raise TypeError(f"snapshot: expected what snapshot() or a preview gave, got {type(snapshot).__name__}.")
-        check(snapshot.architecture, self.graph)
+        check_architecture(snapshot.architecture, self.graph)
         self._state = snapshot
         return self._observe(snapshot), self._info(snapshot)
 

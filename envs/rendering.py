@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from prune_gym.evaluation import Score
-from prune_gym.graph import Architecture
+from prune_gym.graph.channel_graph import Architecture
+from prune_gym.scoring.evaluation import Score
 
 KEPT, REMOVED = "#2a6f97", "#d9dfe4"
 BAR_WIDTH = 40

@@ -5,14 +5,16 @@ The pruning core (``trace``, ``compact``, ``mask``, ``importance``, ``allocate``
 registers the environments ``PruneGym/...``.
 """
 
-from prune_gym.allocation import allocate
-from prune_gym.checkpoint import PrunedFileError, load_pruned, save_pruned
-from prune_gym.graph import Architecture, ChannelGraph, ChannelGroup, Cost
-from prune_gym.importance import importance
-from prune_gym.program import PrunedNetwork
+from prune_gym.graph.channel_graph import Architecture, ChannelGraph, ChannelGroup
+from prune_gym.graph.cost import Cost
+from prune_gym.graph.trace import UnknownOperatorError, trace
 from prune_gym.registration import register
-from prune_gym.surgery import compact, mask
-from prune_gym.trace import UnknownOperatorError, trace
+from prune_gym.scoring.importance import importance
+from prune_gym.simulation.allocation import allocate
+from prune_gym.surgery.compact import compact
+from prune_gym.surgery.mask import mask
+from prune_gym.surgery.pruned_file import PrunedFileError, load_pruned, save_pruned
+from prune_gym.surgery.pruned_network import PrunedNetwork
 
 __all__ = [
     "Architecture",

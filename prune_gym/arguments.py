@@ -32,7 +32,7 @@ def check_integer(argument: str, value: object, least: int, below: int | None = 
         raise ValueError(problem)
 
 
-def plain_numbers(config: object) -> None:
+def unwrap_numpy_scalars(config: object) -> None:
     """Make Python's numbers of NumPy's in a frozen dataclass, as JSON and Gymnasium want them."""
     for name, value in vars(config).items():
         if isinstance(value, np.generic):

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 
 from prune_gym import models
 from prune_gym.arguments import check_choice
-from prune_gym.augmentation import Augmentation
-from prune_gym.checkpoint import program_content
-from prune_gym.data import digits
-from prune_gym.data import load as load_data
+from prune_gym.data.augmentation import Augmentation
+from prune_gym.data.datasets import digits
+from prune_gym.data.datasets import load as load_data
+from prune_gym.data.splits import Split, Splits
 from prune_gym.files import cache_folder
-from prune_gym.graph import ChannelGraph
-from prune_gym.splits import Split, Splits
-from prune_gym.surgery import state
-from prune_gym.trace import trace
-from prune_gym.training import Recipe, one_thread, seeded, train
-from prune_gym.weights import digest, load_weights, save_weights
+from prune_gym.fingerprint import fingerprint
+from prune_gym.graph.channel_graph import ChannelGraph
+from prune_gym.graph.trace import trace
+from prune_gym.surgery.pruned_file import program_content
+from prune_gym.surgery.slicing import named_tensors
+from prune_gym.training.train import Recipe, one_thread, seeded, train
+from prune_gym.training.weights import load_weights, save_weights
 
 CALIBRATION_IMAGES = 100  # the paper's number
 
@@ -72,7 +73,7 @@ class Task:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Of the network's forward pass and weights, of the images and labels, and how they are augmented."""
-        weights = {name: tensor.detach().cpu() for name, tensor in state(self.model, self.graph).items()}
+        weights = {name: tensor.detach().cpu() for name, tensor in named_tensors(self.model, self.graph).items()}
         data: dict[str, Tensor] = {}
         kinds = []
         for part in ("train", "val", "test"):
@@ -80,8 +81,8 @@ class Task:
             data |= {f"{part} images": split.images.cpu(), f"{part} labels": split.labels.cpu()}
             kinds.append(str(split.normalization))
         return {
-            "base network": digest(json.dumps(program_content(self.graph.program.at(self.graph.full().mask))), weights),
-            "data": digest(" ".join(kinds), data),
+            "base network": fingerprint(json.dumps(program_content(self.graph.program.at(self.graph.full().mask))), weights),
+            "data": fingerprint(" ".join(kinds), data),
             "augmentation": str(self.augmentation),
         }
 
@@ -167,9 +168,9 @@ def make(network: str, data: str, weights: str | Path | None = None, download: b
 
     Args:
         network: a name that :func:`prune_gym.models.create` knows.
-        data: a name that :func:`prune_gym.data.load` knows.
-        weights: a safetensors file for this network, see :func:`prune_gym.weights.load_weights`; ``scripts/train_base.py``
-            makes one.
+        data: a name that :func:`prune_gym.data.datasets.load` knows.
+        weights: a safetensors file for this network, see :func:`prune_gym.training.weights.load_weights`;
+            ``scripts/train_base.py`` makes one.
         download: whether a data set that is not there may be downloaded.
 
     Raises ValueError for an unknown name, weights that do not fit, and if no weights are given; FileNotFoundError for a file

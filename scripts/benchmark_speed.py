@@ -23,20 +23,20 @@ import torch
 from command import run_command
 from rich.console import Console
 from rich.table import Table
-from speed import at_scale
-from speed.clock import median_seconds
 from tqdm import tqdm
 
 import prune_gym
 from prune_gym import models, tasks
 from prune_gym.arguments import choose_device
+from prune_gym.benchmark.speed import at_scale
+from prune_gym.benchmark.speed.clock import median_seconds
 from prune_gym.envs import PruningEnv
 from prune_gym.files import write_atomically
-from prune_gym.latency import seconds
-from prune_gym.masked import MaskedNetwork
-from prune_gym.program import Program
+from prune_gym.graph.program import Program
+from prune_gym.scoring.latency import seconds
+from prune_gym.scoring.masked import MaskedNetwork
 from prune_gym.tasks import Task
-from prune_gym.training import one_thread
+from prune_gym.training.train import one_thread
 
 TRACED = ("vgg19", "resnet56", "densenet121", "googlenet", "mobilenet_v3_large")
 TRACED_IMAGENET = (

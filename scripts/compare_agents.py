@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from command import run_command
-from rows import Rows
 from scipy import stats
 from tqdm import tqdm
 
@@ -24,8 +23,9 @@ from prune_gym import tasks
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.run import prepare, search
-from prune_gym.posttraining import PostTraining
-from prune_gym.training import accuracy
+from prune_gym.benchmark.rows import Rows
+from prune_gym.training.distillation import PostTraining
+from prune_gym.training.train import accuracy
 
 COLUMNS = (
     "task",

@@ -19,17 +19,17 @@ from rich.table import Table
 from prune_gym.agents.config import read_config
 from prune_gym.agents.run import read_summary
 from prune_gym.arguments import check_choice, check_integer, choose_device
-from prune_gym.checkpoint import load_pruned
-from prune_gym.export import EXPORTERS, compare, export
 from prune_gym.files import check_writable, write_atomically
-from prune_gym.latency import latencies, peak_memory
-from prune_gym.posttraining import PostTraining, distill
-from prune_gym.program import PrunedNetwork
-from prune_gym.surgery import compact
+from prune_gym.graph.trace import trace
+from prune_gym.scoring.latency import latencies, peak_memory
+from prune_gym.surgery.compact import compact
+from prune_gym.surgery.export import EXPORTERS, compare, export
+from prune_gym.surgery.pruned_file import load_pruned
+from prune_gym.surgery.pruned_network import PrunedNetwork
+from prune_gym.surgery.widths import round_widths
 from prune_gym.tasks import Task
-from prune_gym.trace import trace
-from prune_gym.training import accuracy
-from prune_gym.widths import round_widths
+from prune_gym.training.distillation import PostTraining, distill
+from prune_gym.training.train import accuracy
 
 BATCH_SIZES = (1, 64)
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
@@ -75,7 +75,7 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
     """Export, check what was exported on the test images, measure, and write the file and then its report.
 
     Raises FileNotFoundError and ValueError if the folder holds no finished run or a damaged one, FileExistsError if a file
-    is in the way, and whatever :func:`prune_gym.export.export` and ``compare`` raise; then nothing is written.
+    is in the way, and whatever :func:`prune_gym.surgery.export.export` and ``compare`` raise; then nothing is written.
     """
     for path in (config.file, config.report):
         if path.exists():
@@ -145,7 +145,7 @@ def measure(networks: dict[str, PrunedNetwork], task: Task, device: torch.device
             "params": cost.params,
             "peak_memory_bytes": {n: peak_memory(network, images) for n, images in batches.items()},
             "latency_ms": {},
-            "channels": {filters.layer: len(filters.units) * filters.times for filters in graph.filters},
+            "channels": {filters.layer: len(filters.units) * filters.filters_per_index for filters in graph.prunable_layers},
         }
     for n, images in batches.items():
         for name, milliseconds in latencies(networks, images).items():

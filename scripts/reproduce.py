@@ -13,17 +13,17 @@ from typing import Annotated, Literal
 
 import tyro
 from command import run_command
-from paper.experiments import EXPERIMENTS
-from paper.lab import SPLITS, Lab
-from paper.plots import picture
-from paper.scales import SCALES, Scale
 from rich.console import Console
 from rich.table import Table
-from rows import Rows
 
 from prune_gym.arguments import check_integer
+from prune_gym.benchmark.paper.experiments import EXPERIMENTS
+from prune_gym.benchmark.paper.lab import SPLITS, Lab
+from prune_gym.benchmark.paper.plots import picture
+from prune_gym.benchmark.paper.scales import SCALES, Scale
+from prune_gym.benchmark.rows import Rows
 from prune_gym.files import write_atomically
-from prune_gym.simulator import PROTOCOLS
+from prune_gym.simulation.simulator import PROTOCOLS
 
 
 @dataclass(frozen=True)

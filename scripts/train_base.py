@@ -8,11 +8,12 @@ from typing import Literal
 
 from command import run_command
 
-from prune_gym import data, tasks
+from prune_gym import tasks
 from prune_gym.arguments import choose_device
+from prune_gym.data import datasets as data
 from prune_gym.files import check_writable
-from prune_gym.training import RECIPES, accuracy, train
-from prune_gym.weights import save_weights
+from prune_gym.training.train import RECIPES, accuracy, train
+from prune_gym.training.weights import save_weights
 
 
 @dataclass(frozen=True)

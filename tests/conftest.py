@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import prune_gym
-from prune_gym.evaluation import Split
-from prune_gym.graph import Architecture
+from prune_gym.data.splits import Split
+from prune_gym.graph.channel_graph import Architecture
 from prune_gym.tasks import Task
 
 # the same examples in every run, however slow the machine is

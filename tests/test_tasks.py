@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from prune_gym import data, models, tasks, training
-from prune_gym.augmentation import Augmentation
-from prune_gym.splits import Split
+from prune_gym import models, tasks
+from prune_gym.data import datasets as data
+from prune_gym.data.augmentation import Augmentation
+from prune_gym.data.splits import Split
 from prune_gym.tasks import TASKS, BaseTask, Task
-from prune_gym.training import Recipe
-from prune_gym.weights import save_weights
+from prune_gym.training import train as training
+from prune_gym.training.train import Recipe
+from prune_gym.training.weights import save_weights
 
 QUICK = "digits-mobilenet"  # it has dropout, so that its training draws random numbers
 

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import prune_gym
 from prune_gym import Architecture, ChannelGraph
-from prune_gym.program import leaves
+from prune_gym.graph.program import leaves
 
 Shape = tuple[int, ...]
 Group = tuple[str, int, int, tuple[str, ...], bool]  # name, units, filters per unit, layers, mixed

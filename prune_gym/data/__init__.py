@@ -1,0 +1,1 @@
+"""Images: data sets by name, folders of image files, splits and their augmentation."""

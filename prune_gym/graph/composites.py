@@ -1,0 +1,98 @@
+"""Functions that the tracer records in one piece, before they fall apart into ATen operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from prune_gym.graph.operators import REPLACEMENTS
+from prune_gym.graph.program import operator
+
+
+def _dropout(name: str) -> tuple[Any, Callable[..., dict[str, Any]]]:
+    def given(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> dict[str, Any]:
+        return {"input": input, "p": p, "train": training}
+
+    return getattr(torch.ops.aten, name).default, given
+
+
+def _adaptive_avg_pool(n: int) -> tuple[Any, Callable[..., dict[str, Any]]]:
+    def given(input: Tensor, output_size: Any) -> dict[str, Any]:
+        sizes = [output_size] * n if isinstance(output_size, int) else list(output_size)
+        sizes = [have if want is None else want for want, have in zip(sizes, input.shape[-n:], strict=True)]
+        return {"self": input, "output_size": sizes}
+
+    return getattr(torch.ops.aten, f"adaptive_avg_pool{n}d").default, given
+
+
+def _instance_norm() -> tuple[Any, Callable[..., dict[str, Any]]]:
+    def given(
+        input: Tensor,
+        running_mean: Tensor | None = None,
+        running_var: Tensor | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        use_input_stats: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> dict[str, Any]:
+        return {
+            "input": input, "weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var,
+            "use_input_stats": use_input_stats, "momentum": momentum, "eps": eps, "cudnn_enabled": True,
+        }  # fmt: skip
+
+    return torch.ops.aten.instance_norm.default, given
+
+
+def _by_schema(func: torch._ops.OpOverload) -> Callable[..., dict[str, Any]]:
+    return lambda *args, **kwargs: dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+
+
+class Composites(TorchFunctionMode):
+    """Sees some functions before they fall apart into operators: those whose parts forget the training mode (dropout,
+    instance norm) or which pooling it was (the paper's FLOPs count an adaptive pooling, not a mean)."""
+
+    FUNCTIONS: ClassVar = {
+        F.dropout: _dropout("dropout"),
+        F.dropout1d: _dropout("feature_dropout"),
+        F.dropout2d: _dropout("feature_dropout"),
+        F.dropout3d: _dropout("feature_dropout"),
+        F.alpha_dropout: _dropout("alpha_dropout"),
+        F.feature_alpha_dropout: _dropout("feature_alpha_dropout"),
+        F.adaptive_avg_pool1d: _adaptive_avg_pool(1),
+        F.adaptive_avg_pool2d: _adaptive_avg_pool(2),
+        F.adaptive_avg_pool3d: _adaptive_avg_pool(3),
+        F.instance_norm: _instance_norm(),
+    }
+
+    OPERATORS = frozenset(op for op, _ in FUNCTIONS.values()) | frozenset(map(operator, REPLACEMENTS))  # of PrunedNetworks
+
+    def __init__(self, record: Callable[[torch._ops.OpOverload, dict[str, Any], Any], None]):
+        super().__init__()
+        self.record = record
+        self.inside = False  # what such a function consists of is not recorded
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.tensor, torch.as_tensor, torch.asarray):  # what is not on a device keeps its values
+            kwargs.pop("device", None)
+        if func is Tensor.new_tensor:
+            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs, "device": None})
+        known = (func, _by_schema(func)) if func in self.OPERATORS else self.FUNCTIONS.get(func)
+        if known is None or self.inside:
+            return func(*args, **kwargs)
+        op, to_given = known
+        self.inside = True
+        try:
+            result = func(*args, **kwargs)
+            if any(result is argument for argument in (*args, *kwargs.values())):
+                result = result.view_as(result)  # dropout in evaluation mode hands back its input
+        finally:
+            self.inside = False
+        self.record(op, to_given(*args, **kwargs), result)
+        return result

@@ -1,0 +1,105 @@
+"""Copies of a model: without data for a trace, and complete for a mask."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import CellType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prune_gym.graph.program import NESTS, leaves
+
+
+def meta_copy(model: nn.Module, originals: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy of the model without data, in evaluation mode, and its tensors by name, like ``originals`` the model's.
+
+    What ``copy.deepcopy`` would give, but several times faster: modules are copied here, and only attributes that are
+    neither modules, tensors nor immutable go through ``deepcopy``.
+    """
+    modules = list(model.modules())
+    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+        raise TypeError("model: expected a network in Python, got one with TorchScript in it; use what it was scripted from.")
+    memo: dict[int, Any] = detached(model)
+    tensors = {}
+    for name, tensor in originals.items():
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(f"model: {name!r} is not initialised; run the model on a batch once before tracing it.")
+        empty = empty_like(tensor)
+        tensors[name] = memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+
+    for module in modules:
+        memo[id(module)] = object.__new__(type(module))
+    for module in modules:
+        twin = memo[id(module)].__dict__
+        for key, value in module.__dict__.items():
+            if type(value) in _IMMUTABLE:
+                twin[key] = value
+            elif key in _REGISTERED:
+                twin[key] = {name: None if item is None else memo[id(item)] for name, item in value.items()}
+            elif type(value) in (dict, OrderedDict) and not value:
+                twin[key] = type(value)()
+            else:
+                try:
+                    twin[key] = copy.deepcopy(value, memo)
+                except TypeError:  # a lock, a logger, an open file: there is only one of it
+                    twin[key] = value
+        rebind(memo[id(module)], memo)
+    return memo[id(model)].eval(), tensors
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    """On the meta device. PyTorch's own is written in Python there, and would take a sixth of the time of a trace."""
+    if tensor.layout is torch.strided and tensor.is_contiguous():
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return torch.empty_like(tensor, device="meta", requires_grad=False)
+
+
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+_IMMUTABLE = frozenset([int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, FunctionType])
+
+
+def detached(model: nn.Module) -> dict[int, Any]:
+    """A memo for ``deepcopy`` with the tensors that it refuses to copy: those that a forward pass with gradients computed and
+    that the model keeps in an attribute."""
+    memo = {}
+    for module in model.modules():
+        for key, value in module.__dict__.items():
+            if type(value) in _IMMUTABLE or key in _REGISTERED:  # most of them
+                continue
+            if isinstance(value, Tensor) or (isinstance(value, NESTS) and value):
+                for leaf in leaves(value):
+                    if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                        memo[id(leaf)] = leaf.detach().clone()
+    return memo
+
+
+def rebind(twin: nn.Module, memo: Mapping[int, Any]) -> None:
+    """Let functions that a copied module holds, such as a lambda that reads ``self.weight``, see the copy. ``deepcopy`` does
+    not copy functions, so they would go on to see the original. ``memo`` gives the copy of an object by its id."""
+
+    def rebound_cell(cell: CellType) -> CellType:
+        try:
+            return CellType(memo[id(cell.cell_contents)])
+        except (KeyError, ValueError):  # it holds nothing of the model, or nothing at all
+            return cell
+
+    def rebound(value: Any) -> Any:
+        if not isinstance(value, FunctionType) or not value.__closure__:
+            return value
+        cells = tuple(map(rebound_cell, value.__closure__))
+        if cells == value.__closure__:
+            return value
+        function = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+        function.__kwdefaults__ = value.__kwdefaults__
+        return function
+
+    for key, value in twin.__dict__.items():
+        if isinstance(value, FunctionType):
+            twin.__dict__[key] = rebound(value)
+        elif isinstance(value, dict) and value and key.endswith("_hooks"):
+            for hook, function in value.items():
+                value[hook] = rebound(function)

@@ -1,0 +1,60 @@
+"""How channel labels flow through ATen operators: one rule per operator, found by its name and never guessed.
+
+A rule reads a :class:`Call`, says what goes together in a :class:`~prune_gym.graph.labels.LabelBook`, and returns the labels
+of every dimension of every output. Where an argument depends on how many channels are kept, the rule replaces it by a
+:class:`Size` of labels, so that the recorded call runs at every width.
+
+To teach the tracer a new operator, write its rule in the module it belongs to and decorate it with ``@rule("name")``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from prune_gym.graph.operators import mixing, products, selection, shapes, space
+from prune_gym.graph.operators.call import BATCH, RULES, Call, CostTerm, Rule, Size, Traced, count_images, one_image
+from prune_gym.graph.operators.elementwise import pointwise
+from prune_gym.graph.operators.zeros import poles, zeros_stay
+from prune_gym.graph.program import operator
+
+__all__ = [
+    "BATCH", "REPLACEMENTS", "Call", "CostTerm", "Size", "Traced", "count_images", "find_rule", "is_known", "mixing", "one_image",
+    "poles", "products", "selection", "shapes", "space", "zeros_stay",
+]  # fmt: skip
+
+REPLACEMENTS = {  # what rules record in place of what was dispatched
+    "aten.batch_norm.default", "aten.layer_norm.default", "aten.group_norm.default", "aten.instance_norm.default",
+    "aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default",
+    "aten.feature_alpha_dropout.default", "aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default",
+    "aten.adaptive_avg_pool3d.default", "aten.split_with_sizes.default", "aten.flatten.using_ints", "aten.unflatten.int",
+    "aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default",
+    "aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input",
+}  # fmt: skip
+
+
+@cache
+def find_rule(func: torch._ops.OpOverload) -> Rule | None:
+    """The rule for an operator: by its name, in-place variants included, else the one for pointwise operators."""
+    name = func._schema.name.removeprefix("aten::")
+    base = name.removesuffix("_")
+    known = RULES.get(name) or RULES.get(base)
+    if known is None:  # PyTorch tags pointwise operators, though not every in-place variant
+        functional = getattr(getattr(torch.ops.aten, base, None), func._overloadname, func)
+        if torch.Tag.pointwise in func.tags or torch.Tag.pointwise in functional.tags:
+            known = pointwise
+    return known
+
+
+def is_known(op: str) -> bool:
+    """Whether a saved program may call this operator."""
+    if op in REPLACEMENTS:
+        return True
+    parts = op.split(".")
+    if len(parts) != 3 or parts[0] != "aten":
+        return False
+    try:
+        return find_rule(operator(op)) is not None
+    except AttributeError:
+        return False

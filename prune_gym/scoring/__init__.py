@@ -1,0 +1,1 @@
+"""What a pruned network is worth: the importance of units, the accuracy of architectures, latency and memory."""

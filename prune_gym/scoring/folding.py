@@ -1,0 +1,110 @@
+"""Batch norms folded into the convolutions before them: the same function in evaluation mode, with fewer operators."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prune_gym.graph.channel_graph import ChannelGraph
+from prune_gym.graph.program import Named, Node, Program, Training, Value, leaves, map_argument
+
+CONVOLUTIONS = frozenset(["aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default", "aten.convolution.default"])
+FLOATS = frozenset(["aten.zeros.default", "aten.ones.default", "aten.linspace.default"])  # they make floats by default
+TRANSPOSED = 6  # the position of that argument in aten.convolution
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A network as it runs in evaluation mode: a program, the tensors that it reads and the units of their indices."""
+
+    program: Program
+    tensors: dict[str, Tensor]
+    units: Mapping[str, tuple[np.ndarray | None, ...]]
+
+    def to(self, dtype: torch.dtype) -> Inference:
+        """The same network in another floating-point type: its tensors, and the zeros and the like that it makes itself."""
+        types = {tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point()}
+
+        def change(argument: Any) -> Any:
+            return dtype if isinstance(argument, torch.dtype) and argument in types else argument
+
+        nodes = []
+        for node in self.program.nodes:
+            kwargs = {"dtype": torch.get_default_dtype()} | node.kwargs if node.op in FLOATS else node.kwargs
+            nodes.append(replace(node, args=map_argument(change, node.args), kwargs=map_argument(change, kwargs)))
+        program = Program(self.program.inputs, tuple(nodes), self.program.output)
+        tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.tensors.items()}
+        return Inference(program, tensors, self.units)
+
+
+def fold(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> Inference:
+    """The network of ``graph`` with these ``tensors`` for evaluation.
+
+    ``norm(W x + b) = s W x + s (b - mean) + bias`` with ``s = weight / sqrt(var + eps)``, wherever nothing but the norm reads
+    the convolution. The result rounds a little differently; the norm's parameters are computed in float64.
+    """
+    nodes = graph.program.nodes
+    reads = Counter(leaf.index for node in nodes for leaf in node.arguments() if isinstance(leaf, Value))
+    reads.update(leaf.index for leaf in leaves(graph.program.output) if isinstance(leaf, Value))
+    maker = {node.outputs: position for position, node in enumerate(nodes) if isinstance(node.outputs, int)}
+    folded: list[Node | None] = list(nodes)
+    tensors, units = dict(tensors), dict(graph.units)
+    for position, node in enumerate(nodes):
+        if node.op != "aten.batch_norm.default" or not isinstance(node.args[0], Value):
+            continue
+        source = maker.get(node.args[0].index)
+        if source is None or reads[node.args[0].index] > 1 or not _foldable(nodes[source], node):
+            continue
+        convolution = nodes[source]
+        weight, bias = convolution.args[1].name, f"{convolution.args[1].name}@{position}.bias"
+        scaled = f"{weight}@{position}"  # a convolution that is called twice may have two norms
+        tensors[scaled], tensors[bias] = _scaled(convolution, node, tensors)
+        if weight in units:
+            units[scaled], units[bias] = units[weight], units[weight][:1]
+        args = [convolution.args[0], Named(scaled), Named(bias), *convolution.args[3:]]
+        folded[source], folded[position] = replace(convolution, args=args, outputs=node.outputs), None
+    program = Program(graph.program.inputs, tuple(node for node in folded if node is not None), graph.program.output)
+    read = {leaf.name for node in program.nodes for leaf in node.arguments() if isinstance(leaf, Named)}
+    read |= {leaf.name for leaf in leaves(program.output) if isinstance(leaf, Named)}
+    return Inference(
+        program,
+        {name: tensor for name, tensor in tensors.items() if name in read},
+        {name: per_dim for name, per_dim in units.items() if name in read},
+    )
+
+
+def _foldable(convolution: Node, norm: Node) -> bool:
+    return (
+        convolution.op in CONVOLUTIONS
+        and not (convolution.op == "aten.convolution.default" and convolution.args[TRANSPOSED])
+        and isinstance(convolution.args[1], Named)
+        and all(bias is None or isinstance(bias, Named) for bias in (*convolution.args[2:3], *norm.args[1:3]))
+        and all(isinstance(statistic, Named) for statistic in norm.args[3:5])
+        and (isinstance(norm.args[5], Training) or norm.args[5] is False)
+    )
+
+
+@torch.no_grad()
+def _scaled(convolution: Node, norm: Node, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that does what both nodes do."""
+
+    def look_up(argument: Named | None) -> Tensor | None:
+        return None if argument is None else tensors[argument.name].double()
+
+    weight = tensors[convolution.args[1].name]
+    bias = look_up(convolution.args[2]) if len(convolution.args) > 2 else None
+    scale, shift, mean, variance = map(look_up, norm.args[1:5])
+    assert mean is not None
+    assert variance is not None
+    factor = (variance + norm.args[7]).rsqrt()
+    factor = factor if scale is None else factor * scale
+    offset = -mean * factor if bias is None else (bias - mean) * factor
+    offset = offset if shift is None else offset + shift
+    by_filter = factor.view(-1, *[1] * (weight.ndim - 1))
+    return (weight * by_filter).to(weight.dtype), offset.to(weight.dtype)

@@ -1,0 +1,65 @@
+"""The program form of a pruned network: a module that runs a traced program with its own tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from prune_gym.graph.program import Program
+
+
+class PrunedNetwork(nn.Module):
+    """A program with its tensors, as a module: call it, train it, ``deepcopy`` it, save it, trace it again.
+
+    Parameters and buffers keep the names they had in the original network, so ``state_dict()`` reads the same, with
+    smaller shapes. Batch norm and dropout follow ``train()`` and ``eval()``. The input may have any batch size; its
+    other dimensions are those of the example the network was traced with.
+
+    What only exists in the original's training mode (auxiliary heads, stochastic depth) is not part of the program;
+    the parameters of an auxiliary head stay in ``state_dict()`` unchanged and unused.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        parameters: Mapping[str, nn.Parameter],
+        buffers: Mapping[str, Tensor],
+        transient: Collection[str] = (),  # the buffers that ``state_dict()`` leaves out
+    ):
+        super().__init__()
+        self.program = program
+        self._names = [*parameters, *buffers]
+        for name, parameter in parameters.items():
+            self._owner(name).register_parameter(name.rpartition(".")[2], parameter)
+        for name, buffer in buffers.items():
+            self._owner(name).register_buffer(name.rpartition(".")[2], buffer, persistent=name not in transient)
+
+    def _owner(self, name: str) -> nn.Module:
+        module: nn.Module = self
+        for part in name.split(".")[:-1]:
+            if not part:
+                raise KeyError(f"{name!r} is no name of a tensor")
+            if part not in module._modules:
+                module._modules[part] = Namespace()  # add_module would refuse the names of this module's own attributes
+            module = module._modules[part]  # type: ignore[assignment]
+        return module
+
+    def forward(self, *inputs: Tensor) -> Any:
+        if len(inputs) != self.program.inputs:
+            raise TypeError(f"Expected {self.program.inputs} input tensors, got {len(inputs)}.")
+        modules = dict(self.named_modules())
+        places = ((name, name.rpartition(".")) for name in self._names)
+        tensors = {name: getattr(modules[path], leaf) for name, (path, _, leaf) in places}
+        return self.program.run(tensors, inputs, self.training)
+
+
+class Namespace(nn.Module):
+    """A name space for the parameters of one layer of a :class:`PrunedNetwork`."""
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return self._modules[str(index)]  # type: ignore[return-value]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={tuple(tensor.shape)}" for name, tensor in self.named_parameters(recurse=False))

@@ -1,0 +1,80 @@
+"""The tensors of a network by name, cut down to what an architecture keeps, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.graph.program import is_kept
+
+
+def named_tensors(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
+    """Parameters, buffers and captured constants by name, checked against the graph."""
+    if not isinstance(graph, ChannelGraph):
+        raise TypeError(f"graph: expected the ChannelGraph of the model, from prune_gym.trace, got {type(graph).__name__}.")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    device = next((tensor.device for tensor in tensors.values()), None)
+    tensors |= {name: constant.to(device) for name, constant in graph.constants.items() if name not in tensors}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != dict(graph.shapes):
+        wrong = sorted(name for name in shapes.keys() | graph.shapes.keys() if shapes.get(name) != graph.shapes.get(name))
+        name = wrong[0]
+        raise ValueError(
+            f"model: expected the network that the graph was traced from, but {name!r} has shape {shapes.get(name)} "
+            f"instead of {graph.shapes.get(name)}; trace this model anew."
+        )
+    return tensors
+
+
+def check_architecture(architecture: Architecture, graph: ChannelGraph) -> None:
+    """Raise ValueError if the architecture is one of another network."""
+    if not isinstance(architecture, Architecture):
+        raise TypeError(f"architecture: expected an Architecture, got {type(architecture).__name__}.")
+    own = architecture.graph
+    if own is not graph and [(g.name, g.width) for g in own.groups] != [(g.name, g.width) for g in graph.groups]:
+        raise ValueError("architecture: expected one of this graph, got one of another; see graph.architecture.")
+
+
+def slice_tensors(
+    tensors: Mapping[str, Tensor], units: Mapping[str, tuple[np.ndarray | None, ...]], architecture: Architecture
+) -> dict[str, Tensor]:
+    """The tensors of the smaller network, given the ``units`` of their indices; what loses nothing is passed on as it is."""
+    sliced = dict(tensors)
+    padded = np.append(architecture.mask, True)  # the last entry is for -1, what always stays
+    for name, per_dim in units.items():
+        for dim, numbers in enumerate(per_dim):
+            if numbers is None:
+                continue
+            kept = padded[numbers]
+            if not kept.all():
+                index = torch.from_numpy(np.flatnonzero(kept)).to(sliced[name].device)
+                sliced[name] = sliced[name].index_select(dim, index)
+    return sliced
+
+
+def scatter_tensors(
+    tensors: Mapping[str, Tensor],
+    small: Mapping[str, Tensor],
+    units: Mapping[str, tuple[np.ndarray | None, ...]],
+    architecture: Architecture,
+) -> dict[str, Tensor]:
+    """The inverse of :func:`slice_tensors`: new tensors like ``tensors``, with those of the smaller network in their places."""
+    scattered = {}
+    for name, tensor in tensors.items():
+        kept = [None if numbers is None else is_kept(numbers, architecture.mask) for numbers in units.get(name, ())]
+        if all(keep is None or keep.all() for keep in kept):
+            scattered[name] = small[name].clone()
+            continue
+        places = [
+            torch.arange(size) if keep is None else torch.from_numpy(np.flatnonzero(keep))
+            for keep, size in zip(kept, tensor.shape, strict=True)
+        ]
+        grid = torch.meshgrid(*(place.to(tensor.device) for place in places), indexing="ij")
+        scattered[name] = tensor.clone().index_put_(grid, small[name])
+    return scattered

@@ -1,0 +1,286 @@
+"""A run from the command line to the last file in its folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import train_agent
+from command import run_command
+from matplotlib.image import imread
+
+import prune_gym
+from prune_gym import tasks
+from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run
+from prune_gym.agents.config import read_config
+from prune_gym.envs import PruningEnv
+from prune_gym.surgery.pruned_file import pruned_info
+from prune_gym.training.train import accuracy
+
+ROOT = Path(__file__).parents[2]
+QUICK = {"sparsity": 0.3, "step_ratio": 0.15, "device": "cpu", "rl_pruner": RLPrunerConfig(stages=1, samples=3)}
+FILES = {
+    "agent.zip", "channels.png", "config.json", "progress.png", "pruned.safetensors", "steps.csv", "summary.json", "tensorboard",
+    "timings.json",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return run(RunConfig(out=tmp_path_factory.mktemp("run") / "a", **QUICK))
+
+
+def test_the_folder_holds_everything(result):
+    assert {path.name for path in result.folder.iterdir()} == FILES
+    assert list((result.folder / "tensorboard").glob("events.out.tfevents*"))
+    config = json.loads((result.folder / "config.json").read_text())
+    assert config["sparsity"] == 0.3
+    assert config["rl_pruner"]["samples"] == 3
+    assert json.loads((result.folder / "summary.json").read_text()) == result.summary
+    for picture in ("channels.png", "progress.png"):
+        assert imread(result.folder / picture).std() > 0.02  # something is drawn
+
+
+def test_steps_and_summary_agree(result):
+    with (result.folder / "steps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    task = tasks.load("digits")
+    summary = result.summary
+    assert len(rows) == 3
+    assert [int(row["evaluations"]) for row in rows] == [4, 8, 12]
+    assert summary["evaluations"] == 12
+    assert float(rows[-1]["channel_sparsity"]) == pytest.approx(0.3, abs=0.01)
+    for row in rows:
+        widths = [int(row[f"width:{group.name}"]) for group in task.graph.groups]
+        assert sum(widths) == round((1 - float(row["channel_sparsity"])) * task.graph.n_filters)
+    assert summary["before"]["params"] == sum(p.numel() for p in task.model.parameters())
+    assert summary["before"]["test_accuracy"] == accuracy(task.model, task.test)
+    assert summary["reward"] == summary["after"]["val_accuracy"]
+
+
+def test_the_pruned_network_loads_without_the_code_that_made_it(result):
+    program = f"""
+import sys, json, torch, prune_gym
+from prune_gym.data.datasets import digits
+network = prune_gym.load_pruned({str(result.folder / "pruned.safetensors")!r})
+test = digits().test
+with torch.no_grad():
+    print((network(test.images).argmax(1) == test.labels).float().mean().item(), sum(p.numel() for p in network.parameters()))
+code = ("prune_gym.models", "prune_gym.envs", "prune_gym.agents")
+assert not any(name.startswith(code) for name in sys.modules), "model code loaded"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    test_accuracy, params = done.stdout.split()
+    assert float(test_accuracy) == pytest.approx(result.summary["after"]["test_accuracy"], abs=1e-6)
+    assert int(params) == result.summary["after"]["params"]
+    assert pruned_info(result.folder / "pruned.safetensors")["summary"] == result.summary
+
+
+def test_same_seed_same_bytes(result, tmp_path):
+    torch.manual_seed(12345)  # the state of the global generator does not matter
+    again = run(RunConfig(out=tmp_path / "b", **QUICK))
+    other = run(RunConfig(out=tmp_path / "c", seed=1, **QUICK))
+    for name in ("steps.csv", "summary.json", "config.json", "pruned.safetensors", "channels.png"):
+        assert (again.folder / name).read_bytes() == (result.folder / name).read_bytes(), name
+    for name in ("steps.csv", "summary.json"):
+        assert (other.folder / name).read_bytes() != (result.folder / name).read_bytes(), name
+
+
+def test_sb3_agent_in_a_run(tmp_path):
+    result = run(RunConfig(agent="ppo", evaluations=24, out=tmp_path / "ppo", **QUICK))
+    assert result.summary["evaluations"] == 24
+    assert len((result.folder / "steps.csv").read_text().splitlines()) == 25
+    again = run(RunConfig(agent="ppo", evaluations=24, out=tmp_path / "again", **QUICK))
+    assert (again.folder / "steps.csv").read_bytes() == (result.folder / "steps.csv").read_bytes()
+
+
+def test_paper_protocol_is_named(tmp_path):
+    result = run(RunConfig(agent="uniform", reward_split="test", out=tmp_path / "run", **QUICK))
+    assert result.summary["protocol"] == "paper: reward on TEST, so test accuracy is tuned on"
+    assert result.summary["reward"] == result.summary["after"]["test_accuracy"]
+
+
+def test_your_own_agent(tmp_path):
+    class Mine(RandomAgent):
+        once = True
+
+    result = run(RunConfig(evaluations=50, out=tmp_path / "run", **QUICK), agent=lambda config, env: Mine(env, seed=config.seed))
+    assert result.summary["evaluations"] == 3
+
+
+def test_a_folder_with_a_run_is_refused(result):
+    before = (result.folder / "summary.json").read_bytes()
+    with pytest.raises(FileExistsError, match=r"out: .* is not an empty folder, it may hold a run; choose another or delete it"):
+        run(RunConfig(out=result.folder, **QUICK))
+    assert (result.folder / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"agent": "rl-pruner"}, "agent: expected one of .*; got 'rl-pruner'. Did you mean 'rl_pruner'?"),
+        ({"task": "digit"}, "task: expected one of .* Did you mean 'digits'?"),
+        ({"evaluations": 2}, "evaluations: expected at least 3, one per pruning step, got 2"),
+        ({"evaluations": 0}, "evaluations: expected an integer >= 1, got 0"),
+        ({"sparsity": 1.2}, r"sparsity: expected a number in \(0, 1\), got 1.2"),
+        ({"reward": "flop"}, "reward: .* Did you mean 'flops'?"),
+        ({"device": "gpu"}, "device: expected one of .*; got 'gpu'"),
+        ({"seed": -1}, r"seed: expected an integer in \[0, 4294967296\), got -1"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run(RunConfig(**(QUICK | {"out": tmp_path / "run"} | settings)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_command_line(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--device", "cpu"]
+    quick = ["--sparsity", "0.2", "--step-ratio", "0.2", "--rl-pruner.stages", "1", "--rl-pruner.samples", "2"]
+    done = subprocess.run([*command, *quick, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    for text in ("validation accuracy", "test accuracy", "MACs", "parameters", f"{summary['after']['macs']:,}"):
+        assert text in done.stdout
+
+
+def test_mistakes_on_the_command_line(tmp_path, capsys):
+    def mistake(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            run_command(train_agent.main, RunConfig, None, arguments=["--device", "cpu", *arguments])
+        return f"{stopped.value}\n{capsys.readouterr().err}"  # tyro itself reports what the dataclass refuses
+
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "summary.json").touch()
+    assert mistake("--out", str(tmp_path / "held")).startswith("error: out: ")
+    new = ["--out", str(tmp_path / "x")]
+    assert "Did you mean 'ppo'?" in mistake("--agent", "pppo", *new)
+    assert mistake("--sparsity", "0.9999", *new).startswith("error: sparsity: 0.9999 cannot be reached")
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_interruption_says_how_to_go_on(capsys):
+    def interrupted(config):
+        raise KeyboardInterrupt("go on with --resume")
+
+    with pytest.raises(SystemExit, match=r"^interrupted; go on with --resume$"):
+        run_command(interrupted, RunConfig, None, arguments=[])
+
+
+def test_help_names_the_settings(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run_command(train_agent.main, RunConfig, train_agent.__doc__, arguments=["--help"])
+    text = capsys.readouterr().out
+    for option in (
+        "--task",
+        "--agent",
+        "--sparsity",
+        "--reward",
+        "--seed",
+        "--device",
+        "--out",
+        "--rl-pruner.stages",
+        "--ppo.n-steps",
+    ):
+        assert option in text
+
+
+def test_networks_of_a_run_are_ordinary_modules(result):
+    network = prune_gym.load_pruned(result.folder / "pruned.safetensors").train()
+    optimizer = torch.optim.SGD(network.parameters(), 0.01)
+    train = tasks.load("digits").train
+    losses = []
+    for _ in range(5):
+        loss = torch.nn.functional.cross_entropy(network(train.images[:200]), train.labels[:200])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_default_folders_never_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda _format: "now")
+    folders = [run(RunConfig(agent="uniform", **QUICK)).folder for _ in range(2)]
+    assert [folder.name for folder in folders] == ["digits_uniform_seed0_now", "digits_uniform_seed0_now_2"]
+    assert (tmp_path / folders[0] / "summary.json").exists()
+
+
+def test_a_reward_that_is_not_a_number_is_named(tiny_task):
+    env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.2, reward=lambda before, after, baseline: float("nan"), device="cpu")
+    env.reset()
+    with pytest.raises(ValueError, match="reward: expected a finite number, got nan"):
+        env.step(env.uniform_action)
+
+
+def test_numbers_of_numpy_are_as_good_as_python_s(tmp_path):
+    settings = {
+        "agent": "uniform",
+        "sparsity": np.float32(0.25),
+        "step_ratio": 0.125,
+        "evaluations": np.int64(9),
+        "seed": np.int64(3),
+    }
+    config = RunConfig(out=tmp_path / "run", device="cpu", rl_pruner=RLPrunerConfig(stages=np.int64(1)), **settings)
+    result = run(config)
+    read = read_config(result.folder)
+    assert (read.sparsity, read.evaluations, read.seed, read.rl_pruner.stages) == (0.25, 9, 3, 1)
+    assert run(RunConfig(out=tmp_path / "run", resume=True)).summary == result.summary
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reward": "acc"}, r"reward: expected one of .*; got 'acc'"),
+        ({"reward": ["accuracy"]}, r"reward: expected one of .*; got \['accuracy'\]"),
+        ({"rounding": "x"}, r"rounding: expected one of .*; got 'x'"),
+        ({"importance": "tailor"}, r"importance: .* Did you mean 'taylor'"),
+        ({"reward_split": "train"}, r"reward_split: expected one of val, test; got 'train'"),
+        ({"reward_weights": (1, 2)}, r"reward_weights: expected"),
+        ({"task": []}, r"task: expected one of .*; got \[\]"),
+        ({"posttraining": {"epochs": 1}}, "posttraining: expected a PostTraining, got dict"),
+        ({"rl_pruner": None}, "rl_pruner: expected a RLPrunerConfig, got NoneType"),
+        ({"resume": "yes"}, "resume: expected True or False, got 'yes'"),
+        ({"seed": True}, "seed: expected an integer"),
+        ({"sparsity": "a"}, "sparsity: expected a number in"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_loaded(settings, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        RunConfig(**settings)
+
+
+def test_a_damaged_summary_is_named(result, tmp_path):
+    shutil.copytree(result.folder, tmp_path / "run")
+    content = (tmp_path / "run" / "summary.json").read_text()
+    for damaged in (content[:50], "[]"):
+        (tmp_path / "run" / "summary.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"run: .*summary.json is damaged .*; run train_agent.py again"):
+            run(RunConfig(out=tmp_path / "run", resume=True))
+
+
+def test_a_damaged_config_is_named(result, tmp_path):
+    shutil.copytree(result.folder, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    for damage in ({"posttraining": None}, {"posttraining": []}, {"reward": "foo"}, {"seed": "3"}, {"more": 1}):
+        (tmp_path / "run" / "config.json").write_text(json.dumps(config | damage))
+        with pytest.raises(ValueError, match=r"config.json: damaged, or of another version or machine"):
+            read_config(tmp_path / "run")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_two_processes_on_a_gpu_write_the_same_bytes(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--device", "cuda", "--sparsity", "0.3"]
+    command += ["--step-ratio", "0.1", "--rl-pruner.stages", "2", "--posttraining.epochs", "1", "--posttraining.period", "2"]
+    for name in ("a", "b"):
+        subprocess.run([*command, "--out", str(tmp_path / name)], check=True, capture_output=True)
+    for name in ("steps.csv", "summary.json", "pruned.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

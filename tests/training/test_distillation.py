@@ -1,0 +1,358 @@
+"""Post-training against closed forms and a loop in plain PyTorch; versions of weights; what environments make of it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from itertools import pairwise
+from math import cos, pi
+
+import numpy as np
+import pytest
+import torch
+import zoo
+from torch import nn
+from torch.optim import SGD
+
+from prune_gym import compact, trace
+from prune_gym.envs import PruningEnv
+from prune_gym.simulation import weight_store
+from prune_gym.simulation.result_cache import ResultCache
+from prune_gym.simulation.weight_store import Network, PostTrainer, Weights
+from prune_gym.surgery.slicing import named_tensors, scatter_tensors, slice_tensors
+from prune_gym.training import distillation as posttraining
+from prune_gym.training import train as training
+from prune_gym.training.distillation import PostTraining, distillation_loss
+from prune_gym.training.train import accuracy
+
+SETTINGS = PostTraining(epochs=2, period=2, learning_rate=0.01, batch_size=50)
+
+
+def trainer_of(task):
+    return PostTrainer(task, task.graph, named_tensors(task.model, task.graph), SETTINGS, ResultCache())
+
+
+@pytest.fixture
+def trainer(own_tiny_task):
+    return trainer_of(own_tiny_task)
+
+
+@pytest.fixture
+def env(tiny_task):
+    made = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.1, posttraining=SETTINGS, device="cpu")
+    made.reset(seed=0)
+    return made
+
+
+def small_network(trainer, share=0.6):
+    rng = np.random.default_rng(0)
+    kept = [rng.random(group.width) < share for group in trainer.graph.groups]
+    for array in kept:
+        array[0] = True
+    return Network(trainer.graph.architecture(kept))
+
+
+# ------------------------------------------------------------------------------------------------ the loss
+
+
+def test_loss_is_the_sum_written_out():
+    rng = np.random.default_rng(0)
+    student, teacher, labels = rng.normal(size=(4, 3)), rng.normal(size=(4, 3)), np.array([0, 2, 1, 1])
+    mu, temperature = 0.3, 2.5
+    total = 0.0
+    for s, t, label in zip(student, teacher, labels, strict=True):
+        ps, pt = (np.exp(x / temperature) / np.exp(x / temperature).sum() for x in (s, t))
+        hard = -np.log(np.exp(s[label]) / np.exp(s).sum())
+        total += mu * hard + (1 - mu) * temperature**2 * (pt * np.log(pt / ps)).sum()
+    found = distillation_loss(*map(torch.from_numpy, (student, teacher, labels)), mu, temperature)
+    assert float(found) == pytest.approx(total / 4, abs=1e-12)
+
+
+def test_a_student_like_its_teacher_only_learns_from_labels():
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    cross_entropy = nn.functional.cross_entropy(logits, labels)
+    assert float(distillation_loss(logits, logits, labels, 0.25, 2.0)) == pytest.approx(0.25 * float(cross_entropy), abs=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def test_training_is_a_plain_loop(own_tiny_task):
+    """Without dropout the only randomness is the order of the images."""
+    own_tiny_task.model.dropout.p = 0.0
+    trainer = trainer_of(own_tiny_task)
+    student = small_network(trainer)
+    weights = Weights(student, Network(trainer.graph.full()))
+    found = trainer.tensors(weights)
+
+    task = trainer.task
+    network, teacher = compact(task.model, trainer.graph, student.architecture).train(), copy.deepcopy(task.model).eval()
+    generator = torch.Generator().manual_seed(int(weights.version[:8], 16))
+    optimizer = SGD(network.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4)
+    best, best_accuracy, step = None, -1.0, 0
+    for _ in range(2):
+        for rows in torch.randperm(120, generator=generator).split(50):
+            # 6 steps in all; a tenth of them, rounded down, is no warm-up
+            optimizer.param_groups[0]["lr"] = 1e-6 + (0.01 - 1e-6) * (1 + cos(pi * step / 6)) / 2
+            images, labels = task.train.images[rows], task.train.labels[rows]
+            with torch.no_grad():
+                target = teacher(images)
+            optimizer.zero_grad()
+            distillation_loss(network(images), target, labels, 0.25, 2.0).backward()
+            optimizer.step()
+            step += 1
+        if accuracy(network, task.val) > best_accuracy:
+            best, best_accuracy = copy.deepcopy(network.state_dict()), accuracy(network, task.val)
+    sliced = slice_tensors(found, trainer.graph.units, student.architecture)
+    for name, tensor in best.items():
+        torch.testing.assert_close(sliced[name], tensor, rtol=1e-5, atol=1e-6)
+    assert trainer.val_accuracy(Network(student.architecture, weights)) == best_accuracy
+
+
+def test_the_best_epoch_is_kept(trainer, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        posttraining, "accuracy", lambda model, data: seen.append(copy.deepcopy(model.state_dict())) or FAKE[len(seen)]
+    )
+    FAKE = {1: 0.4, 2: 0.7, 3: 0.7, 4: 0.5}
+    trainer.settings = replace(SETTINGS, epochs=4)
+    student = small_network(trainer)
+    network = Network(student.architecture, Weights(student, Network(trainer.graph.full())))
+    assert trainer.val_accuracy(network) == 0.7
+    kept = trainer.network(network).state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in seen[1].items())
+    assert not all(torch.equal(kept[name], tensor) for name, tensor in seen[3].items())
+
+
+def test_forgotten_versions_are_made_again(trainer, monkeypatch):
+    monkeypatch.setattr(weight_store, "MAX_VERSIONS", 1)
+    student, teacher = small_network(trainer), Network(trainer.graph.full())
+    first = Weights(student, teacher)
+    second = Weights(Network(small_network(trainer, 0.6).architecture, first), teacher)
+    before = {name: tensor.clone() for name, tensor in trainer.tensors(second).items()}
+    trainer.tensors(first)  # the second is forgotten
+    torch.rand(3)  # whatever happens to the global generator
+    assert len(trainer._kept) == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.tensors(second).items())
+    other = trainer.tensors(first)
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in other.items())
+
+
+def test_nothing_given_is_modified(trainer):
+    before = copy.deepcopy(trainer.task.model.state_dict())
+    student = small_network(trainer)
+    random = torch.get_rng_state()
+    trainer.tensors(Weights(student, Network(trainer.graph.full())))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.task.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["plain", "grouped", "unet", "squeeze_and_excitation", "shuffle_with_groups", "convnext"])
+def test_scatter_is_the_inverse_of_slice(name):
+    model = zoo.built(name)
+    graph = trace(model, zoo.inputs(zoo.NETWORKS[name].shapes))
+    architecture = zoo.random_architecture(graph, 0)
+    tensors = named_tensors(model, graph)
+    small = {key: tensor + 1 for key, tensor in slice_tensors(tensors, graph.units, architecture).items()}
+    scattered = scatter_tensors(tensors, small, graph.units, architecture)
+    again = slice_tensors(scattered, graph.units, architecture)
+    for key, tensor in tensors.items():
+        assert torch.equal(again[key], small[key])
+        assert scattered[key].shape == tensor.shape
+        assert int((scattered[key] != tensor).sum()) == small[key].numel()  # the others are as they were
+
+
+# ------------------------------------------------------------------------------------------------ environments
+
+
+def test_a_step_trains_and_a_preview_does_not(env, monkeypatch):
+    calls = []
+    monkeypatch.setattr(posttraining, "train", lambda *a, **k: calls.append(1) or training.train(*a, **k))
+    action = env.uniform_action
+    trained = []
+    for step in range(1, 7):
+        env.preview([action, action])
+        before = len(calls)
+        *_, info = env.step(action)
+        trained.append(len(calls) - before)
+        state = env.snapshot()
+        network = env.simulator.network(state)
+        assert info["accuracy"] == env.score().accuracy == accuracy(network, env.task.val)
+        assert (state.weights.version != "") == (step >= 2)
+    assert trained == [0, 1, 0, 1, 0, 1]
+
+
+def test_it_is_due_at_the_end_in_any_case(tiny_task):
+    env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.1, posttraining=replace(SETTINGS, period=4), device="cpu")
+    env.reset()
+    versions = ["", *(env.step(env.uniform_action) and env.snapshot().weights.version for _ in range(6))]
+    assert [a != b for a, b in pairwise(versions)] == [False, False, False, True, False, True]
+
+
+def test_post_training_helps():
+    accuracies = []
+    for epochs in (0, 3):
+        settings = PostTraining(epochs=epochs, learning_rate=0.02, batch_size=64)
+        env = PruningEnv("digits", sparsity=0.4, step_ratio=0.2, posttraining=settings, device="cpu")
+        env.reset()
+        for _ in range(2):
+            *_, info = env.step(env.uniform_action)
+        accuracies.append(info["accuracy"])
+        assert env.evaluations == 2
+    assert accuracies[1] > accuracies[0] + 0.2
+    assert accuracies[1] > 0.9
+
+
+def test_best_is_a_trained_network(env):
+    while not env.simulator.is_terminal(env.snapshot()):
+        previews = env.preview([env.uniform_action] * 2)
+        assert env.best is None or not previews[0].terminated
+        _, reward, *_ = env.step(env.uniform_action)
+    assert env.best.snapshot == env.snapshot()
+    assert env.best.reward == reward
+    assert env.best.snapshot.weights.student is not None
+
+
+def test_snapshots_remember_their_weights(env):
+    rng = np.random.default_rng(0)
+    actions = rng.random((5, env.action_space.shape[0]))
+    states, infos = [env.snapshot()], []
+    for action in actions:
+        infos.append(env.step(action)[4])
+        states.append(env.snapshot())
+    for here, expected in zip(states[1:], infos, strict=True):
+        _, info = env.restore(here)
+        assert info["accuracy"] == expected["accuracy"]
+    env.restore(states[1])
+    again = [env.step(action) for action in actions[1:]]
+    assert [info["accuracy"] for *_, info in again] == [info["accuracy"] for info in infos[1:]]
+    assert env.snapshot().weights.version == states[-1].weights.version
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_mode_of_the_caller_does_not_matter(env, mode):
+    for _ in range(2):
+        env.step(env.uniform_action)
+    expected, version = env.score(), env.snapshot().weights.version
+    env.reset()
+    env.simulator.trainer._kept.clear()
+    env.simulator.cache = env.simulator.trainer.cache = ResultCache()
+    with mode():
+        for _ in range(2):
+            env.step(env.uniform_action)
+    assert (env.score(), env.snapshot().weights.version) == (expected, version)
+
+
+def test_a_frozen_network_is_trained_too(own_tiny_task):
+    own_tiny_task.model.requires_grad_(False)
+    trainer = trainer_of(own_tiny_task)
+    student = small_network(trainer)
+    tensors = trainer.tensors(Weights(student, Network(trainer.graph.full())))
+    assert not torch.equal(tensors["classifier.weight"], own_tiny_task.model.classifier.weight)
+    assert not any(parameter.requires_grad for parameter in own_tiny_task.model.parameters())
+
+
+def test_environments_may_share_a_memo(tiny_task):
+    cache = ResultCache()
+    common = {"sparsity": 0.5, "step_ratio": 0.25, "device": "cpu"}
+    kinds = [{}, {"reward_split": "test"}, {"posttraining": SETTINGS}, {"posttraining": replace(SETTINGS, epochs=1)}]
+
+    def accuracies(**settings):
+        env = PruningEnv(tiny_task, **common, **settings)
+        env.reset()
+        return [env.step(env.uniform_action)[4]["accuracy"] for _ in range(2)]
+
+    alone = [accuracies(**kind) for kind in kinds]
+    assert [accuracies(**kind, cache=cache) for kind in kinds] == alone
+    assert [accuracies(**kind, cache=cache) for kind in kinds] == alone
+    assert alone[0] != alone[1]
+
+
+def test_the_best_network_is_not_forgotten(env, monkeypatch):
+    monkeypatch.setattr(weight_store, "MAX_VERSIONS", 1)
+    for _ in range(6):
+        env.step(env.uniform_action)
+    best = env.best.snapshot.weights.version
+    env.reset()
+    for _ in range(4):
+        env.step(np.eye(env.action_space.shape[0])[0])
+    assert best in env.simulator.trainer._kept
+    assert len(env.simulator.trainer._kept) == 2
+
+
+def test_a_better_student_becomes_the_teacher(env, monkeypatch):
+    values = iter([0.5, 0.9, 0.8, 0.95])  # student, teacher, ...: the accuracies in the order they are asked for
+    monkeypatch.setattr(env.simulator.trainer, "val_accuracy", lambda network: next(values))
+    env.step(env.uniform_action)
+    env.step(env.uniform_action)  # 0.5 against 0.9
+    original = env.snapshot().teacher
+    assert original.key == Network(env.graph.full()).key
+    env.step(env.uniform_action)
+    values = iter([0.95, 0.9])
+    env.step(env.uniform_action)
+    here = env.snapshot()
+    assert here.teacher.key == here.network.key
+
+
+def test_versions_depend_on_student_and_teacher(trainer):
+    a, b, full = small_network(trainer, 0.6), small_network(trainer, 0.8), Network(trainer.graph.full())
+    versions = [Weights(a, full).version, Weights(b, full).version, Weights(a, b).version, Weights().version]
+    assert len(set(versions)) == 4
+    assert versions[0] == Weights(small_network(trainer, 0.6), Network(trainer.graph.full())).version
+    assert versions[3] == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": -1}, "epochs: expected an integer >= 0, got -1"),
+        ({"period": 0}, "period: expected an integer >= 1, got 0"),
+        ({"mu": "half"}, r"mu: expected a number in \[0, 1\], got 'half'"),
+        ({"epochs": True}, "epochs: expected an integer >= 0, got True"),
+        ({"mu": 1.5}, r"mu: expected a number in \[0, 1\], got 1.5"),
+        ({"temperature": 0.0}, r"temperature: expected a number in \(0, inf\), got 0.0"),
+        ({"learning_rate": 0.0}, r"learning_rate: expected a number in \[1e-06, inf\), got 0.0"),
+        ({"batch_size": 0}, "batch_size: expected an integer >= 1"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        PostTraining(**settings)
+
+
+def test_other_things_are_no_settings(tiny_task):
+    for wrong in ({"epochs": 1}, 5, PostTraining):
+        with pytest.raises(TypeError, match="posttraining: expected a PostTraining, got"):
+            PruningEnv(tiny_task, posttraining=wrong)
+    with pytest.raises(TypeError, match="cache: expected a ResultCache, got dict"):
+        PruningEnv(tiny_task, cache={})
+
+
+def test_a_network_that_training_makes_useless_is_refused(tiny_task):
+    """The variance of one value is no number, so nothing that a batch norm of one image and place counts is one."""
+    layers = nn.Flatten(), nn.Linear(144, 8), nn.BatchNorm1d(8), nn.Linear(8, 5)
+    task = replace(tiny_task, model=nn.Sequential(*layers).eval())
+    env = PruningEnv(task, 0.5, 0.25, posttraining=PostTraining(epochs=1, batch_size=1), device="cpu")
+    env.reset()
+    with pytest.raises(
+        ValueError, match=r"training diverged in epoch 1, a loss or weight is not finite; .*larger batches than 1"
+    ):
+        env.step(env.uniform_action)
+
+
+def test_parameters_that_are_no_floats_are_not_trained(tiny_task):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = copy.deepcopy(tiny_task.model)
+            self.shift = nn.Parameter(torch.tensor(2), requires_grad=False)
+
+        def forward(self, x):
+            return self.inner(x) + self.shift
+
+    task = replace(tiny_task, model=Shifted().eval())
+    env = PruningEnv(task, 0.5, 0.25, posttraining=PostTraining(epochs=1, batch_size=60), device="cpu")
+    env.reset()
+    env.step(env.uniform_action)
+    assert env.simulator.network(env.snapshot()).shift.item() == 2
