@@ -1,4 +1,9 @@
-"""The environments' names. Entry points are strings, so that importing the core does not import the environments."""
+"""The environments' ids.
+
+Entry points are strings, so registering the environments does not import them, nor PyTorch. Gymnasium 1.x has no plugins: in a
+process that has not imported ``prune_gym`` yet, such as a worker of Ray, the id ``"prune_gym:PruneGym/Digits-v0"`` makes
+``gymnasium.make`` import the package first.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ ENVIRONMENTS = {
 
 
 def register() -> None:
+    """Add the environments to Gymnasium's registry; those that are in it already stay."""
     for name, task in ENVIRONMENTS.items():
         if name not in gymnasium.registry:
             gymnasium.register(name, entry_point="prune_gym.envs.pruning:PruningEnv", kwargs={"task": task})
