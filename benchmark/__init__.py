@@ -1,1 +1,1 @@
-"""What compares agents, repeats the experiments of the paper and measures speed. Installed as ``prune_gym.benchmark``."""
+"""Compares agents, repeats the experiments of the paper, and measures speed. Installed as ``prune_gym.benchmark``."""

@@ -1,4 +1,4 @@
-"""A CSV of results that grows row by row and keeps what it holds, so that what was interrupted goes on where it stopped."""
+"""A CSV of results that grows row by row and keeps the rows it holds, so that interrupted work goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -13,22 +13,37 @@ class Rows:
     """Results as rows of text, in a file that is whole at any time.
 
     Args:
-        path: the CSV; what it holds is read at once.
-        columns: of the file.
-        key: the columns that say what a row is about; rows are sorted by them, numbers as numbers.
+        path: the CSV. If it exists, its rows are read at once.
+        columns: the columns of the file.
+        key: the columns that tell the results from each other. Rows are sorted by them, numbers as numbers and before text;
+            rows with the same key keep the order in which they were added.
 
-    Raises ValueError for a file with other columns.
+    Raises ValueError for a file that is no CSV with these columns.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...], key: tuple[str, ...]):
         self.path, self.columns, self.key = path, columns, key
         self.rows: list[dict[str, str]] = []
         if path.exists():
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                if tuple(reader.fieldnames or ()) != columns:
-                    raise ValueError(f"out: {path} is not a file of this script: its columns are {reader.fieldnames}.")
-                self.rows = list(reader)
+            self.rows = self._read()
+
+    def _read(self) -> list[dict[str, str]]:
+        try:
+            with self.path.open(newline="") as file:
+                header, *lines = csv.reader(file)
+        except (csv.Error, ValueError) as error:  # no text, or no line
+            raise ValueError(f"out: expected a CSV of this command, but {self.path} is none ({error}).") from error
+        if tuple(header) != self.columns:
+            raise ValueError(
+                f"out: {self.path} is not a file of this command: expected the columns {', '.join(self.columns)}; "
+                f"it has {', '.join(header)}."
+            )
+        for number, line in enumerate(lines, 2):
+            if len(line) != len(header):
+                raise ValueError(
+                    f"out: row {number} of {self.path} is damaged: expected {len(header)} columns, it has {len(line)}; delete it."
+                )
+        return [dict(zip(self.columns, line, strict=True)) for line in lines]
 
     def __contains__(self, values: tuple[object, ...]) -> bool:
         """Whether there is a row with these values of the key's columns."""

@@ -26,13 +26,23 @@ class Scale:
     scratch: Recipe = RECIPES["paper"]
     """How a pruned architecture is trained from scratch, on all training images."""
     train_images: int | None = None
-    """Training images that post-training takes; None for all."""
+    """Training images that post-training takes, drawn at random with a fixed seed; None for all."""
     val_images: int | None = None
-    """Images that rewards are computed on; None for all of their split."""
+    """Images that rewards are computed on, drawn like those; None for all of their split."""
 
     def steps(self, sparsity: float, graph: ChannelGraph) -> int:
         """Pruning steps to the sparsity, as near as whole steps come to it."""
         return round(sparsity * graph.n_filters / filters_per_step(graph, self.step_ratio))
+
+    def describe(self) -> str:
+        """The work in a sentence."""
+        agent, training = self.rl_pruner, self.posttraining
+        images = [f"{n or 'all'} {kind}" for n, kind in ((self.train_images, "training"), (self.val_images, "reward"))]
+        return (
+            f"Step ratio {self.step_ratio}, {agent.stages} stages of {agent.samples} samples, post-training of {training.epochs} "
+            f"epochs every {training.period} steps (learning rate {training.learning_rate}, batches of {training.batch_size}); "
+            f"{' and '.join(images)} images; accuracies are of all test images."
+        )
 
 
 # Small: what one core does in minutes. Networks are trained where they are measured, not after every step.

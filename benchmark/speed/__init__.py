@@ -1,1 +1,1 @@
-"""What ``scripts/benchmark_speed.py`` measures with."""
+"""Measurements of speed and memory; ``scripts/benchmark_speed.py`` is their command line."""

@@ -1,9 +1,8 @@
-"""What the experiments of the paper share: what they prune, how, and what is measured on the way."""
+"""What the experiments of the paper share: which networks are pruned, how, and what is measured on the way."""
 
 from __future__ import annotations
 
 import copy
-import csv
 import hashlib
 import shlex
 import shutil
@@ -28,24 +27,24 @@ from prune_gym.simulation.simulator import PROTOCOLS, PruningState, Simulator, f
 from prune_gym.tasks import Task
 from prune_gym.training.train import accuracy, deterministic
 
-PUBLISHED = Path(__file__).parents[2] / "results" / "paper"
-SPLITS = {"validation": "val", "paper": "test"}  # that rewards read, by protocol
+SPLITS = {"validation": "val", "paper": "test"}  # protocol -> the split that rewards read
 Visit = Callable[[Simulator, PruningState], None]
 
 
 @dataclass(frozen=True)
 class Base:
-    """A network to prune, and which network of the paper it stands beside."""
+    """A network to prune, and the network of the paper that it stands beside."""
 
     network: str
     data: str
     paper_network: str
     paper_data: str
     task: Task
-    whole: Task
+    """What agents prune: with the number of training and validation images of the scale."""
+    full_task: Task
     """The same with all images."""
     top1: float
-    """Percent of the test images."""
+    """Accuracy in percent of all test images."""
 
     @property
     def names(self) -> dict[str, object]:
@@ -53,25 +52,25 @@ class Base:
 
     def fresh(self, seed: int) -> nn.Module:
         """The network with new random weights."""
-        whole = self.whole
+        full = self.full_task
         with torch.inference_mode():
-            classes = whole.model(whole.train.inputs(slice(1))).shape[1]
-        return tasks.build(self.network, Splits(whole.train, whole.val, whole.test, classes), seed)
+            classes = full.model(full.train.inputs(slice(1))).shape[1]
+        return tasks.build(self.network, Splits(full.train, full.val, full.test, classes), seed)
 
 
-class Lab:
-    """One experiment at one scale: loads what is pruned, prunes it, and measures.
+class Experiment:
+    """One experiment at one scale: loads the networks, prunes them, and measures.
 
     Args:
         scale: how much work it is.
-        out: folder of the results; what an interrupted run knows is kept there until it ends.
-        network, data, weights: what is pruned, in place of the paper's networks; None for those.
+        out: folder of the results. The journal of an interrupted run stays in it until the run ends.
+        network, data, weights: the network to prune in place of the paper's; None for the paper's.
         weights_folder: weights of the paper's networks, NETWORK_DATA.safetensors.
         protocol: ``"validation"``, or ``"paper"``, which computes rewards on the test split.
-        seed: of the agents, and of networks that are trained from scratch.
+        seed: seed of the agents, and of networks that are trained from scratch.
         device: where everything is computed.
 
-    Raises ValueError or FileNotFoundError if weights are missing; it says how they are made.
+    Raises ValueError or FileNotFoundError, which say how weights are made, if they are missing.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class Lab:
         self.device = choose_device(device)
 
     def bases(self, *of_the_paper: tuple[str, str]) -> Iterator[Base]:
-        """The paper's networks, each with its data set; or, in place of the last of them, the one of this lab."""
+        """The paper's networks, each with its data set; or, in place of the last of them, the network of this experiment."""
         if self.network is not None:
             yield self._base(self.network, self.data, self.weights, *of_the_paper[-1])
             return
@@ -109,15 +108,14 @@ class Lab:
             yield self._base(*pair, file, *pair)
 
     def _base(self, network: str, data: str, weights: Path | None, paper_network: str, paper_data: str) -> Base:
-        whole = tasks.make(network, data, weights)
-        train, val = _first(whole.train, self.scale.train_images), _first(whole.val, self.scale.val_images)
-        task = replace(whole, train=train, val=val)
-        top1 = self.test(copy.deepcopy(whole.model), whole)  # a task's model stays where it is
-        return Base(network, data, paper_network, paper_data, task, whole, top1)
+        full = tasks.make(network, data, weights)
+        task = replace(full, train=draw(full.train, self.scale.train_images), val=draw(full.val, self.scale.val_images))
+        top1 = self.test(copy.deepcopy(full.model), full)  # a task's model stays on its device
+        return Base(network, data, paper_network, paper_data, task, full, top1)
 
     def settings(self, base: Base) -> str:
-        """A fingerprint of all that the results of a network depend on."""
-        chosen = f"{asdict(self.scale)} {self.protocol} {self.seed} {base.whole.fingerprints}"
+        """A fingerprint of everything that the results of a network depend on."""
+        chosen = f"{asdict(self.scale)} {self.protocol} {self.seed} {base.task.fingerprints} {base.full_task.fingerprints}"
         return hashlib.blake2b(chosen.encode(), digest_size=4).hexdigest()
 
     def common(self, base: Base) -> dict[str, object]:
@@ -136,20 +134,37 @@ class Lab:
     ) -> None:
         """Let an agent prune once to ``sparsity``, and call ``visit`` for the original network and after every step.
 
-        The agent ``taylor`` takes all steps at once, and is then trained for as many epochs as the others all the way.
-        A run that was killed goes on with what it had computed.
+        The agent ``taylor`` takes all steps at once, and its network is then trained for as many epochs as the networks of the
+        other agents in all their steps. A run that was killed goes on where it stopped, from its journal.
         """
-        scale = self.scale
-        graph = base.task.graph
+        config = self._run_config(base, sparsity, agent, reward, rl_pruner)
+        task = base.task
+        if self.protocol == "paper":
+            task = replace(task, test=draw(task.test, self.scale.val_images))  # rewards read these; reports take all of them
+        identity = {"settings": config.settings(), "base": self.settings(base)}
+        folder = self.out / f".{hashlib.blake2b(str(identity).encode(), digest_size=8).hexdigest()}"
+        journal = Journal()
+        env = config.environment(task, journal)
+        env.reset()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            journal.open(folder / "journal.txt", identity)
+            visit(env.simulator, env.snapshot())
+            make_agent(config, StepObserver(env, visit)).learn(config.rl_pruner.evaluations(env.steps_left))
+        finally:
+            journal.close()
+        shutil.rmtree(folder)
+
+    def _run_config(self, base: Base, sparsity: float, agent: str, reward: str, rl_pruner: RLPrunerConfig | None) -> RunConfig:
+        scale, graph = self.scale, base.task.graph
         steps = scale.steps(sparsity, graph)
         step_ratio, posttraining = scale.step_ratio, scale.posttraining
-        sparsity = steps * filters_per_step(graph, step_ratio) / graph.n_filters  # whole steps, the same for every agent
         if agent == "taylor":
             trainings = -(-steps // posttraining.period)
             step_ratio, posttraining = 1.0, replace(posttraining, epochs=trainings * posttraining.epochs)
-        config = RunConfig(
+        return RunConfig(
             agent=agent,
-            sparsity=sparsity,
+            sparsity=steps * filters_per_step(graph, scale.step_ratio) / graph.n_filters,  # whole steps, for every agent
             step_ratio=step_ratio,
             reward=reward,
             reward_split=SPLITS[self.protocol],
@@ -158,22 +173,6 @@ class Lab:
             posttraining=posttraining,
             rl_pruner=rl_pruner or scale.rl_pruner,
         )
-        task = base.task
-        if self.protocol == "paper":
-            task = replace(task, test=_first(task.test, scale.val_images))  # what the reward reads; reports take all of it
-        journal = Journal()
-        env = config.environment(task, journal)
-        env.reset()
-        identity = {"settings": config.settings(), "base": self.settings(base)}
-        folder = self.out / f".{hashlib.blake2b(str(identity).encode(), digest_size=8).hexdigest()}"
-        folder.mkdir(parents=True, exist_ok=True)
-        journal.open(folder / "journal.txt", identity)
-        try:
-            visit(env.simulator, env.snapshot())
-            make_agent(config, Watched(env, visit)).learn(config.rl_pruner.evaluations(env.steps_left))
-        finally:
-            journal.close()
-        shutil.rmtree(folder)
 
     def measure(self, base: Base, simulator: Simulator, state: PruningState) -> dict[str, object]:
         """Accuracies in percent of all test images, FLOPs in the paper's convention, reductions in percent."""
@@ -181,12 +180,12 @@ class Lab:
         full, cost = graph.cost(graph.full(), "paper"), graph.cost(architecture, "paper")
         student = state.weights.student
         just_trained = student is not None and student.architecture == architecture
-        before = self.test(simulator.trainer.network(student), base.whole) if student and just_trained else ""
+        before = self.test(simulator.trainer.network(student), base.full_task) if student and just_trained else ""
         return {
             "channel_sparsity": round(architecture.channel_sparsity, 4),
             "base_top1": base.top1,
             "top1_before_posttraining": before,
-            "top1": self.test(simulator.network(state), base.whole),
+            "top1": self.test(simulator.network(state), base.full_task),
             "flops_reduction_pct": round(100 * (1 - cost.macs / full.macs), 2),
             "params_reduction_pct": round(100 * (1 - cost.params / full.params), 2),
             "macs": graph.cost(architecture).macs,
@@ -194,12 +193,20 @@ class Lab:
         }
 
     def test(self, network: nn.Module, task: Task) -> float:
-        """Percent of the task's test images."""
+        """Accuracy in percent of the task's test images."""
         return round(100 * accuracy(network.to(self.device), task.test.to(self.device)), 2)
 
 
-class Watched(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
-    """Shows every state that a step leads to, that at the end of the episode included."""
+def draw(split: Split, images: int | None) -> Split:
+    """So many images of a split, drawn at random with a fixed seed; the split itself for None."""
+    if images is None:
+        return split
+    rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:images]
+    return split.subset(rows.to(split.labels.device))
+
+
+class StepObserver(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """Calls ``visit`` with every state that a step leads to, the one at the end of the episode included."""
 
     def __init__(self, env: Any, visit: Visit):
         super().__init__(env)
@@ -221,17 +228,3 @@ def at_marks(scale: Scale, sparsities: Sequence[float], record: Callable[[Simula
             record(simulator, state, left.pop(0))
 
     return visit
-
-
-def _first(split: Split, images: int | None) -> Split:
-    return split if images is None else split.subset(slice(images))
-
-
-def published(table: str, **key: object) -> list[dict[str, str]]:
-    """The paper's rows of a table that have these values, numbers compared as numbers; see ``results/paper``."""
-    with (PUBLISHED / f"{table}.csv").open(newline="") as file:
-        return [row for row in csv.DictReader(file) if all(_same(row[name], value) for name, value in key.items())]
-
-
-def _same(text: str, value: object) -> bool:
-    return float(text) == value if isinstance(value, float) else text == str(value)

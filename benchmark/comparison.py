@@ -1,0 +1,160 @@
+"""Compare agents at the same number of evaluations, over several tasks, sparsities and seeds.
+
+Every agent may score as many architectures as one episode of RL-Pruner does, and is judged by the best network at the target
+sparsity that it scored. Results are rows of a CSV (:mod:`prune_gym.benchmark.rows`); rows that the CSV holds are not computed
+again, so an interrupted comparison goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from prune_gym import tasks
+from prune_gym.agents.config import RunConfig
+from prune_gym.agents.registry import AGENTS
+from prune_gym.agents.run import prepare, search
+from prune_gym.arguments import check_choice, check_integer, check_number
+from prune_gym.benchmark.rows import Rows
+from prune_gym.files import check_writable
+from prune_gym.training.distillation import PostTraining
+from prune_gym.training.train import accuracy
+
+KEY = ("task", "sparsity", "agent", "seed", "budget", "posttraining")
+COLUMNS = (*KEY, "evaluations", "val_accuracy", "test_accuracy", "flops_reduction", "params_reduction")
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """What to compare: every agent on every task at every sparsity with every seed."""
+
+    tasks: tuple[str, ...] = ("digits", "digits-resnet", "digits-mobilenet")
+    """Tasks by name."""
+    sparsities: tuple[float, ...] = (0.5, 0.75)
+    """Channel sparsities."""
+    agents: tuple[str, ...] = ("rl_pruner", "ppo", "taylor", "uniform", "random")
+    """Agents by name."""
+    seeds: int = 5
+    """How many seeds: 0, 1, ..., for every combination."""
+    evaluations: int | None = None
+    """Architectures that each agent may score; by default as many as one episode of RL-Pruner."""
+    posttraining: PostTraining = field(default_factory=PostTraining)
+    """Post-training, the same for all agents."""
+    processes: int = 2
+    """Runs at a time, one thread each."""
+    out: Path = Path("results/compare_agents.csv")
+    """The CSV; rows that it holds are kept."""
+    table_only: bool = False
+    """Run nothing; print the table of the rows that the CSV holds."""
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "sparsities", "agents"):
+            _check_distinct(name, getattr(self, name))
+        for task in self.tasks:
+            check_choice("tasks", task, tasks.TASKS)
+        for agent in self.agents:
+            check_choice("agents", agent, AGENTS)
+        for sparsity in self.sparsities:
+            check_number("sparsities", sparsity, "(0, 1)")
+        check_integer("seeds", self.seeds, 1)
+        check_integer("processes", self.processes, 1)
+        if self.evaluations is not None:
+            check_integer("evaluations", self.evaluations, 1)
+
+    def runs(self) -> list[RunConfig]:
+        """The settings of all runs. They are computed on the CPU, where the same seed gives the same result."""
+        return [
+            RunConfig(
+                task=task,
+                sparsity=sparsity,
+                agent=agent,
+                seed=seed,
+                evaluations=self.evaluations,
+                posttraining=self.posttraining,
+                device="cpu",
+            )
+            for task, sparsity, agent, seed in product(self.tasks, self.sparsities, self.agents, range(self.seeds))
+        ]
+
+
+def _check_distinct(argument: str, values: Sequence[object]) -> None:
+    if not values:
+        raise ValueError(f"{argument}: expected at least one, got none.")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{argument}: expected different ones, got {' '.join(map(str, values))}.")
+
+
+def compare(config: ComparisonConfig) -> Rows:
+    """Compute the rows that the CSV lacks, and write each of them as soon as it is known.
+
+    Raises ValueError if there is a CSV with other columns, or none with ``table_only``, and for a budget that is too small for
+    an episode; ChildProcessError if a run is killed. The rows that were finished are kept.
+    """
+    rows = Rows(config.out.expanduser(), COLUMNS, KEY)
+    if config.table_only:
+        if not rows.rows:
+            raise ValueError(f"out: {config.out} holds no results yet; run the same command without --table-only.")
+        return rows
+    missing = [run for run in config.runs() if tuple(row_key(run).values()) not in rows]
+    check_writable(rows.path)
+    for name in {run.task: None for run in missing}:
+        tasks.load(name, progress=True)  # trains a base network once, before several processes look for it
+    pool = ProcessPoolExecutor(
+        config.processes, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    )
+    try:
+        for finished in tqdm(as_completed([pool.submit(evaluate, run) for run in missing]), total=len(missing), unit="run"):
+            rows.add(finished.result())
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "processes: a run was killed, perhaps because the memory was full. The rows that were finished are kept; give the "
+            "same command again, with fewer processes."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return rows
+
+
+def row_key(run: RunConfig) -> dict[str, object]:
+    """The columns that tell a run from the others."""
+    return {
+        "task": run.task,
+        "sparsity": run.sparsity,
+        "agent": run.agent,
+        "seed": run.seed,
+        "budget": run.evaluations or "",
+        "posttraining": describe(run.posttraining),
+    }
+
+
+def describe(settings: PostTraining) -> str:
+    """The settings that differ from the default ones; empty without post-training."""
+    if not settings.epochs:
+        return ""
+    default = vars(PostTraining())
+    return ", ".join(f"{name} {value}" for name, value in vars(settings).items() if value != default[name])
+
+
+def evaluate(run: RunConfig) -> dict[str, object]:
+    """Let one agent search, and measure the network that it found: the row of the CSV."""
+    env, algorithm, evaluations = prepare(run)
+    search(env, algorithm, evaluations)
+    best = env.best
+    if best is None:
+        raise ValueError(f"evaluations: {run.agent} ended no episode within {env.evaluations} of them; give it more.")
+    network = env.simulator.network(best.snapshot)
+    return row_key(run) | {
+        "evaluations": env.evaluations,
+        "val_accuracy": best.score.accuracy,
+        "test_accuracy": accuracy(network, env.task.test),
+        "flops_reduction": round(best.score.flops_reduction, 6),
+        "params_reduction": round(best.score.params_reduction, 6),
+    }

@@ -1,0 +1,116 @@
+"""All measurements of speed, one after the other."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from prune_gym import models, tasks
+from prune_gym.arguments import check_integer, choose_device
+from prune_gym.benchmark.speed import at_scale
+from prune_gym.benchmark.speed.clock import median_seconds
+from prune_gym.benchmark.speed.scoring import scoring, step_shares
+from prune_gym.graph.trace import trace
+from prune_gym.training.train import one_thread
+
+TRACED = ("vgg19", "resnet56", "densenet121", "googlenet", "mobilenet_v3_large")
+TRACED_IMAGENET = (
+    "torchvision/resnet18",
+    "torchvision/resnet152",
+    "torchvision/densenet201",
+    "torchvision/efficientnet_b7",
+    "torchvision/efficientnet_v2_l",
+    "torchvision/convnext_large",
+    "torchvision/shufflenet_v2_x2_0",
+)
+
+
+@dataclass(frozen=True)
+class SpeedConfig:
+    """What to measure."""
+
+    device: str = "auto"
+    """Where to measure: auto, cpu, cuda, ..."""
+    threads: int | None = None
+    """Threads of PyTorch; by default its own choice."""
+    repetitions: int = 7
+    """Measurements per number; the median is reported."""
+    images: int | None = None
+    """Random images for VGG-19 and ResNet-56 at 32x32; by default 1,000 on a CPU and 10,000 on a GPU."""
+    search: bool | None = None
+    """A whole search for VGG-19 at a quarter of its channels; by default on a GPU only, since a CPU takes hours."""
+    memory: bool = True
+    """Memory over 2,000 environment steps and 20 post-trainings; needs Linux."""
+    out: Path | None = None
+    """Where to write the JSON; by default results/speed_<device>.json."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "repetitions", "images"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        choose_device(self.device)
+
+    @property
+    def file(self) -> Path:
+        return (self.out or Path("results") / f"speed_{choose_device(self.device).type}.json").expanduser()
+
+
+def measure(config: SpeedConfig) -> dict[str, Any]:
+    """Everything that the configuration asks for, as the content of a JSON file.
+
+    Raises ValueError if memory is asked for on a system that does not tell it.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    on_gpu = device.type == "cuda"
+    images = config.images or (10_000 if on_gpu else 1000)
+    searched = on_gpu if config.search is None else config.search
+    if config.memory and not at_scale.STATM.exists():
+        raise ValueError(f"memory: expected a system with {at_scale.STATM}, this one has none; use --no-memory.")
+    with tqdm(total=1 + len(tasks.TASKS) + 2 + config.memory + searched, unit="part") as bar:
+        result: dict[str, Any] = {"machine": machine(device), "trace_seconds": trace_times(config.repetitions)}
+        bar.update()
+        if config.memory:
+            result["memory"] = at_scale.memory(tasks.load("digits"), device)
+            bar.update()
+        result["scoring"] = {}
+        result["step"] = {}
+        for name in tasks.TASKS:
+            task = tasks.load(name)
+            result["scoring"][name] = scoring(task, device, config.repetitions)
+            result["step"][name] = step_shares(task, device, config.repetitions)
+            bar.update()
+        for name in ("vgg19", "resnet56"):
+            task, label = at_scale.random_task(name, images), f"{name}, {images} images"
+            result["scoring"][label] = scoring(task, device, max(1, config.repetitions // 3))
+            if on_gpu:
+                result.setdefault("arithmetic", {})[label] = at_scale.arithmetic(task, device, config.repetitions)
+            bar.update()
+        if searched:
+            result["search"] = {f"vgg19, {images} images": at_scale.search(at_scale.random_task("vgg19", images), device)}
+            bar.update()
+    return result
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def trace_times(repetitions: int) -> dict[str, float]:
+    """Seconds to trace a network on one core, its copy to the meta device included."""
+    times = {}
+    with one_thread():
+        for name in (*TRACED, *TRACED_IMAGENET):
+            with torch.device("meta"):
+                model = models.create(name)
+            images = torch.zeros(1, 3, *((32, 32) if name in TRACED else (224, 224)))
+            times[name] = round(median_seconds(partial(trace, model, images), repetitions, torch.device("cpu")), 4)
+    return times
