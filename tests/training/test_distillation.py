@@ -81,7 +81,7 @@ def test_a_student_like_its_teacher_only_learns_from_labels():
 def test_training_is_a_plain_loop(own_tiny_task):
     """Without dropout the only randomness is the order of the images."""
     own_tiny_task.model.dropout.p = 0.0
-    trainer = trainer_of(own_tiny_task)
+    trainer = trainer_of(replace(own_tiny_task))
     student = small_network(trainer)
     weights = Weights(student, Network(trainer.graph.full()))
     found = trainer.tensors(weights)
