@@ -107,17 +107,15 @@ class Task:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of all that results depend on: the network's forward pass and weights, the images and labels, which of
-        them importance is computed on, and how they are augmented."""
+        """Fingerprints of all that results depend on: the network's forward pass and weights; the images and labels, those for
+        calibration apart; and how images are augmented."""
         weights = {name: tensor.detach().cpu() for name, tensor in named_tensors(self.model, self.graph).items()}
         data: dict[str, Tensor] = {}
-        for part, split in self._splits.items():
+        for part, split in (self._splits | {"calibration": self.train.sample(CALIBRATION_IMAGES)}).items():
             data |= {f"{part} images": split.images.cpu(), f"{part} labels": split.labels.cpu()}
-        sample = self.train.sample(CALIBRATION_IMAGES)
         return {
             "base network": fingerprint(json.dumps(program_content(self.graph.program.at(self.graph.full().mask))), weights),
             "data": fingerprint(" ".join(str(split.normalization) for split in self._splits.values()), data),
-            "calibration": fingerprint("", {"images": sample.images.cpu(), "labels": sample.labels.cpu()}),
             "augmentation": str(self.augmentation),
         }
 

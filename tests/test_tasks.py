@@ -129,14 +129,19 @@ def test_fingerprints_tell_apart_what_is_told_apart(
     other = replace(tiny_task, val=Split(images, tiny_task.val.labels))
     assert other.fingerprints["data"] != tiny_task.fingerprints["data"]
     assert other.fingerprints["base network"] == tiny_task.fingerprints["base network"]
+    for part in ("train", "val", "test"):
+        labels = getattr(tiny_task, part).labels.clone()
+        labels[-1] = (labels[-1] + 1) % 5
+        other = replace(tiny_task, **{part: Split(getattr(tiny_task, part).images, labels)})
+        assert other.fingerprints["data"] != tiny_task.fingerprints["data"]
     with torch.no_grad():
         own_tiny_task.model.classifier.bias[0] += 1e-3
     assert replace(own_tiny_task).fingerprints["base network"] != tiny_task.fingerprints["base network"]
-    assert set(tiny_task.fingerprints) == {"base network", "data", "calibration", "augmentation"}
+    assert set(tiny_task.fingerprints) == {"base network", "data", "augmentation"}
     with monkeypatch.context() as patch:
         patch.setattr(tasks, "CALIBRATION_IMAGES", 99)
         fewer = replace(tiny_task)
-        assert {name for name, value in fewer.fingerprints.items() if value != tiny_task.fingerprints[name]} == {"calibration"}
+        assert {name for name, value in fewer.fingerprints.items() if value != tiny_task.fingerprints[name]} == {"data"}
     flipped = replace(tiny_task, augmentation=Augmentation())
     assert flipped.fingerprints["augmentation"] != tiny_task.fingerprints["augmentation"]
 
