@@ -35,11 +35,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise
 
 
-def check_writable(path: Path) -> None:
-    """Raise OSError, with the path, if no file can be written there; before work that takes long is done for it."""
+def check_writable(path: Path, bytes_needed: int = 0) -> None:
+    """Raise OSError, with the path, if no file of ``bytes_needed`` can be written there; before long work is done for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"):
-        return
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as file:
+            file.write(bytes(bytes_needed))
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:

@@ -1,4 +1,4 @@
-"""A task: a trained network, its data, and its channel graph."""
+"""A task: a trained network, its images, and its channel graph."""
 
 from __future__ import annotations
 
@@ -18,33 +18,49 @@ from prune_gym.arguments import check_choice
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.datasets import digits
 from prune_gym.data.datasets import load as load_data
-from prune_gym.data.splits import Split, Splits
-from prune_gym.files import cache_folder
+from prune_gym.data.splits import Split, Splits, check_finite, check_labels
+from prune_gym.files import cache_folder, check_writable
 from prune_gym.fingerprint import fingerprint
 from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.graph.trace import trace
+from prune_gym.graph.verify import verify
 from prune_gym.surgery.pruned_file import program_content
 from prune_gym.surgery.slicing import named_tensors
 from prune_gym.training.train import Recipe, one_thread, seeded, train
 from prune_gym.training.weights import load_weights, save_weights
 
 CALIBRATION_IMAGES = 100  # the paper's number
+VERIFICATION_IMAGES = 2  # on which the trace is compared with the network
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is pruned. Make one for your own network and data; :func:`load` gives the named ones, :func:`make`
-    one of a network, a data set and weights.
+    """What is pruned: a trained network and its images. Make one for your own network and data, by hand or with :func:`make`;
+    :func:`load` gives the named ones.
+
+    The network is traced when the task is made, and the trace is compared with the network itself on a few training images.
 
     Attributes:
-        name: for messages and file names.
-        model: the trained network; it is not modified.
-        train: importance is computed on its first 100 images.
-        val: rewards read its accuracy.
-        test: only reported.
-        augmentation: random changes of the training images that leave their labels true, for post-training; None for none.
+        name: appears in messages and file names.
+        model: the trained network, which maps images (N, C, H, W) to one tensor of logits (N, classes). It is not modified.
+        train: training images. Importance is computed on a sample of them, see :attr:`calibration`; post-training uses all.
+        val: validation images, whose accuracy the rewards read.
+        test: test images, whose accuracy is only reported.
+        augmentation: random changes of training images that leave their labels true, for post-training; None for none.
 
-    Raises TypeError for an argument of another type, ValueError for splits whose images differ in shape or kind.
+    All images have the same dtype, shape (C, H, W) and normalization, and are what the model takes; labels are 0 .. classes - 1.
+    The order of the images does not matter.
+
+    Raises:
+        TypeError: an argument of another type, or a model whose output is not one tensor (N, classes).
+        ValueError: splits whose images differ in shape or kind, pixels that are NaN or infinite, labels that are not classes
+            of the network, and a network that differs from its trace (:class:`prune_gym.graph.verify.VerificationError`).
+        UnknownOperatorError: the network uses an operator that cannot be traced.
+
+    Example:
+        >>> train, val, test = (Split(images[rows], labels[rows]) for rows in torch.randperm(5000).split([4000, 500, 500]))
+        >>> task = Task("mine", model, train, val, test)
+        >>> task.graph.max_sparsity
     """
 
     name: str
@@ -61,36 +77,54 @@ class Task:
                 raise TypeError(f"{name}: expected a {kind.__name__}, got {type(getattr(self, name)).__name__}.")
         if not isinstance(self.augmentation, Augmentation | None):
             raise TypeError(f"augmentation: expected an Augmentation or None, got {type(self.augmentation).__name__}.")
-        for name in ("val", "test"):
-            split = getattr(self, name)
+        for name, split in self._splits.items():
             if (found := _kind(split)) != (expected := _kind(self.train)):
                 raise ValueError(f"{name}: expected images like those of train, {expected}, got {found}.")
+            check_finite(name, split.images)
+        logits = self._logits_on_meta()
+        for name, split in self._splits.items():
+            check_labels(split.labels, logits, f" in the {name} images")
+        device = next(iter(named_tensors(self.model, self.graph).values())).device
+        images = self.train.inputs(slice(VERIFICATION_IMAGES)).to(device)
+        try:
+            verify(self.model, self.graph, images)
+        except RuntimeError as error:  # such as another dtype, which a trace does not notice
+            raise ValueError(f"train: the model fails on images {images.dtype} {tuple(images.shape)} ({error}).") from error
+
+    @property
+    def _splits(self) -> dict[str, Split]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def _logits_on_meta(self) -> object:
+        """The network's output for one image, with its shape alone: nothing is computed."""
+        tensors = {name: tensor.detach().to("meta") for name, tensor in named_tensors(self.model, self.graph).items()}
+        return self.graph.program.at(self.graph.full().mask).run(tensors, [self.train.inputs(slice(1)).to("meta")])
 
     @cached_property
     def graph(self) -> ChannelGraph:
+        """The channel graph of the model; see :func:`prune_gym.trace`."""
         return trace(self.model, self.train.inputs(slice(1)))
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Of the network's forward pass and weights, of the images and labels, and how they are augmented."""
+        """Fingerprints of all that results depend on: the network's forward pass and weights; the images and labels, those for
+        calibration apart; and how images are augmented."""
         weights = {name: tensor.detach().cpu() for name, tensor in named_tensors(self.model, self.graph).items()}
         data: dict[str, Tensor] = {}
-        kinds = []
-        for part in ("train", "val", "test"):
-            split: Split = getattr(self, part)
+        for part, split in (self._splits | {"calibration": self.train.sample(CALIBRATION_IMAGES)}).items():
             data |= {f"{part} images": split.images.cpu(), f"{part} labels": split.labels.cpu()}
-            kinds.append(str(split.normalization))
         return {
             "base network": fingerprint(json.dumps(program_content(self.graph.program.at(self.graph.full().mask))), weights),
-            "data": fingerprint(" ".join(kinds), data),
+            "data": fingerprint(" ".join(str(split.normalization) for split in self._splits.values()), data),
             "augmentation": str(self.augmentation),
         }
 
     @property
     def calibration(self) -> Split:
-        """The images, as the network takes them, that importance is computed on."""
-        first = slice(CALIBRATION_IMAGES)
-        return Split(self.train.inputs(first), self.train.labels[first])
+        """The images that importance is computed on, as the network takes them: 100 training images drawn by a fixed seed, as
+        many of each class as there are; all training images if there are fewer. See :meth:`Split.sample`."""
+        sample = self.train.sample(CALIBRATION_IMAGES)
+        return Split(sample.inputs(), sample.labels)
 
 
 def _kind(split: Split) -> str:
@@ -143,6 +177,8 @@ def _load(name: str, folder: Path, progress: bool) -> Task:
             raise ValueError(f"{error} It is the cached base network of task {name!r}: delete it to make it anew.") from error
         model.eval()
     else:
+        size = sum(tensor.nbytes for tensor in model.state_dict().values()) + 2**16  # the header is far smaller than that
+        check_writable(path, bytes_needed=size)  # now, and not after the training
         with one_thread():  # so that all machines start from the same network, as far as they compute alike
             train(model, splits.train, base.recipe, progress, f"training {base.network} once")
         save_weights(path, model, recipe)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import errno
+import math
 import os
+import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from prune_gym import models, tasks
+from prune_gym import models, tasks, trace
 from prune_gym.data import datasets as data
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split
+from prune_gym.graph.channel_graph import ChannelGraph
+from prune_gym.graph.verify import VerificationError
 from prune_gym.tasks import TASKS, BaseTask, Task
 from prune_gym.training import train as training
 from prune_gym.training.train import Recipe
@@ -113,16 +120,28 @@ def test_a_damaged_cache_is_an_error_that_names_the_file(cache: Path) -> None:
     assert path.read_bytes() == good
 
 
-def test_fingerprints_tell_apart_what_is_told_apart(tiny_task: Task, own_tiny_task: Task) -> None:
+def test_fingerprints_tell_apart_what_is_told_apart(
+    tiny_task: Task, own_tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert own_tiny_task.fingerprints == tiny_task.fingerprints
     images = tiny_task.val.images.clone()
     images[3, 0, 4, 5] += 1e-3
     other = replace(tiny_task, val=Split(images, tiny_task.val.labels))
     assert other.fingerprints["data"] != tiny_task.fingerprints["data"]
     assert other.fingerprints["base network"] == tiny_task.fingerprints["base network"]
+    for part in ("train", "val", "test"):
+        labels = getattr(tiny_task, part).labels.clone()
+        labels[-1] = (labels[-1] + 1) % 5
+        other = replace(tiny_task, **{part: Split(getattr(tiny_task, part).images, labels)})
+        assert other.fingerprints["data"] != tiny_task.fingerprints["data"]
     with torch.no_grad():
         own_tiny_task.model.classifier.bias[0] += 1e-3
     assert replace(own_tiny_task).fingerprints["base network"] != tiny_task.fingerprints["base network"]
+    assert set(tiny_task.fingerprints) == {"base network", "data", "augmentation"}
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "CALIBRATION_IMAGES", 99)
+        fewer = replace(tiny_task)
+        assert {name for name, value in fewer.fingerprints.items() if value != tiny_task.fingerprints[name]} == {"data"}
     flipped = replace(tiny_task, augmentation=Augmentation())
     assert flipped.fingerprints["augmentation"] != tiny_task.fingerprints["augmentation"]
 
@@ -154,12 +173,143 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert tasks.cache_folder() == tmp_path / "home" / ".cache" / "prune_gym"
 
 
-def test_calibration_is_the_first_hundred_training_images(tiny_task: Task) -> None:
-    assert len(tiny_task.calibration) == 100
-    assert torch.equal(tiny_task.calibration.images, tiny_task.train.images[:100])
-    assert torch.equal(tiny_task.calibration.labels, tiny_task.train.labels[:100])
+def test_calibration_images_are_stratified(tiny_task: Task) -> None:
+    calibration = tiny_task.calibration
+    assert len(calibration) == 100
+    available, drawn = (torch.bincount(split.labels, minlength=5) for split in (tiny_task.train, calibration))
+    assert (drawn <= available).all()
+    most = int(drawn.max())
+    assert all(count >= most - 1 or count == every for count, every in zip(drawn.tolist(), available.tolist(), strict=True))
+    sample = tiny_task.train.sample(100, seed=0)
+    assert torch.equal(calibration.images, sample.images)
+    assert torch.equal(calibration.labels, sample.labels)
+    assert torch.equal(tiny_task.calibration.images, calibration.images)
+
+
+def test_sorted_images_are_calibrated_on_all_classes(tiny_task: Task) -> None:
+    order = tiny_task.train.labels.sort(stable=True).indices
+    by_class = replace(tiny_task, train=tiny_task.train.subset(order))
+    assert by_class.train.labels[:20].tolist() == [0] * 20
+    drawn = torch.bincount(by_class.calibration.labels)
+    assert torch.equal(drawn.sort()[0], torch.bincount(tiny_task.calibration.labels).sort()[0])
+    assert drawn.min() > 10
+
+
+def test_the_graph_is_traced_once(tiny_task: Task) -> None:
     assert tiny_task.graph is tiny_task.graph
     assert tiny_task.graph.groups[0].name == "stem"
+
+
+# ------------------------------------------------------------------------------------------------ what a task checks
+
+
+def test_a_task_is_verified_once_on_a_few_training_images(own_tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple] = []
+    monkeypatch.setattr(tasks, "verify", lambda *arguments: calls.append(arguments))
+    task = replace(own_tiny_task)
+    ((model, graph, images),) = calls
+    assert model is own_tiny_task.model
+    assert graph is task.graph
+    assert torch.equal(images, task.train.images[:2])
+    assert task.fingerprints
+    assert task.calibration
+    pickle.loads(pickle.dumps(task))
+    assert len(calls) == 1
+
+
+def test_a_network_that_differs_from_its_trace_is_no_task(own_tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    def traced(model: nn.Module, images: torch.Tensor) -> ChannelGraph:
+        changed = copy.deepcopy(model)
+        changed.forward = lambda x: type(model).forward(changed, x) + x.mean()  # type: ignore[method-assign]
+        return trace(changed, images)
+
+    monkeypatch.setattr(tasks, "trace", traced)
+    with pytest.raises(VerificationError):
+        replace(own_tiny_task)
+
+
+def test_making_a_task_changes_nothing(own_tiny_task: Task) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = own_tiny_task.model.eval()
+            self.register_buffer("calls", torch.zeros(1))
+            self.register_buffer("again", torch.zeros(1), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            self.again += 1
+            return self.inner(x)
+
+    model = Counting().train()
+    model.inner.norm_stem.eval()
+    before, images = copy.deepcopy(dict([*model.named_parameters(), *model.named_buffers()])), own_tiny_task.train.images.clone()
+    modes = {name: module.training for name, module in model.named_modules()}
+    state = torch.random.get_rng_state()
+    task = replace(own_tiny_task, model=model)
+    assert task.model is model
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        assert torch.equal(tensor, before[name]), name
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(task.train.images, images)
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_images_and_labels_that_are_no_data(tiny_task: Task, part: str) -> None:
+    split = getattr(tiny_task, part)
+    for bad in (math.nan, math.inf, -math.inf):
+        images = split.images.clone()
+        images[-1, 0, 3, 4] = bad
+        with pytest.raises(ValueError, match=rf"^{part}: expected finite numbers as pixels, .* in image {len(images) - 1}\.$"):
+            replace(tiny_task, **{part: Split(images, split.labels)})
+    for label in (5, -1, -100):
+        labels = split.labels.clone()
+        labels[-1] = label
+        low, high = (min(label, 0), max(label, 4))
+        message = rf"^labels: expected classes 0 \.\. 4, .*, got {low} \.\. {high} in the {part} images\.$"
+        with pytest.raises(ValueError, match=message):
+            replace(tiny_task, **{part: Split(split.images, labels)})
+
+
+def test_models_that_are_no_classifiers_of_the_images(tiny_task: Task) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self, change: Callable[[torch.Tensor], object]):
+            super().__init__()
+            self.inner, self.change = tiny_task.model, change
+
+        def forward(self, x: torch.Tensor) -> object:
+            return self.change(self.inner(x))
+
+    for change, got in ((lambda y: (y, y), "tuple"), (lambda y: y[:, :, None], r"a tensor of shape \(1, 5, 1\)")):
+        with pytest.raises(TypeError, match=rf"model: expected one tensor of logits \(N, classes\) .*, got {got}"):
+            replace(tiny_task, model=Wrapped(change))
+
+    def doubled(split: Split) -> Split:
+        return Split(split.images.double(), split.labels)
+
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.Flatten(), nn.Linear(400, 5))
+    parts = {part: doubled(getattr(tiny_task, part)) for part in ("train", "val", "test")}
+    with pytest.raises(ValueError, match=r"images?\b.*(torch\.float64|\(1, 1, 12, 12\))"):
+        replace(tiny_task, model=model, **parts)
+
+
+def test_the_space_on_the_disk_is_checked_before_the_training(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, int]] = []
+
+    def full(path: Path, bytes_needed: int) -> None:
+        asked.append((path, bytes_needed))
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "check_writable", full)
+        patch.setattr(tasks, "train", lambda *_: pytest.fail("trained for nothing"))
+        with pytest.raises(OSError, match="No space left on device"):
+            reload()
+    reload()
+    ((path, size),) = asked
+    assert list(cache.iterdir()) == [path]
+    assert path.stat().st_size <= size <= path.stat().st_size + 2**17
 
 
 def test_base_training_leaves_gpus_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Data sets by name, as tensors, cut into splits by a fixed seed."""
+"""Data sets by name, as tensors, in random order and cut into splits by a fixed seed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from zlib import error as ZlibError
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from prune_gym.arguments import unknown
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.folders import read_folder
+from prune_gym.data.sampling import shuffled
 from prune_gym.data.splits import Normalization, Split, Splits
 from prune_gym.files import cache_folder
 
-SPLIT_SEED = 0
 VALIDATION_SHARE = 10  # one image in ten: 5,000 of CIFAR's 50,000
 COLOUR = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's, which public weights for CIFAR use as well
 GREY = Normalization((0.5,), (0.5,))
@@ -35,9 +34,9 @@ def load(name: str, download: bool = False) -> Splits:
     - ``folder:PATH``: image files in one folder per class, see :func:`prune_gym.data.folders.read_folder`.
 
     All but the digits are uint8 images with a normalization. Validation is a tenth of the training images, drawn by a
-    fixed seed, unless a folder brings its own.
+    fixed seed, unless a folder brings its own. The images of every split are in a random order, which a fixed seed decides.
 
-    Raises ValueError for an unknown name or damaged data, FileNotFoundError for missing data, both with what would mend it.
+    Raises ValueError for an unknown name or damaged data, FileNotFoundError for missing data; both say what to do.
     """
     kind, colon, path = str(name).partition(":")
     if colon and kind in _FROM_PATH:
@@ -63,21 +62,17 @@ def digits() -> Splits:
     raw = load_digits()
     images = torch.from_numpy(raw.images.astype(np.float32) / 16).unsqueeze(1)
     labels = torch.from_numpy(raw.target.astype(np.int64))
-    test, val, train = _shuffled(len(labels)).split([400, 400, len(labels) - 800])
+    test, val, train = torch.from_numpy(shuffled(len(labels))).split([400, 400, len(labels) - 800])
     both = Split(images, labels)
     return Splits(both.subset(train), both.subset(val), both.subset(test), classes=10)
 
 
-def _shuffled(n: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(n))
-
-
 def hold_out(train: Split) -> tuple[Split, Split]:
-    """Training and validation images, both in a fixed random order: the first images of a split are of all classes, even if
-    those of ``train`` are sorted. Raises ValueError for fewer than two images."""
+    """Training and validation images, a tenth of ``train``, drawn by a fixed seed; both in random order. Raises ValueError for
+    fewer than two images."""
     if len(train) < 2:
         raise ValueError(f"train: expected at least 2 images, one of them to validate on, got {len(train)}.")
-    order = _shuffled(len(train))
+    order = torch.from_numpy(shuffled(len(train)))
     held = max(1, len(train) // VALIDATION_SHARE)
     return train.subset(order[held:]), train.subset(order[:held])
 
@@ -89,7 +84,7 @@ def _from_arrays(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
         return Split(pixels, torch.from_numpy(labels.astype(np.int64)), GREY if pixels.shape[1] == 1 else COLOUR)
 
-    return Splits(*hold_out(split(x_train, y_train)), split(x_test, y_test), classes, Augmentation())
+    return Splits(*hold_out(split(x_train, y_train)), split(x_test, y_test).shuffled(), classes, Augmentation())
 
 
 # ------------------------------------------------------------------------------------------------------------- CIFAR
@@ -100,7 +95,7 @@ def _cifar(name: str, download: bool) -> Splits:
 
     source, root = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name], data_folder()
     folder = root / source.base_folder
-    fetch = f"""python -c "from prune_gym import data; data.load('{name}', download=True)\""""
+    fetch = f"""python -c "from prune_gym.data import datasets; datasets.load('{name}', download=True)\""""
     try:
         train, test = source(root, train=True, download=download), source(root, train=False)
     except (RuntimeError, OSError) as error:  # torchvision raises RuntimeError for a missing file and for a wrong MD5
@@ -208,8 +203,8 @@ def _check_labels(path: Path, key: str, labels: np.ndarray, images: int) -> None
 def _folder(path: Path) -> Splits:
     arrays, classes = read_folder(path)
     splits = {part: Split(images, labels, COLOUR) for part, (images, labels) in arrays.items()}
-    train, val = (splits["train"], splits["val"]) if "val" in splits else hold_out(splits["train"])
-    return Splits(train, val, splits["test"], classes, Augmentation())
+    train, val = (splits["train"].shuffled(), splits["val"].shuffled()) if "val" in splits else hold_out(splits["train"])
+    return Splits(train, val, splits["test"].shuffled(), classes, Augmentation())
 
 
 _FROM_PATH: dict[str, Callable[[Path], Splits]] = {"npz": read_npz, "folder": _folder}

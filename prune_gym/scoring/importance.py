@@ -1,7 +1,7 @@
-"""How important every unit is: scores that decide which channels of a group go first.
+"""How important every unit is: scores that decide which channels of a group are removed first.
 
-A criterion scores the filters of every prunable layer; the score of a unit is the mean over the filters it holds. Scores
-are computed on the compact form of an architecture, so they cost less the smaller it is.
+A criterion scores the filters of every prunable layer, and a unit's score is the mean over the filters it holds. Scores are
+computed on the compact form of an architecture, so they take less time the smaller it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prune_gym.arguments import check_choice
+from prune_gym.arguments import check_choice, check_integer
+from prune_gym.data.splits import Split, check_finite, check_labels
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph, PrunableLayer
 from prune_gym.graph.program import Named, is_kept
 from prune_gym.surgery.slicing import check_architecture, named_tensors, slice_tensors
@@ -31,21 +32,42 @@ class Importance(Protocol):
         labels: Tensor,
         architecture: Architecture | None = None,
     ) -> Scores:
-        """Scores of all units, one float64 array per group; NaN for units that ``architecture`` has removed.
+        """Score every unit. The model is read as in evaluation mode, and is not modified.
 
-        ``images`` (N, C, H, W) and ``labels`` (N,), int64, are the calibration set; only ``taylor`` reads them.
+        Args:
+            model: the network that ``graph`` was traced from.
+            images: calibration images (N, C, H, W), floating point, as the model takes them, on its device. They should
+                show all classes, as those of :attr:`prune_gym.tasks.Task.calibration` do. Only ``taylor`` reads images
+                and labels; the other criteria ignore both.
+            labels: their classes (N,), int64.
+            architecture: the pruned network whose units are scored; by default the original one.
+
+        Returns one float64 array per group with a score per unit; NaN for units that ``architecture`` has removed.
+
+        Raises:
+            TypeError: an argument of another type, images or labels of a dtype that is not taken, or a model whose output
+                is not one tensor of logits (N, classes).
+            ValueError: another network than that of the graph, an architecture of another graph, no images, another number
+                of labels than of images, pixels that are not finite, labels that are not classes of the model, or images
+                that the model cannot take.
         """
         ...
 
 
 def importance(name: str, seed: int = 0) -> Importance:
-    """A criterion by name.
+    """A criterion by name; a larger score means that a unit is kept for longer.
 
-    ``taylor``: first-order Taylor (eq 24), sum of \\|gradient x weight\\| over a filter, gradients of the cross-entropy in
-    evaluation mode. ``l1``, ``l2``: norms of a filter. ``bn_scale``: \\|scale\\| of the batch norms behind it; raises
-    ValueError if a group has none. ``random``: uniform, from ``seed``.
+    - ``taylor``: the first-order Taylor criterion, equation 24 of RL-Pruner: the sum of ``|gradient * weight|`` over a
+      filter, with the gradient of the cross-entropy summed over the images.
+    - ``l1``, ``l2``: the norm of a filter's weights.
+    - ``bn_scale``: the mean ``|scale|`` of the batch norms behind a unit. Raises ValueError if a group has none.
+    - ``random``: uniform in [0, 1). The scores follow from ``seed``, an integer >= 0, which the other criteria ignore, and are
+      the same for every architecture of a graph.
+
+    Raises ValueError for an unknown name, TypeError or ValueError for a seed that is no integer >= 0.
     """
     check_choice("importance", name, CRITERIA)
+    check_integer("seed", seed, 0)
 
     def criterion(
         model: nn.Module,
@@ -54,20 +76,28 @@ def importance(name: str, seed: int = 0) -> Importance:
         labels: Tensor,
         architecture: Architecture | None = None,
     ) -> Scores:
-        if name == "taylor":
-            _check_labels(images, labels)
+        tensors = named_tensors(model, graph)
         architecture = graph.full() if architecture is None else architecture
         check_architecture(architecture, graph)
-        scores = unit_scores(name, named_tensors(model, graph), graph, images, labels, architecture, seed)
+        if name == "taylor":
+            _check_calibration(tensors, graph, Split(images, labels))
+        scores = unit_scores(name, tensors, graph, images, labels, architecture, seed)
         return tuple(np.split(scores, graph.starts[1:])[:-1])
 
     return criterion
 
 
-def _check_labels(images: Tensor, labels: Tensor) -> None:
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"labels: expected an int64 tensor ({len(images)},), a class for each image, got {got}.")
+@torch.no_grad()
+def _check_calibration(tensors: Mapping[str, Tensor], graph: ChannelGraph, data: Split) -> None:
+    """Raise TypeError or ValueError for images or labels that the network cannot take."""
+    own = {name: tensor.clone() for name, tensor in tensors.items()}  # as a forward pass may write to its buffers
+    try:
+        logits = graph.program.at(graph.full().mask).run(own, [data.images[:1]])
+    except RuntimeError as error:
+        got = f"{data.images.dtype} {tuple(data.images.shape)} on {data.images.device}"
+        raise ValueError(f"images: expected what the model takes, got {got}, which it cannot take ({error}).") from error
+    check_finite("images", data.images)
+    check_labels(data.labels, logits)
 
 
 @torch.inference_mode(False)  # gradients are needed, whatever the caller's mode is
@@ -80,7 +110,10 @@ def unit_scores(
     architecture: Architecture,
     seed: int = 0,
 ) -> np.ndarray:
-    """Scores of all units as one array (units,), from the network's tensors by name; NaN for removed units."""
+    """The scores of :func:`importance` as one float64 array (units,), from the network's tensors by name; NaN for removed units.
+
+    The arguments are not checked. The result depends on them alone, so it may be cached; ``seed`` matters for ``random`` only.
+    """
     if name == "random":
         scores = np.random.default_rng(seed).random(graph.n_units)
     elif name == "bn_scale":
@@ -89,38 +122,40 @@ def unit_scores(
         sliced = {key: tensor.detach() for key, tensor in slice_tensors(tensors, graph.units, architecture).items()}
         values = FILTER_CRITERIA[name](sliced, graph, images, labels, architecture)
         total = np.zeros(graph.n_units)
-        for filters, per_index in zip(graph.prunable_layers, values, strict=True):
-            units = filters.units[is_kept(filters.units, architecture.mask)]
+        for layer, per_index in zip(graph.prunable_layers, values, strict=True):
+            units = layer.units[is_kept(layer.units, architecture.mask)]
             prunable = units >= 0
             total += np.bincount(units[prunable], per_index[prunable], minlength=graph.n_units)
         scores = total / np.repeat(graph.filters_per_unit, graph.widths)
     return np.where(architecture.mask, scores, np.nan)
 
 
-def _per_filter(values: Tensor, filters: PrunableLayer) -> np.ndarray:
-    """Sums over filters, (indices, filters per index): everything but the filter dimension is summed up."""
-    per_index = values.movedim(filters.dim, 0).flatten(1)
-    return per_index.unflatten(1, (filters.filters_per_index, -1)).sum(2, dtype=torch.float64).cpu().numpy()
+def _per_filter(values: Tensor, layer: PrunableLayer) -> np.ndarray:
+    """Sums over the filters of a layer, (indices, filters per index): all dimensions but that of the filters are summed up."""
+    per_index = values.movedim(layer.dim, 0).flatten(1)
+    return per_index.unflatten(1, (layer.filters_per_index, -1)).sum(2, dtype=torch.float64).cpu().numpy()
 
 
 def _taylor(
     tensors: dict[str, Tensor], graph: ChannelGraph, images: Tensor, labels: Tensor, architecture: Architecture
 ) -> list[np.ndarray]:
-    weights = {filters.tensor: tensors[filters.tensor].clone().requires_grad_() for filters in graph.prunable_layers}
+    own = {name: tensor.clone() for name, tensor in tensors.items()}  # as a forward pass may write to its buffers
+    weights = {layer.tensor: own[layer.tensor].requires_grad_() for layer in graph.prunable_layers}
+    images, labels = (tensor.clone() if tensor.is_inference() else tensor for tensor in (images, labels))  # as autograd wants
     with torch.enable_grad():
-        logits = graph.program.at(architecture.mask).run(tensors | weights, [images])
+        logits = graph.program.at(architecture.mask).run(own, [images])
         loss = F.cross_entropy(logits, labels, reduction="sum")
     gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
     products = {name: (gradients[name] * weight.detach()).abs() for name, weight in weights.items()}
-    return [_per_filter(products[filters.tensor], filters).sum(1) for filters in graph.prunable_layers]
+    return [_per_filter(products[layer.tensor], layer).sum(1) for layer in graph.prunable_layers]
 
 
 def _l1(tensors: dict[str, Tensor], graph: ChannelGraph, *_: object) -> list[np.ndarray]:
-    return [_per_filter(tensors[filters.tensor].abs(), filters).sum(1) for filters in graph.prunable_layers]
+    return [_per_filter(tensors[layer.tensor].abs(), layer).sum(1) for layer in graph.prunable_layers]
 
 
 def _l2(tensors: dict[str, Tensor], graph: ChannelGraph, *_: object) -> list[np.ndarray]:
-    return [np.sqrt(_per_filter(tensors[filters.tensor].square(), filters)).sum(1) for filters in graph.prunable_layers]
+    return [np.sqrt(_per_filter(tensors[layer.tensor].square(), layer)).sum(1) for layer in graph.prunable_layers]
 
 
 def _bn_scale(tensors: Mapping[str, Tensor], graph: ChannelGraph) -> np.ndarray:

@@ -16,17 +16,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prune_gym.arguments import check_number
 from prune_gym.graph.program import leaves
 
-WARM_UP = 5
-MIN_RUNS = 5
+WARM_UP = 5  # runs that are not timed
+MIN_RUNS = 5  # runs that are timed, however small the budget is
 
 
 @torch.inference_mode()
 def latencies(networks: Mapping[str, nn.Module], images: Tensor, budget: float = 1.0) -> dict[str, float]:
-    """Milliseconds that each network takes for the batch ``images`` (N, C, H, W): medians over as many runs as fit into
-    ``budget`` seconds per network, at least 5, after 5 runs that do not count.
+    """Milliseconds that each network takes for a batch: the median over as many runs as fit into the budget, and at least 5.
 
-    The networks take turns, so what disturbs the machine disturbs them alike. They lie on the device of the images and run
-    operator by operator, as PyTorch does.
+    The networks take turns, so noise affects all networks equally. Five runs of each come first and are not timed.
+
+    Args:
+        networks: by name, in evaluation mode, on the device of the images. They run operator by operator, as PyTorch does.
+        images: the batch (N, C, H, W).
+        budget: seconds for each network.
+
+    Raises TypeError or ValueError unless ``budget`` is a positive number.
     """
     check_number("budget", budget, "(0, inf)")
     times: dict[str, list[float]] = {name: [] for name in networks}
@@ -41,7 +46,7 @@ def latencies(networks: Mapping[str, nn.Module], images: Tensor, budget: float =
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """How long a call takes, from when the device has nothing else to do until it has done what the call gave it."""
+    """How long a call takes: from when the device is idle until it has finished all that the call started."""
     _wait(device)
     start = time.perf_counter()
     function()
@@ -56,18 +61,18 @@ def _wait(device: torch.device) -> None:
 
 @torch.inference_mode()
 def peak_memory(network: nn.Module, images: Tensor) -> int:
-    """Bytes that the network needs at once for the batch ``images`` (N, C, H, W): its tensors, the images, and at the worst
-    moment the results of its operators that are still in use.
+    """The largest number of bytes that the network holds at once for the batch ``images`` (N, C, H, W): its tensors, the
+    images, and the results of operators that are still in use.
 
-    On a GPU it is what PyTorch's allocator says (``torch.cuda.max_memory_allocated``), workspaces of operators included. On a
-    CPU PyTorch keeps no such count, so the storages that operators return are added up from when they are made to when they
-    are freed: a lower bound, exact and the same in every run. What an operator needs for itself and frees before it returns,
-    such as a copy of its input in another layout, is not seen.
+    On a GPU this is what PyTorch's allocator reports (``torch.cuda.max_memory_allocated``), workspaces of operators included.
+    On a CPU PyTorch keeps no such count, so the storages that operators return are added up while they live. That is a lower
+    bound and the same in every run: memory that an operator allocates and frees before it returns, such as a copy of its
+    input in another layout, is not counted.
     """
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(network)}
     own = sum(storages.values()) + images.nbytes
     if images.device.type == "cuda":
-        network(images)  # libraries set up what they keep for good
+        network(images)  # on the first run libraries allocate what they keep
         _wait(images.device)
         before = torch.cuda.memory_allocated(images.device)
         torch.cuda.reset_peak_memory_stats(images.device)
@@ -83,7 +88,7 @@ def _tensors(network: nn.Module) -> list[Tensor]:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that operators make, but for those ``known`` by their addresses."""
+    """Counts the bytes of all storages that operators allocate, except those whose addresses are ``known``."""
 
     def __init__(self, known: set[int]):
         super().__init__()

@@ -1,9 +1,4 @@
-"""Post-training: what pruning cost in accuracy is won back, with the original network as the teacher (section 3.4).
-
-Training gives the network a new version of weights. A version is kept as the recipe that made it (:class:`Weights`), a
-few hundred bytes, so states and snapshots stay small and comparable; :class:`PostTrainer` has the tensors of the last few
-versions, and makes those of others again when they are asked for.
-"""
+"""Post-training: a pruned network wins back accuracy by learning from a teacher (section 3.4 of RL-Pruner)."""
 
 from __future__ import annotations
 
@@ -18,25 +13,24 @@ from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split
 from prune_gym.training.train import MIN_LEARNING_RATE, Recipe, accuracy, layout_on, mixed_precision, train
 
-MAX_VERSIONS = 4  # whose tensors are kept: those of a teacher, a student, the best network, and one more
-
 
 @dataclass(frozen=True)
 class PostTraining:
-    """How networks are trained after pruning steps; the paper's values but for the epochs, which are 20 there."""
+    """How networks are trained after pruning steps. The defaults are the paper's values, except that the paper trains for 20
+    epochs."""
 
     epochs: int = 0
     """Epochs of post-training; 0 for none."""
     period: int = 1
-    """Pruning steps from one post-training to the next; there always is one after the last step."""
+    """Pruning steps from one post-training to the next; the last step is always followed by one."""
     learning_rate: float = 1e-3
-    """The largest; it rises in the first 10% and then falls to 1e-6 along a cosine."""
+    """Peak learning rate; it rises in the first 10% of the steps, then falls to 1e-6 along a cosine."""
     batch_size: int = 256
     """Images per step of the optimizer, SGD with momentum 0.9."""
     weight_decay: float = 5e-4
-    """Weight decay."""
+    """Weight decay of the optimizer."""
     mu: float = 0.25
-    """Share of the labels in the loss (equation 25); the rest is the teacher's."""
+    """Weight of the labels' cross-entropy in the loss (equation 25); the teacher's term has the weight 1 - mu."""
     temperature: float = 2.0
     """Temperature of the distillation (equation 26)."""
 
@@ -50,7 +44,7 @@ class PostTraining:
         self.recipe(1)  # it checks the others
 
     def recipe(self, seed: int) -> Recipe:
-        """Raises ValueError for a batch size, learning rate or weight decay out of range."""
+        """The recipe for :func:`prune_gym.training.train.train`. Raises TypeError or ValueError for a value out of range."""
         return Recipe(
             epochs=max(1, self.epochs),
             batch_size=self.batch_size,
@@ -63,8 +57,12 @@ class PostTraining:
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, mu: float, temperature: float) -> Tensor:
-    """(25, 26) mu * CE(student, labels) + (1 - mu) * T^2 * KL(softmax(teacher / T) || softmax(student / T)), the mean over
-    logits (N, classes) and labels (N,)."""
+    """The loss of post-training, equations 25 and 26 of RL-Pruner, averaged over the N images::
+
+        mu * CE(student, labels) + (1 - mu) * T^2 * KL(softmax(teacher / T) || softmax(student / T))
+
+    ``student`` and ``teacher`` are logits (N, classes), ``labels`` are (N,), and T is the temperature.
+    """
     soft, target = F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1)
     divergence = F.kl_div(soft, target, reduction="batchmean", log_target=True)
     return mu * F.cross_entropy(student, labels) + (1 - mu) * temperature**2 * divergence
@@ -82,28 +80,51 @@ def distill(
     augmentation: Augmentation | None = None,
     progress: bool = False,
 ) -> float:
-    """Train ``student`` on ``data`` by ``teacher``, in place, as ``settings`` say; all of them on one device.
+    """Train ``student`` in place to agree with ``teacher`` and with the labels; both networks and both splits on one device.
 
-    It ends with the weights of the epoch that is the best on ``val``, the first of equal ones, even if it was better before.
-    Gives that accuracy, in [0, 1]. Raises ValueError if the training diverges.
+    The student ends with its weights after the epoch with the best accuracy on ``val``, the first such epoch if there are
+    several, even if it was better before the training. The teacher is not trained and ends in evaluation mode.
+
+    Args:
+        data: what is trained on.
+        val: what decides which epoch is the best.
+        settings: epochs, of which 0 leave the student as it is, optimizer and loss.
+        seed: of the order of the images, their augmentation and dropout.
+        augmentation: random changes of ``data``; teacher and student see the same changed images.
+        progress: whether a progress bar is shown.
+
+    Returns the accuracy on ``val`` after the best epoch, in [0, 1]. Raises ValueError if the training diverges.
     """
+    if settings.epochs == 0:
+        return accuracy(student, val)
     for parameter in student.parameters():
         parameter.requires_grad_(parameter.is_floating_point())  # the original network may be frozen
     device = data.labels.device
     teacher.to(memory_format=layout_on(device)).eval()
-    best, best_accuracy = student.state_dict(), -1.0
+    best, best_accuracy = _copied(student), -1.0
 
     def loss(logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad(), mixed_precision(device):
             target = teacher(inputs).float()
         return distillation_loss(logits, target, labels, settings.mu, settings.temperature)
 
-    def choose(model: nn.Module) -> None:
+    def keep_if_better(model: nn.Module) -> None:
         nonlocal best, best_accuracy
         now = accuracy(model, val)
         if now > best_accuracy:
-            best, best_accuracy = {name: tensor.clone() for name, tensor in model.state_dict().items()}, now
+            best, best_accuracy = _copied(model), now
 
-    train(student, data, settings.recipe(seed), progress, "post-training", augmentation, loss, choose)
-    student.load_state_dict(best)
+    train(student, data, settings.recipe(seed), progress, "post-training", augmentation, loss, keep_if_better)
+    with torch.no_grad():
+        for name, tensor in _tensors(student).items():
+            tensor.copy_(best[name])
     return best_accuracy
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, among them buffers that are not part of ``state_dict()``."""
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}

@@ -1,4 +1,4 @@
-"""Training a base network, deterministically."""
+"""Deterministic training of a network, and its accuracy."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ from tqdm import tqdm
 
 from prune_gym.arguments import check_choice, check_integer, check_number
 from prune_gym.data.augmentation import Augmentation
-from prune_gym.data.splits import Split
+from prune_gym.data.splits import Split, check_labels
 
 OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a base network is trained on the cross-entropy; by default a small one, on the digits.
+    """How a base network is trained on the cross-entropy. The defaults suit a small network on the digits.
 
     Attributes:
-        optimizer: ``"adamw"`` with PyTorch's one-cycle schedule, or ``"sgd"`` with momentum and :func:`warmup_cosine`.
-        learning_rate: the largest of the schedule.
-        warmup: for ``"sgd"``, the share of the training in which the learning rate rises, in [0, 1).
+        epochs: passes over the training images, at least 1.
+        batch_size: images per step of the optimizer, at least 1.
+        learning_rate: the peak of the schedule, positive.
+        weight_decay: at least 0.
         label_smoothing: in [0, 1).
+        seed: of the order of the images, their augmentation and dropout, in [0, 2**63).
+        optimizer: ``"adamw"`` with PyTorch's one-cycle schedule, or ``"sgd"`` with momentum and :func:`warmup_cosine`.
+        warmup: for ``"sgd"``, the share of all steps in which the learning rate rises, in [0, 1).
 
     Raises TypeError or ValueError for a value out of range.
     """
@@ -71,8 +75,13 @@ def sgd(parameters: Iterable[nn.Parameter], weight_decay: float = 5e-4) -> torch
 def warmup_cosine(
     optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, peak: float, floor: float = MIN_LEARNING_RATE
 ) -> LRScheduler:
-    """Sets the learning rate of ``optimizer``: it rises linearly to ``peak`` in the first ``warmup_steps`` of ``steps``, then
-    falls along half a cosine and reaches ``floor`` after the last one. Call ``step()`` on it after every optimizer step.
+    """A schedule of the learning rate of ``optimizer``; call its ``step()`` after every step of the optimizer.
+
+    The rate rises linearly to ``peak`` in the first W = ``warmup_steps`` of N = ``steps``, then falls along half a cosine and
+    reaches ``floor`` after the last step. Step i, counted from 0, is made with the rate
+
+    - peak * (i + 1) / W for i < W,
+    - floor + (peak - floor) * (1 + cos(pi * (i - W) / (N - W))) / 2 otherwise.
 
     Raises ValueError unless 0 <= warmup_steps < steps, and 0 <= floor <= peak with a positive peak.
     """
@@ -96,8 +105,8 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within it, what PyTorch draws by itself (initial weights, dropout) on the CPU and on ``device`` follows from ``seed``;
-    afterwards the global generators go on as if nothing had happened, those of other devices included."""
+    """Within it, what PyTorch draws from its global generators (initial weights, dropout) on the CPU and on ``device`` follows
+    from ``seed``; afterwards the generators are as they were before. Those of other devices are not touched."""
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
         torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU
@@ -109,7 +118,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within it, PyTorch computes on one CPU core, and rounds in the same way however many there are."""
+    """Within it, PyTorch computes with one thread, so that rounding does not depend on the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -130,7 +139,7 @@ def deterministic() -> Iterator[None]:
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """Within it a GPU computes in bfloat16 what may be; a CPU does as always."""
+    """Within it, a GPU computes in bfloat16 where autocast does; a CPU computes as always."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
@@ -149,16 +158,29 @@ def train(
     loss: Loss | None = None,
     after_epoch: Callable[[nn.Module], None] = lambda model: None,
 ) -> None:
-    """Train ``model`` in place on the device it is on, where ``data`` is as well; leaves it in evaluation mode.
+    """Train ``model`` in place, on the device that it shares with ``data``, and leave it in evaluation mode.
 
     The same recipe on the same machine gives the same weights, whatever the state of the global random number generators,
     which are left as they were; on a GPU as far as PyTorch has deterministic kernels for the network's operators. A GPU
     computes in bfloat16 where autocast does, with channels last; the weights are float32 everywhere.
 
-    ``loss`` takes logits, inputs and labels, and is by default the cross-entropy; ``after_epoch`` gets the model.
+    Args:
+        model: maps images (N, C, H, W) to logits (N, classes).
+        data: every epoch takes all of these images once, in a new random order.
+        recipe: epochs, batch size, optimizer, schedule and seed.
+        progress: whether a progress bar with ``description`` is shown.
+        augmentation: applied to every batch anew, before the images are normalised.
+        loss: a function of logits (N, classes), inputs (N, C, H, W) and labels (N,); by default the cross-entropy with the
+            label smoothing of the recipe.
+        after_epoch: called with the model at the end of every epoch; it may leave the model in either mode.
 
-    Raises ValueError if the loss is no longer finite.
+    Raises:
+        TypeError: an argument of another type, or a model whose output is not one tensor of logits (N, classes).
+        ValueError: labels that are not classes of the model, or a loss or weight that is no longer finite.
     """
+    _check_type("model", model, nn.Module)
+    _check_type("data", data, Split)
+    _check_type("recipe", recipe, Recipe)
     device = data.labels.device
     generator = torch.Generator().manual_seed(recipe.seed)
     augment = {} if augmentation is None else {"augment": partial(augmentation, generator=generator)}
@@ -166,17 +188,20 @@ def train(
     cross_entropy = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     optimizer, schedule = _optimizer(model, recipe, recipe.epochs * batches)
     layout = layout_on(device)
-    model.to(memory_format=layout).train()
+    model.to(memory_format=layout)
     with (
         seeded(recipe.seed, device),
         deterministic(),
         tqdm(total=recipe.epochs, desc=description, unit="epoch", disable=not progress) as bar,
     ):
         for epoch in range(recipe.epochs):
+            model.train()
             for rows in _batches(torch.randperm(len(data), generator=generator).to(device), recipe.batch_size):
                 inputs, labels = data.inputs(rows, **augment).to(memory_format=layout), data.labels[rows]
                 with mixed_precision(device):
                     logits = model(inputs)
+                if schedule.last_epoch == 0:  # before the first step
+                    check_labels(data.labels, logits)
                 error = cross_entropy(logits.float(), labels) if loss is None else loss(logits.float(), inputs, labels)
                 optimizer.zero_grad()
                 error.backward()
@@ -198,7 +223,8 @@ def _is_finite(model: nn.Module) -> bool:
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:
-    """Images by batch. A last one on its own joins the batch before it, as one image has no statistics for a batch norm."""
+    """``order`` cut into batches. A last batch of one image joins the batch before it, as a batch norm cannot compute the
+    variance of one image."""
     batches = list(order.split(size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
@@ -213,11 +239,37 @@ def _optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.opti
     return adamw, OneCycleLR(adamw, recipe.learning_rate, total_steps=steps)
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Within it, the model is in evaluation mode; afterwards each of its modules is in the mode it was in before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 @torch.inference_mode()
 def accuracy(model: nn.Module, data: Split, batch_size: int = 256) -> float:
-    """Fraction of images that ``model`` classifies correctly in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    correct = sum((model(images).argmax(1) == labels).sum() for images, labels in data.batches(batch_size))
-    model.train(was_training)
+    """Fraction of the images that ``model`` classifies correctly in evaluation mode, in [0, 1].
+
+    Raises TypeError for an argument of another type or a model whose output is not one tensor of logits (N, classes),
+    ValueError for labels that are not classes of the model and for a batch size below 1.
+    """
+    _check_type("model", model, nn.Module)
+    _check_type("data", data, Split)
+    correct = torch.zeros((), dtype=torch.int64, device=data.labels.device)
+    with evaluation_mode(model):
+        for batch, (images, labels) in enumerate(data.batches(batch_size)):
+            logits = model(images)
+            if batch == 0:
+                check_labels(data.labels, logits)
+            correct += (logits.argmax(1) == labels).sum()
     return int(correct) / len(data)
+
+
+def _check_type(argument: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{argument}: expected a {kind.__name__}, got {type(value).__name__}.")

@@ -270,7 +270,7 @@ def test_table4_trains_the_same_architecture_from_scratch(make_lab: Any, monkeyp
 def test_figure1_shares(make_lab: Any) -> None:
     found = content(experiments.figure1(make_lab(scale=replace(brief(), sparsities=(0.0, 0.4)))))
     task = tasks.load("digits-resnet")
-    scores = importance("taylor")(task.model, task.graph, task.calibration.images[:64], task.calibration.labels[:64])
+    scores = importance("taylor")(task.model, task.graph, task.train.inputs(slice(64)), task.train.labels[:64])
     first = [row for row in found if row["sparsity"] == "0.0"]
     np.testing.assert_allclose([float(row["importance"]) for row in first], [s.mean() for s in scores], rtol=1e-3)
     for sparsity in ("0.0", "0.4"):

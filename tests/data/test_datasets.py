@@ -112,13 +112,25 @@ def test_a_file_of_arrays(save: Callable, tmp_path: Path) -> None:
     assert splits.train.images.shape == (45, 3, 6, 5)
     assert splits.train.images.dtype == torch.uint8
     assert splits.train.images.is_contiguous()
-    assert pairs_of(splits.test) == pairs(arrays["x_test"], arrays["y_test"])
+    assert sorted(pairs_of(splits.test)) == sorted(pairs(arrays["x_test"], arrays["y_test"]))
     assert sorted(pairs_of(splits.train) + pairs_of(splits.val)) == sorted(pairs(arrays["x_train"], arrays["y_train"]))
     again = data.load(f"npz:{tmp_path / 'mine.npz'}")
     assert pairs_of(again.val) == pairs_of(splits.val)
     assert pairs_of(again.train) == pairs_of(splits.train)
+    assert pairs_of(again.test) == pairs_of(splits.test)
     red = (splits.test.images[:, 0].double() / 255 - 0.485) / 0.229
     assert torch.allclose(splits.test.inputs()[:, 0].double(), red, atol=1e-6)
+
+
+def test_sorted_files_are_read_in_random_order(tmp_path: Path) -> None:
+    arrays = random_arrays(200, 100)
+    for part in ("train", "test"):
+        arrays[f"y_{part}"].sort()
+    np.savez(tmp_path / "sorted.npz", **arrays)
+    splits = data.load(f"npz:{tmp_path / 'sorted.npz'}")
+    for split in (splits.train, splits.val, splits.test):
+        assert (split.labels.diff() < 0).sum() > len(split) / 5
+        assert set(split.labels[:20].tolist()) == {0, 1, 2, 3}
 
 
 def test_grey_images_and_no_names(tmp_path: Path) -> None:
@@ -225,7 +237,7 @@ def test_damaged_files_of_arrays(save: Callable, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "folder"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])
 def test_cifar_that_is_not_there_or_damaged(name: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNE_GYM_DATA", str(tmp_path))
-    fetch = rf"""python -c "from prune_gym import data; data\.load\('{name}', download=True\)\""""
+    fetch = rf"""python -c "from prune_gym.data import datasets; datasets\.load\('{name}', download=True\)\""""
     with pytest.raises(FileNotFoundError, match=rf"{folder}: {name} is not there; fetch it with {fetch}.*PRUNE_GYM_DATA"):
         data.load(name)
     (tmp_path / folder).mkdir()

@@ -30,6 +30,10 @@ def fill(root: Path, *parts: str, size: tuple[int, int] = (7, 5)) -> Path:
     return root
 
 
+def pairs(images: torch.Tensor, labels: torch.Tensor) -> list[tuple[bytes, int]]:
+    return [(image.numpy().tobytes(), label) for image, label in zip(images, labels.tolist(), strict=True)]
+
+
 def test_images_are_those_of_torchvision(tmp_path: Path) -> None:
     arrays, classes = read_folder(fill(tmp_path, "train", "val", "test"))
     assert classes == 2
@@ -57,7 +61,14 @@ def test_images_of_several_sizes_are_resized_and_cut(tmp_path: Path) -> None:
 def test_splits_of_a_folder(tmp_path: Path) -> None:
     splits = data.load(f"folder:{fill(tmp_path / 'all', 'train', 'val', 'test')}")
     assert [len(split) for split in (splits.train, splits.val, splits.test)] == [8, 8, 8]
-    assert torch.equal(splits.val.images, read_folder(tmp_path / "all")[0]["val"][0])
+    arrays, _ = read_folder(tmp_path / "all")
+    for part in ("train", "val", "test"):  # images are in random order, with their labels
+        split, (images, labels) = getattr(splits, part), arrays[part]
+        assert pairs(split.images, split.labels) != pairs(images, labels)
+        assert sorted(pairs(split.images, split.labels)) == sorted(pairs(images, labels))
+        assert split.labels.tolist() != sorted(split.labels.tolist())
+        again = getattr(data.load(f"folder:{tmp_path / 'all'}"), part)
+        assert pairs(again.images, again.labels) == pairs(split.images, split.labels)
     assert splits.classes == 2
     assert splits.augmentation == Augmentation()
     assert splits.train.inputs().shape == (8, 3, 5, 7)
@@ -66,9 +77,9 @@ def test_splits_of_a_folder(tmp_path: Path) -> None:
         splits = data.load(f"folder:{root}")
         assert [len(split) for split in (splits.train, splits.val, splits.test)] == [7, 1, 8]
         arrays, _ = read_folder(root)
-        assert torch.equal(splits.test.images, arrays["test"][0])
-        held = {image.numpy().tobytes() for split in (splits.train, splits.val) for image in split.images}
-        assert held == {image.numpy().tobytes() for image in arrays["train"][0]}
+        assert sorted(pairs(splits.test.images, splits.test.labels)) == sorted(pairs(*arrays["test"]))
+        held = [pair for split in (splits.train, splits.val) for pair in pairs(split.images, split.labels)]
+        assert sorted(held) == sorted(pairs(*arrays["train"]))
         assert splits.train.labels.tolist() != sorted(splits.train.labels.tolist())
 
 

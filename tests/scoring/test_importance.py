@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,6 +165,43 @@ def test_transposed_convolutions_with_groups(criterion: str) -> None:
         assert found["up"][unit] == pytest.approx(np.mean([score(*filter_) for filter_ in filters]), rel=1e-10)
 
 
+class Tied(nn.Module):
+    """One matrix W (5, 7), used as the weight of a linear layer, and transposed as that of the next one: row i of W is filter i
+    of the first layer, column j is filter j of the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(6, 7)
+        self.inner = nn.Linear(7, 5, bias=False)
+        self.last = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.inner(self.enter(x.flatten(1)).relu()).relu()
+        return self.last(F.linear(hidden, self.inner.weight.t()).relu())
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "l1", "l2"])
+def test_tied_weights_count_in_both_directions(criterion: str) -> None:
+    """The columns of W are filters of the second layer and inputs of the first, so each goes with a filter of ``enter``."""
+    torch.manual_seed(0)
+    model = Tied().double()
+    images, labels = torch.randn(4, 6, 1, 1, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
+    graph = prune_gym.trace(model, images)
+    found = dict(zip([group.name for group in graph.groups], importance(criterion)(model, graph, images, labels), strict=True))
+    F.cross_entropy(model(images), labels, reduction="sum").backward()
+
+    def score(layer: nn.Linear, index: tuple[slice | int, ...]) -> float:
+        if criterion == "taylor":
+            return (layer.weight * layer.weight.grad)[index].abs().sum().item()
+        return layer.weight[index].detach().norm(int(criterion[1])).item()
+
+    expected_rows = [score(model.inner, (i,)) for i in range(5)]
+    expected_columns = [(score(model.enter, (j,)) + score(model.inner, (slice(None), j))) / 2 for j in range(7)]
+    assert {name: len(scores) for name, scores in found.items()} == {"enter": 7, "inner": 5}
+    np.testing.assert_allclose(found["inner"], expected_rows, rtol=1e-10)
+    np.testing.assert_allclose(found["enter"], expected_columns, rtol=1e-10)
+
+
 # ------------------------------------------------------------------------------------------------ batch norm scales
 
 
@@ -212,6 +250,8 @@ def test_random_scores_come_from_the_seed(tiny_task: Task, tiny_architectures: l
     first, again, other = (np.concatenate(importance("random", seed)(*arguments)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert (first != other).all()
+    np.testing.assert_array_equal(np.concatenate(importance("random")(*arguments)), np.random.default_rng(0).random(34))
+    np.testing.assert_array_equal(first, np.random.default_rng(3).random(34))
     assert len(set(first)) == len(first)
     pruned = np.concatenate(importance("random", 3)(*arguments, tiny_architectures[2]))
     np.testing.assert_array_equal(pruned, np.where(tiny_architectures[2].mask, first, np.nan))
@@ -245,6 +285,37 @@ def test_nothing_is_touched_and_the_mode_does_not_matter(criterion: str, own_tin
     assert torch.equal(torch.random.get_rng_state(), random_state)
 
 
+def test_buffers_that_a_forward_pass_writes_are_left_as_they_are(tiny_task: Task) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = copy.deepcopy(tiny_task.model)
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.inner(x) * self.calls
+
+    model, images, labels = Counting().eval(), tiny_task.calibration.images, tiny_task.calibration.labels
+    graph = prune_gym.trace(model, images)
+    first, again = (importance("taylor")(model, graph, images, labels) for _ in range(2))
+    assert model.calls.item() == 0
+    expected = importance("taylor")(tiny_task.model, tiny_task.graph, images, labels)
+    for scores, second, inner in zip(first, again, expected, strict=True):
+        np.testing.assert_array_equal(scores, second)
+        np.testing.assert_allclose(scores, inner, rtol=1e-6)  # of the first call, that multiplies by one
+
+
+def test_images_made_in_inference_mode(tiny_task: Task) -> None:
+    images, labels = tiny_task.calibration.images, tiny_task.calibration.labels
+    expected = importance("taylor")(tiny_task.model, tiny_task.graph, images, labels)
+    with torch.inference_mode():
+        inferred = images.clone(), labels.clone()
+        found = importance("taylor")(tiny_task.model, tiny_task.graph, *inferred)
+    for scores, outside in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(scores, outside)
+
+
 @pytest.mark.parametrize("criterion", ["l1", "l2", "random"])
 def test_only_taylor_reads_the_images(criterion: str, tiny_task: Task) -> None:
     empty = torch.zeros(0, 1, 12, 12), torch.zeros(0, dtype=torch.int64)
@@ -262,20 +333,67 @@ def test_unknown_criterion() -> None:
         importance("tailor")
 
 
+def test_another_architecture(tiny_task: Task) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(400, 2))
+    other = prune_gym.trace(model, tiny_task.train.images).full()
+    arguments = tiny_task.model, tiny_task.graph, tiny_task.train.images, tiny_task.train.labels
+    for criterion in CRITERIA[:3]:
+        with pytest.raises(ValueError, match="architecture: expected one of this graph, got one of another"):
+            importance(criterion)(*arguments, other)
+        with pytest.raises(TypeError, match="architecture: expected an Architecture, got ndarray"):
+            importance(criterion)(*arguments, other.mask)  # type: ignore[arg-type]
+
+
 def test_another_model(tiny_task: Task) -> None:
     with pytest.raises(ValueError, match="model: expected the network that the graph was traced from"):
         importance("l1")(nn.Conv2d(1, 8, 3), tiny_task.graph, tiny_task.train.images, tiny_task.train.labels)
 
 
-@pytest.mark.parametrize(
-    ("labels", "got"),
-    [
-        (torch.zeros(3, dtype=torch.int64), r"torch.int64 \(3,\)"),
-        (torch.zeros(100), r"torch.float32 \(100,\)"),
-        ([0] * 100, "list"),
-    ],
-)
-def test_labels_that_do_not_fit_are_refused_by_name(tiny_task, labels, got):
-    images = tiny_task.calibration.images
-    with pytest.raises(ValueError, match=rf"labels: expected an int64 tensor \(100,\), a class for each image, got {got}"):
-        importance("taylor")(tiny_task.model, tiny_task.graph, images, labels)
+def refused(images: Any, labels: Any, error: type[Exception], message: str, task: Task) -> None:
+    with pytest.raises(error, match=message):
+        importance("taylor")(task.model, task.graph, images, labels)
+
+
+def test_images_that_the_model_cannot_take_are_refused(tiny_task: Task) -> None:
+    images, labels = tiny_task.calibration.images, tiny_task.calibration.labels
+    for wrong, got in ((images.numpy(), "ndarray"), ((images * 255).byte(), "torch.uint8"), (None, "NoneType")):
+        refused(wrong, labels, TypeError, rf"images: expected a floating-point tensor \(N, C, H, W\) .*, got {got}", tiny_task)
+    for wrong in (images.repeat(1, 3, 1, 1), images[..., :5], images.double(), images[:, 0], images.to("meta")):
+        on = labels.to(wrong.device)
+        message = rf"images: expected what the model takes, got {wrong.dtype} \({', '.join(map(str, wrong.shape))}\) on"
+        refused(wrong, on, ValueError, message, tiny_task)
+    refused(images[:0], labels[:0], ValueError, r"images: expected at least one image .*, got shape \(0, 1, 12, 12\)", tiny_task)
+    for bad in (np.nan, np.inf):
+        broken = images.clone()
+        broken[7, 0, 2, 1] = bad
+        refused(broken, labels, ValueError, r"images: expected finite numbers as pixels, .* in image 7\.", tiny_task)
+
+
+def test_labels_that_are_no_classes_are_refused(tiny_task: Task) -> None:
+    images, labels = tiny_task.calibration.images, tiny_task.calibration.labels
+    for wrong, got in ((labels.float(), "torch.float32"), (labels.int(), "torch.int32"), (labels.tolist(), "list")):
+        refused(images, wrong, TypeError, rf"labels: expected an int64 tensor \(N,\), .*, got {got}", tiny_task)
+    for wrong, shape in ((labels[:99], r"\(99,\)"), (labels[:, None], r"\(100, 1\)")):
+        refused(images, wrong, ValueError, rf"labels: expected one for each of 100 images, got shape {shape}", tiny_task)
+    for wrong, got in ((labels + 1, r"1 \.\. 5"), (labels - 1, r"-1 \.\. 3"), (labels - 100, r"-100 \.\. -96")):
+        refused(images, wrong, ValueError, rf"labels: expected classes 0 \.\. 4, .*, got {got}\.", tiny_task)
+
+
+def test_a_model_with_several_outputs_is_refused(tiny_task: Task) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny_task.model
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.inner(x), x.mean((2, 3))
+
+    model, images = Two(), tiny_task.calibration.images
+    with pytest.raises(TypeError, match=r"model: expected one tensor of logits \(N, classes\) as its output, got tuple"):
+        importance("taylor")(model, prune_gym.trace(model, images), images, tiny_task.calibration.labels)
+
+
+@pytest.mark.parametrize(("seed", "error"), [(-1, ValueError), (1.5, ValueError), (None, TypeError), ("0", TypeError)])
+def test_seeds_are_integers(seed: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=rf"seed: expected an integer >= 0, got {seed!r}"):
+        importance("random", seed)  # type: ignore[arg-type]

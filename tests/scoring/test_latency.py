@@ -9,6 +9,7 @@ import torch
 import zoo
 from torch import nn
 
+from prune_gym.scoring import latency
 from prune_gym.scoring.latency import latencies, peak_memory
 
 
@@ -30,6 +31,55 @@ def test_latencies_are_medians_of_turns():
     assert len(calls) >= 20
     with pytest.raises(ValueError, match=r"budget: expected a number in \(0, inf\), got 0"):
         latencies({"a": nn.Identity()}, torch.zeros(1), budget=0)
+
+
+class Clock:
+    """A clock that only moves when a network runs."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+class Timed(nn.Module):
+    """Takes the given seconds, run after run, the last of them again and again."""
+
+    def __init__(self, clock, *taken):
+        super().__init__()
+        self.clock, self.taken, self.runs = clock, list(taken), 0
+
+    def forward(self, x):
+        self.clock.now += self.taken[min(self.runs, len(self.taken) - 1)]
+        self.runs += 1
+        return x
+
+
+@pytest.mark.parametrize(("budget", "runs"), [(1e-9, 5), (1.0, 5), (1.1, 6), (3.0, 15)])
+def test_runs_that_fit_into_the_budget(budget, runs, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(latency, "time", clock)
+    slow, quick = Timed(clock, 0.375), Timed(clock, 0.03125)
+    found = latencies({"slow": slow, "quick": quick}, torch.zeros(1), budget)
+    assert found == {"slow": 375, "quick": 31.25}
+    # both together get twice the budget, and the run in which it ends counts
+    assert slow.runs == quick.runs == 5 + runs
+
+
+def test_the_first_five_runs_are_not_timed_and_the_median_counts(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(latency, "time", clock)
+    network = Timed(clock, *[64.0] * 5, 4.0, 1.0, 2.0, 16.0, 8.0)
+    assert latencies({"a": network}, torch.zeros(1), 1e-9) == {"a": 4000}
+    assert latencies({}, torch.zeros(1)) == {}
+
+
+def test_latencies_are_measured_without_gradients():
+    modes = []
+    network = zoo.Net(lambda net, y: modes.append(torch.is_inference_mode_enabled()) or y)
+    latencies({"a": network}, torch.zeros(1, 3, 4, 4), 1e-9)
+    assert modes == [True] * 10
 
 
 def test_peak_memory_of_a_chain():

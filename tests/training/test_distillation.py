@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from math import cos, pi
 
@@ -15,6 +16,8 @@ from torch import nn
 from torch.optim import SGD
 
 from prune_gym import compact, trace
+from prune_gym.data.augmentation import Augmentation
+from prune_gym.data.splits import Split
 from prune_gym.envs import PruningEnv
 from prune_gym.simulation import weight_store
 from prune_gym.simulation.result_cache import ResultCache
@@ -23,7 +26,7 @@ from prune_gym.surgery.slicing import named_tensors, scatter_tensors, slice_tens
 from prune_gym.training import distillation as posttraining
 from prune_gym.training import train as training
 from prune_gym.training.distillation import PostTraining, distillation_loss
-from prune_gym.training.train import accuracy
+from prune_gym.training.train import Recipe, accuracy
 
 SETTINGS = PostTraining(epochs=2, period=2, learning_rate=0.01, batch_size=50)
 
@@ -81,7 +84,7 @@ def test_a_student_like_its_teacher_only_learns_from_labels():
 def test_training_is_a_plain_loop(own_tiny_task):
     """Without dropout the only randomness is the order of the images."""
     own_tiny_task.model.dropout.p = 0.0
-    trainer = trainer_of(own_tiny_task)
+    trainer = trainer_of(replace(own_tiny_task))
     student = small_network(trainer)
     weights = Weights(student, Network(trainer.graph.full()))
     found = trainer.tensors(weights)
@@ -123,6 +126,103 @@ def test_the_best_epoch_is_kept(trainer, monkeypatch):
     kept = trainer.network(network).state_dict()
     assert all(torch.equal(kept[name], tensor) for name, tensor in seen[1].items())
     assert not all(torch.equal(kept[name], tensor) for name, tensor in seen[3].items())
+
+
+class Noting(nn.Module):
+    """A linear classifier that notes its inputs and its mode, and counts forward passes in a buffer that is not saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.seen = nn.Linear(144, 5), []
+        self.register_buffer("passes", torch.zeros(()), persistent=False)
+
+    def forward(self, x):
+        self.seen.append((x.clone(), self.training))
+        self.passes += 1
+        return self.linear(x.flatten(1))
+
+
+def test_teacher_and_student_see_the_same_augmented_images(tiny_task):
+    augmentation = Augmentation(2, True, 10.0)
+    student, teacher = Noting(), Noting().train()
+    before = copy.deepcopy(teacher.state_dict())
+    settings = replace(SETTINGS, epochs=1, batch_size=50)
+    posttraining.distill(student, teacher, tiny_task.train, tiny_task.val, settings, 7, augmentation)
+    learned = [x for x, trains in student.seen if trains]
+    assert [len(x) for x in learned] == [50, 50, 20]
+    assert not any(trains for _, trains in teacher.seen)
+    generator = torch.Generator().manual_seed(7)
+    order = torch.randperm(120, generator=generator).split(50)
+    expected = [tiny_task.train.inputs(rows, partial(augmentation, generator=generator)) for rows in order]
+    assert torch.equal(torch.cat(learned), torch.cat(expected))
+    assert torch.equal(torch.cat([x for x, _ in teacher.seen]), torch.cat(expected))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_without_augmentation_the_images_are_as_they_are(tiny_task):
+    student = Noting()
+    posttraining.distill(student, Noting(), tiny_task.train, tiny_task.val, replace(SETTINGS, epochs=1), 0)
+    learned = torch.cat([x for x, trains in student.seen if trains])
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(learned, tiny_task.train.images[order])
+
+
+def test_the_first_of_the_best_epochs_is_kept_whole(tiny_task, monkeypatch):
+    student, seen = Noting(), []
+    values = iter([0.2, 0.6, 0.6, 0.3])
+
+    def fake(model, data):
+        assert data is tiny_task.val
+        seen.append((copy.deepcopy(model.linear.weight.detach()), int(model.passes)))
+        return next(values)
+
+    monkeypatch.setattr(posttraining, "accuracy", fake)
+    settings = replace(SETTINGS, epochs=4, batch_size=60)
+    assert posttraining.distill(student, Noting(), tiny_task.train, tiny_task.val, settings, 0) == 0.6
+    assert [passes for _, passes in seen] == [2, 4, 6, 8]
+    assert int(student.passes) == 4
+    assert torch.equal(student.linear.weight, seen[1][0])
+    assert not torch.equal(seen[1][0], seen[2][0])
+
+
+def test_an_epoch_that_gets_everything_wrong_is_kept_before_none(tiny_task, monkeypatch):
+    monkeypatch.setattr(posttraining, "accuracy", lambda model, data: 0.0)
+    student = Noting()
+    before = student.linear.weight.detach().clone()
+    assert posttraining.distill(student, Noting(), tiny_task.train, tiny_task.val, replace(SETTINGS, epochs=1), 0) == 0
+    assert not torch.equal(student.linear.weight, before)
+
+
+def test_no_epochs_change_nothing(tiny_task):
+    student, random = Noting().requires_grad_(False), torch.get_rng_state()
+    before = copy.deepcopy(student.state_dict())
+    found = posttraining.distill(student, Noting(), tiny_task.train, tiny_task.val, PostTraining(epochs=0), 0)
+    assert found == accuracy(student, tiny_task.val)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_labels_and_teacher_are_weighed_by_mu(tiny_task):
+    """One step of plain SGD from zero weights, so the step is the gradient of the loss at uniform predictions."""
+    settings = PostTraining(epochs=1, learning_rate=1.0, batch_size=120, weight_decay=0.0, mu=0.3, temperature=3.0)
+    student, teacher = Noting().double(), Noting().double()
+    for parameter in student.parameters():
+        nn.init.zeros_(parameter)
+    train, val = (Split(split.images.double(), split.labels) for split in (tiny_task.train, tiny_task.val))
+    posttraining.distill(student, teacher, train, val, settings, 0)
+    images = train.images.flatten(1)
+    hard = 0.2 - nn.functional.one_hot(train.labels, 5)
+    soft = 3.0 * (0.2 - (teacher.linear(images).float().double() / 3.0).softmax(1))  # T^2 / T
+    gradient = (0.3 * hard + 0.7 * soft).T @ images / 120
+    torch.testing.assert_close(student.linear.weight.detach(), -gradient.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_the_recipe_of_post_training():
+    settings = PostTraining(epochs=3, learning_rate=0.02, batch_size=17, weight_decay=0.25)
+    assert settings.recipe(9) == Recipe(3, 17, 0.02, 0.25, 0.0, 9, "sgd", 0.1)
+    assert PostTraining().recipe(0) == Recipe(1, 256, 1e-3, 5e-4, 0.0, 0, "sgd", 0.1)
+    assert (PostTraining().epochs, PostTraining().period, PostTraining().mu, PostTraining().temperature) == (0, 1, 0.25, 2.0)
 
 
 def test_forgotten_versions_are_made_again(trainer, monkeypatch):

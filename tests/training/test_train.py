@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import subprocess
@@ -85,6 +86,111 @@ def test_accuracy_counts_in_evaluation_mode_and_restores_the_mode(own_tiny_task:
         assert training.accuracy(model, split, batch_size=7) == training.accuracy(model, split) == correct / 120
         assert model.training is mode
     assert int(model.norm_stem.num_batches_tracked) == 1  # as it was made
+
+
+def test_accuracy_restores_the_mode_of_every_module_even_after_an_error(own_tiny_task: Task) -> None:
+    model, split = own_tiny_task.model.train(), own_tiny_task.val
+    model.norm_stem.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    assert set(modes.values()) == {True, False}
+    training.accuracy(model, split)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    with pytest.raises(RuntimeError):
+        training.accuracy(model, Split(split.images.repeat(1, 2, 1, 1), split.labels))
+    assert {name: module.training for name, module in model.named_modules()} == modes
+
+
+def test_bad_arguments_of_accuracy(tiny_task: Task) -> None:
+    model, split = tiny_task.model, tiny_task.val
+    with pytest.raises(TypeError, match=r"^model: expected a Module, got NoneType\.$"):
+        training.accuracy(None, split)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^data: expected a Split, got Tensor\.$"):
+        training.accuracy(model, split.images)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"size: expected an integer >= 1, got 0"):
+        training.accuracy(model, split, 0)
+    with pytest.raises(ValueError, match=r"labels: expected classes 0 \.\. 4, as many as the network has, got 1 \.\. 5"):
+        training.accuracy(model, Split(split.images, split.labels + 1))
+    with pytest.raises(TypeError, match=r"model: expected one tensor of logits \(N, classes\) .* shape \(120, 1, 12, 12\)"):
+        training.accuracy(nn.Identity(), split)
+
+
+def test_bad_arguments_of_training() -> None:
+    split = squares()
+    for arguments, message in (
+        ((None, split, Recipe()), r"^model: expected a Module, got NoneType\.$"),
+        ((Recorder(), split.images, Recipe()), r"^data: expected a Split, got Tensor\.$"),
+        ((Recorder(), [], Recipe()), r"^data: expected a Split, got list\.$"),
+        ((Recorder(), split, "paper"), r"^recipe: expected a Recipe, got str\.$"),
+        ((nn.Sequential(Recorder(), nn.Unflatten(1, (1, 3))), split, Recipe()), r"^model: expected one tensor of logits "),
+    ):
+        with pytest.raises(TypeError, match=message):
+            training.train(*arguments)
+    for labels in (split.labels + 1, split.labels - 1, split.labels - 100):
+        model = Recorder()
+        with pytest.raises(ValueError, match=r"^labels: expected classes 0 \.\. 2, as many as the network has, got "):
+            training.train(model, Split(split.images, labels), Recipe(batch_size=9))
+        assert not model.linear.weight.any()  # before the first step
+
+
+def test_what_follows_an_epoch_may_change_the_mode() -> None:
+    modes = []
+
+    class Noting(Recorder):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            modes.append(self.training)
+            return super().forward(x)
+
+    calls: list[nn.Module] = []
+    model = Noting()
+    training.train(model, squares(), Recipe(epochs=3), after_epoch=lambda model: calls.append(model.eval()))
+    assert modes == [True] * 3
+    assert calls == [model] * 3
+    assert not model.training
+
+
+def test_weights_that_are_not_finite_are_an_error() -> None:
+    def spoil(model: nn.Module) -> None:
+        spoil.epochs += 1  # type: ignore[attr-defined]
+        if spoil.epochs == 2:  # type: ignore[attr-defined]
+            model.linear.weight.data[1, 2] = torch.inf  # the loss was finite
+
+    spoil.epochs = 0  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"training diverged in epoch 2, .*; try less than 0\.005, or larger batches than 32\."):
+        training.train(Recorder(), squares(), Recipe(), after_epoch=spoil)
+
+
+def test_adamw_is_a_plain_loop_with_smoothed_labels() -> None:
+    split, recipe = squares(), Recipe(epochs=3, batch_size=4, learning_rate=0.02, weight_decay=0.1, label_smoothing=0.2, seed=5)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).double()
+    split = Split(split.images.double(), split.labels)
+    twin = copy.deepcopy(model)
+    training.train(model, split, recipe)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=0.02, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=6)
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(3):
+        for rows in torch.randperm(9, generator=generator).split([4, 5]):
+            logs = twin(split.images[rows]).float().log_softmax(1)
+            target = 0.8 * nn.functional.one_hot(split.labels[rows], 3) + 0.2 / 3
+            optimizer.zero_grad()
+            (-(target * logs).sum(1)).mean().backward()
+            optimizer.step()
+            schedule.step()
+    assert torch.allclose(model[1].weight, twin[1].weight, rtol=1e-5, atol=1e-8)
+
+
+def test_a_loss_of_ones_own_gets_logits_inputs_and_labels() -> None:
+    split, seen = squares(), []
+    model = Recorder()
+
+    def loss(logits: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append((logits.shape, inputs.flatten(1).argmax(1) // 6, labels))
+        return logits.square().mean()
+
+    training.train(model, split, Recipe(epochs=1, batch_size=9, weight_decay=0.0), loss=loss)
+    ((shape, brightest_row, labels),) = seen
+    assert shape == (9, 3)
+    assert torch.equal(brightest_row, labels)
 
 
 def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,6 +326,20 @@ def test_seeded_draws_leave_the_generator_as_it_was() -> None:
     assert torch.equal(torch.rand(3), inside)
 
 
+def test_one_thread_and_deterministic_algorithms_only_within() -> None:
+    torch.set_num_threads(2)
+    try:
+        with training.one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert not torch.backends.cudnn.deterministic
+    with training.deterministic():
+        assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.deterministic
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_training_on_a_gpu_is_good_repeats_itself_and_leaves_the_generators_alone() -> None:
     splits, weights = data.digits(), []
@@ -281,3 +401,5 @@ def test_no_batch_is_a_single_image() -> None:
     assert [len(batch) for batch in batches] == [32, 33]
     assert torch.equal(torch.cat(batches), order)
     assert [len(batch) for batch in training._batches(order[:1], 32)] == [1]
+    assert [len(batch) for batch in training._batches(order, 31)] == [31, 31, 3]
+    assert [len(batch) for batch in training._batches(order[:5], 1)] == [1, 1, 1, 2]
