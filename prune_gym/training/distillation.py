@@ -8,49 +8,42 @@ versions, and makes those of others again when they are asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prune_gym.arguments import check_integer, check_number, unwrap_numpy_scalars
+from prune_gym.arguments import AtLeast, Within, check_settings
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split
 from prune_gym.training.train import MIN_LEARNING_RATE, Recipe, accuracy, layout_on, mixed_precision, train
-
-MAX_VERSIONS = 4  # whose tensors are kept: those of a teacher, a student, the best network, and one more
 
 
 @dataclass(frozen=True)
 class PostTraining:
     """How networks are trained after pruning steps; the paper's values but for the epochs, which are 20 there."""
 
-    epochs: int = 0
+    epochs: Annotated[int, AtLeast(0)] = 0
     """Epochs of post-training; 0 for none."""
-    period: int = 1
+    period: Annotated[int, AtLeast(1)] = 1
     """Pruning steps from one post-training to the next; there always is one after the last step."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Within(f"[{MIN_LEARNING_RATE}, inf)")] = 1e-3
     """The largest; it rises in the first 10% and then falls to 1e-6 along a cosine."""
-    batch_size: int = 256
+    batch_size: Annotated[int, AtLeast(1)] = 256
     """Images per step of the optimizer, SGD with momentum 0.9."""
-    weight_decay: float = 5e-4
+    weight_decay: Annotated[float, Within("[0, inf)")] = 5e-4
     """Weight decay."""
-    mu: float = 0.25
+    mu: Annotated[float, Within("[0, 1]")] = 0.25
     """Share of the labels in the loss (equation 25); the rest is the teacher's."""
-    temperature: float = 2.0
+    temperature: Annotated[float, Within("(0, inf)")] = 2.0
     """Temperature of the distillation (equation 26)."""
 
     def __post_init__(self) -> None:
-        unwrap_numpy_scalars(self)
-        check_integer("epochs", self.epochs, 0)
-        check_integer("period", self.period, 1)
-        check_number("learning_rate", self.learning_rate, f"[{MIN_LEARNING_RATE}, inf)")  # it ends at this floor
-        check_number("mu", self.mu, "[0, 1]")
-        check_number("temperature", self.temperature, "(0, inf)")
-        self.recipe(1)  # it checks the others
+        check_settings(self)
 
     def recipe(self, seed: int) -> Recipe:
-        """Raises ValueError for a batch size, learning rate or weight decay out of range."""
+        """The same settings as a recipe for :func:`prune_gym.training.train.train`."""
         return Recipe(
             epochs=max(1, self.epochs),
             batch_size=self.batch_size,
