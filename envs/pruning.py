@@ -20,8 +20,9 @@ from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.allocation import check_action
 from prune_gym.simulation.result_cache import ResultCache
-from prune_gym.simulation.rewards import Reward, Yardstick, make_reward, make_yardstick
+from prune_gym.simulation.rewards import Reward, make_reward
 from prune_gym.simulation.simulator import PruningState, Simulator
+from prune_gym.simulation.yardsticks import Yardstick, make_yardstick
 from prune_gym.surgery.slicing import check_architecture
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining

@@ -12,7 +12,6 @@ from prune_gym.arguments import unknown
 from prune_gym.scoring.evaluation import Score
 
 Reward = Callable[[Score, Score, Score], float]  # (before, after, baseline) -> reward
-Yardstick = Callable[[Score, Score], float]  # (after, baseline) -> what a network is judged by
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,3 @@ def make_reward(reward: str | Reward, weights: tuple[float, float, float] | None
     if not isinstance(reward, str) or reward not in REWARDS:
         raise unknown("reward", reward, REWARDS)
     return REWARDS[reward]
-
-
-YARDSTICKS: dict[str, Yardstick] = {"accuracy": lambda after, baseline: after.accuracy}
-
-
-def make_yardstick(yardstick: str | Yardstick) -> Yardstick:
-    """A yardstick by name, or a callable as it is."""
-    if callable(yardstick):
-        return yardstick
-    if not isinstance(yardstick, str) or yardstick not in YARDSTICKS:
-        raise unknown("yardstick", yardstick, YARDSTICKS)
-    return YARDSTICKS[yardstick]
