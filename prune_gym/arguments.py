@@ -36,7 +36,10 @@ def check_number(argument: str, value: object, interval: str) -> None:
     problem = f"{argument}: expected a number in {interval}, got {value!r}."
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(problem)
-    x: Any = value
+    try:
+        x = float(value)
+    except OverflowError:  # an integer that no float comes near to
+        x = float("inf")
     if not (low < x < high or (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")):
         raise ValueError(problem)
 
