@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from prune_gym.agents.config import read_config
-from prune_gym.agents.run import read_summary
+from prune_gym.agents.results import read_summary
+from prune_gym.agents.run_folder import read_config
 from prune_gym.arguments import check_choice, check_integer, choose_device
 from prune_gym.files import check_writable, write_atomically
 from prune_gym.graph.trace import trace

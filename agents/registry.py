@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -11,25 +11,42 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from prune_gym.agents.baselines import GlobalTaylorAgent, RandomAgent, UniformAgent
 from prune_gym.agents.rl_pruner import RLPruner
 from prune_gym.agents.sb3 import make_sb3
+from prune_gym.envs.wrappers import pruning_env
 
 if TYPE_CHECKING:
     from prune_gym.agents.config import RunConfig
 
 AgentMaker = Callable[["RunConfig", gymnasium.Env], BaseAlgorithm]
 
+
+def _sb3(name: str, settings: str) -> AgentMaker:
+    def make(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
+        return make_sb3(name, env, getattr(config, settings), config.budget(pruning_env(env)), config.seed)
+
+    return make
+
+
 AGENTS: dict[str, AgentMaker] = {
     "rl_pruner": lambda config, env: RLPruner(env, config.rl_pruner, seed=config.seed),
-    "ppo": lambda config, env: make_sb3("ppo", env, config.ppo, config.seed),
-    "a2c": lambda config, env: make_sb3("a2c", env, config.a2c, config.seed),
-    "sac": lambda config, env: make_sb3("sac", env, config.off_policy, config.seed),
-    "td3": lambda config, env: make_sb3("td3", env, config.off_policy, config.seed),
-    "ddpg": lambda config, env: make_sb3("ddpg", env, config.off_policy, config.seed),
+    "ppo": _sb3("ppo", "ppo"),
+    "a2c": _sb3("a2c", "a2c"),
+    "sac": _sb3("sac", "off_policy"),
+    "td3": _sb3("td3", "off_policy"),
+    "ddpg": _sb3("ddpg", "off_policy"),
     "taylor": lambda config, env: GlobalTaylorAgent(env, seed=config.seed),
     "uniform": lambda config, env: UniformAgent(env, seed=config.seed),
     "random": lambda config, env: RandomAgent(env, seed=config.seed),
 }
+READ_BY = {"ppo": ("ppo",), "a2c": ("a2c",), "off_policy": ("sac", "td3", "ddpg")}  # settings, and the agents that read them
 
 
 def make_agent(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
-    """The agent that ``config`` names, on ``env``, a pruning environment."""
+    """The agent that ``config`` names, on ``env``, a pruning environment. Raises ValueError for settings of another agent."""
+    for settings, agents in READ_BY.items():
+        chosen: Any = getattr(config, settings)
+        if config.agent not in agents and chosen != type(chosen)():
+            raise ValueError(
+                f"{settings}: these settings have no effect on {config.agent!r}; leave them out, or choose an agent that reads "
+                f"them: {', '.join(agents)}."
+            )
     return AGENTS[config.agent](config, env)

@@ -1,21 +1,25 @@
 """RL-Pruner (Wang and Kindratenko, 2024), equation by equation.
 
 The numbers in brackets are the paper's equations. A policy is a distribution over prunable layers; layers that are pruned
-together form a *set* and hold equal entries. The environment's action is per set: the sum of the entries of its layers.
+together form a *group* (the paper's set) and hold equal entries. The environment's action is per group: the sum of the entries
+of its layers.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import count
 from math import cos, pi
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from stable_baselines3.common.type_aliases import GymEnv
 
-from prune_gym.agents.base import SearchAgent
-from prune_gym.arguments import check_choice, check_integer, check_number, unwrap_numpy_scalars
-from prune_gym.simulation.simulator import PruningState
+from prune_gym.agents.budgeted_env import BudgetedEnv
+from prune_gym.agents.search_agent import SearchAgent
+from prune_gym.arguments import AtLeast, Within, check_settings
+from prune_gym.envs.pruning import Preview
+from prune_gym.graph.channel_graph import ChannelGraph
 
 EpsilonDecay = Literal["constant", "linear", "cosine"]
 Update = Literal["always", "on_improvement"]
@@ -26,56 +30,39 @@ PruneWith = Literal["policy", "sample"]
 class RLPrunerConfig:
     """Settings of RL-Pruner; the defaults are the paper's."""
 
-    noise_std: float = 0.2
+    noise_std: Annotated[float, Within("[0, inf)")] = 0.2
     """Standard deviation of the Gaussian noise on the policy (eq 11); the paper's variance is 0.04."""
     noise_times_uniform: bool = False
     """Scale each sample's noise by one uniform draw, as the released code does."""
-    step_size: float = 0.1
+    step_size: Annotated[float, Within("(0, 1]")] = 0.1
     """Lambda, how far the policy moves towards the chosen action (eq 19)."""
-    discount: float = 0.9
+    discount: Annotated[float, Within("[0, 1]")] = 0.9
     """Discount of the tree's next level (eqs 13-16)."""
-    sample_steps: int = 1
+    sample_steps: Annotated[int, AtLeast(1)] = 1
     """Tau, the depth of the sampling tree; a stage costs samples + samples^2 + ... + samples^tau evaluations."""
-    samples: int = 10
+    samples: Annotated[int, AtLeast(1)] = 10
     """N, samples per stage, and slots of the replay buffer."""
-    stages: int = 10
+    stages: Annotated[int, AtLeast(0)] = 10
     """Sampling stages before every pruning step."""
-    clip: float = 0.2
+    clip: Annotated[float, Within("(0, 1)")] = 0.2
     """Delta, the largest relative change of an entry of the policy in one update (eq 20)."""
-    epsilon: float = 0.4
+    epsilon: Annotated[float, Within("[0, 1]")] = 0.4
     """Initial probability of a random choice from the buffer (eq 18)."""
     epsilon_decay: EpsilonDecay = "cosine"
     """How epsilon falls to 0 over the first steps; "constant" stays."""
-    epsilon_fraction: float = 0.1
+    epsilon_fraction: Annotated[float, Within("(0, 1]")] = 0.1
     """Part of the pruning steps over which epsilon falls to 0."""
-    min_probability: float = 1e-5
+    min_probability: Annotated[float, Within("(0, 1)")] = 1e-5
     """Floor of an entry before normalisation."""
     update: Update = "always"
     """Update the policy after every stage, or only after one that beats all before it in this pruning step."""
     prune_with: PruneWith = "policy"
     """The action of the pruning step: the policy itself, or a sampled action, by the epsilon-greedy rule of eq 18."""
-    reset_on_drop: float | None = None
+    reset_on_drop: Annotated[float, Within("(0, 1)")] | None = None
     """Start a pruning step anew, once, with the initial policy if it would lose more than this fraction of the accuracy."""
 
     def __post_init__(self) -> None:
-        unwrap_numpy_scalars(self)
-        for name, least in {"sample_steps": 1, "samples": 1, "stages": 0}.items():
-            check_integer(name, getattr(self, name), least)
-        intervals = {
-            "noise_std": "[0, inf)",
-            "step_size": "(0, 1]",
-            "discount": "[0, 1]",
-            "clip": "(0, 1)",
-            "epsilon": "[0, 1]",
-            "epsilon_fraction": "(0, 1]",
-            "min_probability": "(0, 1)",
-        }
-        for name, interval in intervals.items():
-            check_number(name, getattr(self, name), interval)
-        if self.reset_on_drop is not None:
-            check_number("reset_on_drop", self.reset_on_drop, "(0, 1)")
-        for name, choices in {"epsilon_decay": EpsilonDecay, "update": Update, "prune_with": PruneWith}.items():
-            check_choice(name, getattr(self, name), get_args(choices))
+        check_settings(self)
 
     @property
     def stage_cost(self) -> int:
@@ -83,8 +70,12 @@ class RLPrunerConfig:
         return sum(self.samples**depth for depth in range(1, self.sample_steps + 1))
 
     def evaluations(self, steps: int) -> int:
-        """What one episode of so many pruning steps takes, at most."""
-        return steps * (self.stages * self.stage_cost + 1)
+        """What one episode of so many pruning steps takes, at most: if every step is sampled anew, where that may be."""
+        stages = self.stages * self.stage_cost
+        if self.reset_on_drop is not None:
+            stages *= 2
+            stages += self.prune_with == "policy"  # what the policy leads to must be seen first; a sample was seen
+        return steps * (stages + 1)
 
     @classmethod
     def paper(cls) -> RLPrunerConfig:
@@ -111,19 +102,19 @@ def normalise(values: np.ndarray) -> np.ndarray:
     return values / values.sum()
 
 
-def share_within_sets(values: np.ndarray, sets: np.ndarray) -> np.ndarray:
-    """Give the layers of one set the mean of their entries; ``sets`` numbers the set of every layer."""
-    return (np.bincount(sets, values) / np.bincount(sets))[sets]
+def share_within_groups(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Give the layers of one group the mean of their entries; ``groups`` is the group of every layer."""
+    return (np.bincount(groups, values) / np.bincount(groups))[groups]
 
 
-def initial_policy(channels: np.ndarray, sets: np.ndarray) -> np.ndarray:
+def initial_policy(channels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """PD_0: proportional to the output channels of the layers."""
-    return normalise(share_within_sets(channels.astype(np.float64), sets))
+    return normalise(share_within_groups(channels.astype(np.float64), groups))
 
 
-def noisy_action(policy: np.ndarray, noise: np.ndarray, sets: np.ndarray, floor: float) -> np.ndarray:
-    """(11, 12) a = normalise(max(PD + noise, p_min)), shared within sets."""
-    return share_within_sets(normalise(np.maximum(policy + noise, floor)), sets)
+def noisy_action(policy: np.ndarray, noise: np.ndarray, groups: np.ndarray, floor: float) -> np.ndarray:
+    """(11, 12) a = normalise(max(PD + noise, p_min)), shared within groups."""
+    return share_within_groups(normalise(np.maximum(policy + noise, floor)), groups)
 
 
 def q_values(rewards: np.ndarray, best_next: np.ndarray, discount: float) -> np.ndarray:
@@ -131,32 +122,39 @@ def q_values(rewards: np.ndarray, best_next: np.ndarray, discount: float) -> np.
     return rewards + discount * best_next
 
 
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A sampled action over layers, its Q value, and what it led to."""
+
+    action: np.ndarray
+    value: float
+    preview: Preview
+
+
 class ReplayBuffer:
-    """The N best (action, Q) of a pruning step: a new one replaces the lowest Q, and is discarded if it is lower still."""
+    """The N samples of a pruning step with the highest Q: a new one replaces the lowest, unless it is lower still."""
 
     def __init__(self, slots: int):
         self.slots = slots
-        self.actions: list[np.ndarray] = []
-        self.values: list[float] = []
+        self.samples: list[Sample] = []
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.samples)
 
-    def add(self, action: np.ndarray, value: float) -> None:
+    def add(self, sample: Sample) -> None:
         if len(self) < self.slots:
-            self.actions.append(action)
-            self.values.append(value)
+            self.samples.append(sample)
             return
-        lowest = int(np.argmin(self.values))
-        if value >= self.values[lowest]:
-            self.actions[lowest], self.values[lowest] = action, value
+        lowest = min(range(len(self)), key=lambda i: self.samples[i].value)
+        if sample.value >= self.samples[lowest].value:
+            self.samples[lowest] = sample
 
 
-def choose(buffer: ReplayBuffer, epsilon: float, rng: np.random.Generator) -> np.ndarray:
+def epsilon_greedy(buffer: ReplayBuffer, epsilon: float, rng: np.random.Generator) -> Sample:
     """(18) a* = with probability epsilon any entry of the buffer, else the one with the highest Q."""
     if rng.random() < epsilon:
-        return buffer.actions[int(rng.integers(len(buffer)))]
-    return buffer.actions[int(np.argmax(buffer.values))]
+        return buffer.samples[int(rng.integers(len(buffer)))]
+    return max(buffer.samples, key=lambda sample: sample.value)
 
 
 def move_towards(policy: np.ndarray, action: np.ndarray, step_size: float, floor: float) -> np.ndarray:
@@ -169,7 +167,7 @@ def clip_change(policy: np.ndarray, proposed: np.ndarray, clip: float) -> np.nda
     return normalise(policy * np.clip(proposed / policy, 1 - clip, 1 + clip))
 
 
-def exploration(step: int, steps: int, epsilon: float, decay: str, fraction: float) -> float:
+def epsilon_at(step: int, steps: int, epsilon: float, decay: str, fraction: float) -> float:
     """Epsilon at pruning step ``step`` of ``steps``: ``epsilon`` at first, 0 after ``fraction`` of the steps."""
     if decay == "constant":
         return epsilon
@@ -183,11 +181,16 @@ def exploration(step: int, steps: int, epsilon: float, decay: str, fraction: flo
 
 
 class RLPruner(SearchAgent):
-    """RL-Pruner with the face of a Stable-Baselines3 algorithm; a timestep is one evaluation.
+    """RL-Pruner with the Stable-Baselines3 API; a timestep is one evaluation.
 
     Before every pruning step it samples actions around its policy in several stages and moves the policy towards good
     ones; then it prunes. ``learn`` with more evaluations than one episode needs starts another from the initial policy;
     with fewer, every step has fewer stages.
+
+    Attributes:
+        layer_policy: PD, a distribution over prunable layers, float64 (layers,).
+        layer_groups: the group of every layer, int64 (layers,), rising.
+        channels: output channels of every layer that can be removed, int64 (layers,).
     """
 
     def __init__(
@@ -201,105 +204,128 @@ class RLPruner(SearchAgent):
         if not isinstance(config, RLPrunerConfig | None):
             raise TypeError(f"config: expected an RLPrunerConfig, got {type(config).__name__}.")
         self.config = config or RLPrunerConfig.paper()
-        self.layer_policy = np.zeros(0)
+        self.layer_policy = self.layer_groups = self.channels = np.zeros(0)
         super().__init__(env, seed, tensorboard_log, verbose)
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        if self.env is None:
-            return
-        graph = self.pruning_env.graph
-        entries = [(g, layer) for g, group in enumerate(graph.groups) for layer in group.layers]
-        filters = {entry.layer: entry for entry in graph.prunable_layers}
-        owner = np.repeat(np.arange(len(graph.groups)), graph.widths)
-        self.sets = np.array([g for g, _ in entries])
-        units = [filters[layer].units for _, layer in entries]
-        self.channels = np.array([np.count_nonzero(owner[u[u >= 0]] == g) for (g, _), u in zip(entries, units, strict=True)])
-        self.layer_policy = initial_policy(self.channels, self.sets)
+    def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
+        """Like :meth:`SearchAgent.set_env`; for another network, the policy is the initial one again."""
+        known = self.group_filters
+        super().set_env(env, force_reset)
+        self.layer_groups, self.channels = layers_by_group(self.pruning_env.graph)
+        if self.group_filters != known:
+            self.layer_policy = initial_policy(self.channels, self.layer_groups)
 
-    def episode(self) -> None:
-        config, env = self.config, self.pruning_env
-        self.layer_policy = initial_policy(self.channels, self.sets)
-        steps = env.steps_left
-        step = 0
-        while not self.finished:
-            epsilon = exploration(step, steps, config.epsilon, config.epsilon_decay, config.epsilon_fraction)
-            action = self._sampled(epsilon)
-            if config.reset_on_drop is not None and self._drops(action, config.reset_on_drop):
-                self.layer_policy = initial_policy(self.channels, self.sets)
-                action = self._sampled(epsilon)
-            self.logger.record("rl_pruner/epsilon", epsilon)
-            self.logger.record("rl_pruner/policy_entropy", float(-(self.layer_policy * np.log(self.layer_policy)).sum()))
-            self.act(self.group_action(action))
-            step += 1
-
-    def _sampled(self, epsilon: float) -> np.ndarray:
-        """The stages of one pruning step: sample, fill the buffer, update the policy; then the action to prune with."""
+    def search(self, env: BudgetedEnv) -> None:
         config = self.config
-        here = self.pruning_env.snapshot()
+        for _ in env.episodes():
+            self.layer_policy = initial_policy(self.channels, self.layer_groups)
+            steps = env.steps_left
+            for step in count():
+                if env.finished:
+                    break
+                epsilon = epsilon_at(step, steps, config.epsilon, config.epsilon_decay, config.epsilon_fraction)
+                action = self.choose_action(env, epsilon)
+                self.logger.record("rl_pruner/epsilon", epsilon)
+                self.logger.record("rl_pruner/policy_entropy", float(-(self.layer_policy * np.log(self.layer_policy)).sum()))
+                env.step(action)
+
+    def choose_action(self, env: BudgetedEnv, epsilon: float) -> np.ndarray:
+        """The action of one pruning step, (groups,); it is sampled anew, once, if it loses too much accuracy."""
+        sample = self.sample_stages(env, epsilon)
+        if self.loses_too_much(env, sample):
+            remaining = self.channels * (env.snapshot().architecture.widths / env.graph.widths)[self.layer_groups]
+            self.layer_policy = initial_policy(remaining, self.layer_groups)
+            sample = self.sample_stages(env, epsilon)
+        return self.group_action(self.layer_policy if sample is None else sample.action)
+
+    def sample_stages(self, env: BudgetedEnv, epsilon: float) -> Sample | None:
+        """The stages of one pruning step: sample, fill the buffer, update the policy. Gives the sample to prune with, or None to
+        prune with the policy itself."""
+        config = self.config
         buffer = ReplayBuffer(config.samples)
         best = -np.inf
-        affordable = self.evaluations_left // (self.pruning_env.steps_left * config.stage_cost)
-        for _ in range(min(config.stages, affordable)):
-            actions, values = self.sample_tree(here, config.sample_steps)
-            for action, value in zip(actions, values, strict=True):
-                buffer.add(action, value)
-            if config.update == "always" or max(values) > best:
-                chosen = choose(buffer, epsilon if config.prune_with == "policy" else 0.0, self.rng)
-                proposed = move_towards(self.layer_policy, chosen, config.step_size, config.min_probability)
+        for _ in range(self.affordable_stages(env)):
+            samples = self.sample_tree(env, config.sample_steps)
+            for sample in samples:
+                buffer.add(sample)
+            best_of_stage = max(sample.value for sample in samples)
+            if config.update == "always" or best_of_stage > best:
+                chosen = epsilon_greedy(buffer, epsilon if config.prune_with == "policy" else 0.0, self.rng)
+                proposed = move_towards(self.layer_policy, chosen.action, config.step_size, config.min_probability)
                 self.layer_policy = clip_change(self.layer_policy, proposed, config.clip)
-            best = max(best, *values)
-        if config.prune_with == "sample" and len(buffer):
-            return choose(buffer, epsilon, self.rng)
-        return self.layer_policy
+            best = max(best, best_of_stage)
+        return epsilon_greedy(buffer, epsilon, self.rng) if config.prune_with == "sample" and len(buffer) else None
 
-    def sample_tree(self, at: PruningState, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sampled actions (N, layers) from a state and their Q values (N,), looking ``depth`` steps ahead. The environment
-        is left in that state."""
-        env = self.pruning_env
-        env.restore(at)
-        actions = np.stack([self.sample_action() for _ in range(self.config.samples)])
-        previews = self.preview(np.stack([self.group_action(action) for action in actions]))
+    def affordable_stages(self, env: BudgetedEnv, spent: int = 0) -> int:
+        """Stages before the next step, if the rest of the budget, less ``spent``, is spread evenly over all steps."""
+        per_step = (env.evaluations_left - spent) // env.steps_left
+        return min(self.config.stages, max(0, per_step // self.config.stage_cost))
+
+    def sample_tree(self, env: BudgetedEnv, depth: int) -> list[Sample]:
+        """Actions sampled in the present state, with Q values that look ``depth`` steps ahead. The environment is left in that
+        state."""
+        here = env.snapshot()
+        actions = [self.sample_action() for _ in range(self.config.samples)]
+        previews = env.preview(np.stack([self.group_action(action) for action in actions]))
         best_next = np.zeros(len(previews))
         if depth > 1:
             for i, preview in enumerate(previews):
                 if not preview.terminated:
-                    best_next[i] = self.sample_tree(preview.snapshot, depth - 1)[1].max()
-            env.restore(at)
-        return actions, q_values(np.array([preview.reward for preview in previews]), best_next, self.config.discount)
+                    env.restore(preview.snapshot)
+                    best_next[i] = max(sample.value for sample in self.sample_tree(env, depth - 1))
+            env.restore(here)
+        values = q_values(np.array([preview.reward for preview in previews]), best_next, self.config.discount)
+        return [Sample(*sample) for sample in zip(actions, values.tolist(), previews, strict=True)]
 
     def sample_action(self) -> np.ndarray:
+        """A policy with noise, (layers,)."""
         noise = self.config.noise_std * self.rng.standard_normal(len(self.layer_policy))
         if self.config.noise_times_uniform:
             noise *= self.rng.random()
-        return noisy_action(self.layer_policy, noise, self.sets, self.config.min_probability)
+        return noisy_action(self.layer_policy, noise, self.layer_groups, self.config.min_probability)
 
     def group_action(self, layer_action: np.ndarray) -> np.ndarray:
-        """An action over layers as the environment takes it: summed over the layers of each set."""
-        return np.bincount(self.sets, layer_action)
+        """An action over layers as the environment takes it: summed over the layers of each group."""
+        return np.bincount(self.layer_groups, layer_action)
 
-    def _drops(self, action: np.ndarray, limit: float) -> bool:
-        """Whether pruning with ``action`` would lose more than ``limit`` of the accuracy, and there is budget to retry."""
-        if self.config.stage_cost + 1 > self.evaluations_left:
+    def loses_too_much(self, env: BudgetedEnv, sample: Sample | None) -> bool:
+        """Whether the step is to be sampled anew: it would lose more than ``reset_on_drop`` of the accuracy, and the budget pays
+        for at least one more stage in this step and every later one. What the policy leads to costs an evaluation."""
+        limit = self.config.reset_on_drop
+        if limit is None or self.affordable_stages(env, spent=int(sample is None)) == 0:
             return False
-        (preview,) = self.preview(self.group_action(action)[None])
-        return preview.score.accuracy < (1 - limit) * self.pruning_env.score().accuracy
+        preview = env.preview(self.group_action(self.layer_policy)[None])[0] if sample is None else sample.preview
+        return preview.score.accuracy < (1 - limit) * env.score().accuracy
 
     def default_action(self) -> np.ndarray:
+        """The policy, in a state that is not on the way to the best network."""
         return self.group_action(self.layer_policy)
 
     def get_data(self) -> dict[str, Any]:
         return super().get_data() | {
             "config": asdict(self.config),
             "layer_policy": self.layer_policy.tolist(),
-            "sets": self.sets.tolist(),
+            "layer_groups": self.layer_groups.tolist(),
         }
 
     def set_data(self, data: dict[str, Any]) -> None:
         super().set_data(data)
         self.config = RLPrunerConfig(**data["config"])
-        self.layer_policy = np.array(data["layer_policy"])
-        sets = np.array(data["sets"])
-        if self.env is not None and not np.array_equal(sets, self.sets):
-            raise ValueError("env: expected the network that the saved agent pruned; the layers of this one differ.")
-        self.sets = sets
+        self.layer_policy = np.array(data["layer_policy"], np.float64)
+        self.layer_groups = np.array(data["layer_groups"])
+        fits = self.layer_policy.shape == self.layer_groups.shape and self.layer_policy.min(initial=1) > 0
+        if not fits or self.layer_groups.dtype != np.int64 or set(data["layer_groups"]) != set(range(len(self.group_filters))):
+            raise ValueError("its policy does not fit its network")
+
+
+def layers_by_group(graph: ChannelGraph) -> tuple[np.ndarray, np.ndarray]:
+    """The prunable layers, group by group: the group of each, and its output channels that can be removed, int64 (layers,)."""
+    group_of_unit = np.repeat(np.arange(len(graph.groups)), graph.widths)
+    channels = np.stack(
+        [
+            layer.filters_per_index * np.bincount(group_of_unit[layer.units[layer.units >= 0]], minlength=len(graph.groups))
+            for layer in graph.prunable_layers
+        ]
+    )
+    groups, layers = np.nonzero(channels.T)
+    return groups, channels[layers, groups]

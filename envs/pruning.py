@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import isfinite
 from typing import Any
 
@@ -23,6 +22,7 @@ from prune_gym.simulation.allocation import check_action
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.rewards import Reward, make_reward
 from prune_gym.simulation.simulator import PruningState, Simulator
+from prune_gym.simulation.yardsticks import Yardstick, make_yardstick
 from prune_gym.surgery.slicing import check_architecture
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
@@ -39,6 +39,7 @@ class Preview:
     terminated: bool
     score: Score
     snapshot: PruningState
+    yardstick: float = 0.0
 
 
 class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -60,8 +61,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     Attributes:
         evaluations: architectures scored since this environment was made, over all episodes; the budget of agents.
-        best: the preview of the best network at the target sparsity that was scored so far, by its reward; what agents are
-            judged by. With post-training, of those that were trained. None before any.
+        best: the preview of the best network at the target sparsity that was scored so far, by the yardstick; what agents
+            are judged by. With post-training, of those that were trained. None before any.
 
     Args:
         task: the name of a task, or a :class:`prune_gym.tasks.Task` of your own.
@@ -71,6 +72,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             :class:`prune_gym.scoring.evaluation.Score` to float.
         reward_weights: (alpha, beta, gamma) of equation 17, for ``reward="paper"``.
         reward_split: ``"val"``, or ``"test"`` for the paper's protocol, which tunes on what it reports.
+        yardstick: ``"accuracy"``, or a function (after, baseline) of scores to float, by which networks are judged.
         observation: ``"architecture"`` or ``"full"``.
         rounding: ``"largest_remainder"``, ``"paper"`` or ``"carry"``, see :func:`prune_gym.allocate`.
         importance: criterion by name, see :func:`prune_gym.importance`.
@@ -94,6 +96,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         reward: str | Reward = "paper",
         reward_weights: tuple[float, float, float] | None = None,
         reward_split: str = "val",
+        yardstick: str | Yardstick = "accuracy",
         observation: str = "architecture",
         rounding: str = "largest_remainder",
         importance: str = "taylor",
@@ -107,6 +110,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             check_choice("render_mode", render_mode, self.metadata["render_modes"])
         check_choice("observation", observation, OBSERVATIONS)
         self.reward = make_reward(reward, reward_weights)
+        self.yardstick = make_yardstick(yardstick)
         self.render_mode = render_mode
         self.observation = observation
         if not isinstance(task, str | Task):
@@ -209,11 +213,6 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         planned = -(-self.simulator.target_filters // self.simulator.step_budget)
         return 0 if self.simulator.is_terminal(now) else planned - now.steps
 
-    def best_plan(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The way to the best network: (observation, action) step by step; empty before any was found."""
-        states = [] if self.best is None else self.best.snapshot.trajectory()
-        return [(self._observe(a), b.action) for a, b in pairwise(states) if b.action is not None]
-
     def render(self) -> Any:
         """``rgb_array``: uint8 (height, width, 3); ``ansi``: a string; None without a render mode."""
         if self.render_mode is None:
@@ -235,12 +234,12 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             if not isfinite(reward):
                 raise ValueError(f"reward: expected a finite number, got {reward} for {score}.")
         return [
-            Preview(reward, self.simulator.is_terminal(state), score, state)
+            Preview(reward, self.simulator.is_terminal(state), score, state, self.yardstick(score, baseline))
             for reward, score, state in zip(rewards, scores, states, strict=True)
         ]
 
     def _remember(self, preview: Preview) -> None:
-        if preview.terminated and (self.best is None or preview.reward > self.best.reward):
+        if preview.terminated and (self.best is None or preview.yardstick > self.best.yardstick):
             self.best = preview
             self.simulator.pin(preview.snapshot)
 

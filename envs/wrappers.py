@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import NormalizeReward
 
 from prune_gym.arguments import check_number
 from prune_gym.envs.pruning import PruningEnv
@@ -76,3 +77,12 @@ class VectorReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndar
         observation, _, terminated, truncated, info = self.env.step(action)
         reward = np.array([info["accuracy"], info["flops_reduction"], info["params_reduction"]], np.float32)
         return observation, reward, terminated, truncated, info
+
+
+def reward_wrapper(env: gymnasium.Env) -> gymnasium.Wrapper | None:
+    """The outermost wrapper of ``env`` that changes its rewards, or None."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.RewardWrapper | NormalizeReward | ImprovementReward | VectorReward):
+            return env
+        env = env.env
+    return None

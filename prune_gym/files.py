@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -59,3 +63,20 @@ def cache_folder() -> Path:
     """Where base networks and downloads are kept: ``$PRUNE_GYM_CACHE``, else ``prune_gym`` in the user's cache folder."""
     chosen = os.environ.get("PRUNE_GYM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "prune_gym"
     return Path(chosen).expanduser()
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The content of a JSON file. Raises FileNotFoundError, or ValueError for a damaged file; ``what`` says what it should be."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected {what}, but it is damaged ({error}).") from error
+
+
+def read_zipped_json(path: Path, member: str) -> Any:
+    """The content of a JSON file in a zip. Raises FileNotFoundError, or ValueError for a damaged or foreign file."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return json.loads(file.read(member))
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, RecursionError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"{path}: expected a zip that holds {member}, but {error}.") from error

@@ -17,14 +17,18 @@ def run_command(
     description: str | None,
     interrupted: str = "nothing was written",
     arguments: Sequence[str] | None = None,
+    defaults: Callable[[Sequence[str]], Config | None] = lambda arguments: None,
 ) -> None:
-    """Call ``main`` with the ``config`` that the arguments give, by default those of the command line.
+    """Call ``main`` with the ``config`` that the arguments give, by default those of the command line. ``defaults`` may give the
+    settings that hold where the arguments say nothing.
 
     Mistakes, missing files and full disks end the process with one line instead of a traceback; so does Ctrl-C, with what it
     was raised with, else with ``interrupted``.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        main(tyro.cli(config, description=description, args=arguments))
+        held = defaults(given)
+        main(tyro.cli(config, description=description, args=given, **({} if held is None else {"default": held})))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as stop:

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
 from command import run_command
 from rich.console import Console
 from rich.table import Table
 
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.run import RunResult, run
+from prune_gym.agents.run_folder import CONFIG, read_config
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The part of the command line that says which run goes on."""
+
+    out: Path | None = None
+    resume: bool = False
+
+
+def settings_of_resumed_run(arguments: Sequence[str]) -> RunConfig | None:
+    """With ``--resume``, the settings in the run folder: they hold for all options that are not given. None without, and for a
+    folder that holds no run yet."""
+    resumed, _ = tyro.cli(Resumed, args=arguments, return_unknown_args=True, add_help=False)
+    if not resumed.resume or resumed.out is None or not (resumed.out.expanduser() / CONFIG).exists():
+        return None
+    return read_config(resumed.out)
 
 
 def main(config: RunConfig) -> None:
@@ -36,4 +59,4 @@ def report(result: RunResult) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, RunConfig, __doc__)
+    run_command(main, RunConfig, __doc__, defaults=settings_of_resumed_run)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from prune_gym.arguments import check_integer, check_number
+from prune_gym.arguments import AtLeast, Within, check_settings
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,12 @@ class Augmentation:
     Raises ValueError or TypeError for a value out of range.
     """
 
-    padding: int = 4
+    padding: Annotated[int, AtLeast(0)] = 4
     flip: bool = True
-    degrees: float = 15.0
+    degrees: Annotated[float, Within("[0, 180]")] = 15.0
 
     def __post_init__(self) -> None:
-        check_integer("padding", self.padding, 0)
-        if not isinstance(self.flip, bool):
-            raise TypeError(f"flip: expected True or False, got {self.flip!r}.")
-        check_number("degrees", self.degrees, "[0, 180]")
+        check_settings(self)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Change images (N, C, H, W) of any dtype, each in its own way; a new tensor like ``images``. Black is 0.

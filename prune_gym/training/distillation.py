@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prune_gym.arguments import check_integer, check_number, unwrap_numpy_scalars
+from prune_gym.arguments import AtLeast, Within, check_settings
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split
 from prune_gym.training.train import MIN_LEARNING_RATE, Recipe, accuracy, layout_on, mixed_precision, train
@@ -19,32 +20,26 @@ class PostTraining:
     """How networks are trained after pruning steps. The defaults are the paper's values, except that the paper trains for 20
     epochs."""
 
-    epochs: int = 0
+    epochs: Annotated[int, AtLeast(0)] = 0
     """Epochs of post-training; 0 for none."""
-    period: int = 1
+    period: Annotated[int, AtLeast(1)] = 1
     """Pruning steps from one post-training to the next; the last step is always followed by one."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Within(f"[{MIN_LEARNING_RATE}, inf)")] = 1e-3
     """Peak learning rate; it rises in the first 10% of the steps, then falls to 1e-6 along a cosine."""
-    batch_size: int = 256
+    batch_size: Annotated[int, AtLeast(1)] = 256
     """Images per step of the optimizer, SGD with momentum 0.9."""
-    weight_decay: float = 5e-4
+    weight_decay: Annotated[float, Within("[0, inf)")] = 5e-4
     """Weight decay of the optimizer."""
-    mu: float = 0.25
+    mu: Annotated[float, Within("[0, 1]")] = 0.25
     """Weight of the labels' cross-entropy in the loss (equation 25); the teacher's term has the weight 1 - mu."""
-    temperature: float = 2.0
+    temperature: Annotated[float, Within("(0, inf)")] = 2.0
     """Temperature of the distillation (equation 26)."""
 
     def __post_init__(self) -> None:
-        unwrap_numpy_scalars(self)
-        check_integer("epochs", self.epochs, 0)
-        check_integer("period", self.period, 1)
-        check_number("learning_rate", self.learning_rate, f"[{MIN_LEARNING_RATE}, inf)")  # it ends at this floor
-        check_number("mu", self.mu, "[0, 1]")
-        check_number("temperature", self.temperature, "(0, inf)")
-        self.recipe(1)  # it checks the others
+        check_settings(self)
 
     def recipe(self, seed: int) -> Recipe:
-        """The recipe for :func:`prune_gym.training.train.train`. Raises TypeError or ValueError for a value out of range."""
+        """The same settings as a recipe for :func:`prune_gym.training.train.train`."""
         return Recipe(
             epochs=max(1, self.epochs),
             batch_size=self.batch_size,

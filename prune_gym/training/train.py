@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import cos, isfinite, pi
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from prune_gym.arguments import check_choice, check_integer, check_number
+from prune_gym.arguments import AtLeast, Within, check_settings
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split, check_labels
-
-OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
@@ -38,24 +37,17 @@ class Recipe:
     Raises TypeError or ValueError for a value out of range.
     """
 
-    epochs: int = 15
-    batch_size: int = 32
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.3
-    label_smoothing: float = 0.1
-    seed: int = 0
-    optimizer: str = "adamw"
-    warmup: float = 0.1
+    epochs: Annotated[int, AtLeast(1)] = 15
+    batch_size: Annotated[int, AtLeast(1)] = 32
+    learning_rate: Annotated[float, Within("(0, inf)")] = 5e-3
+    weight_decay: Annotated[float, Within("[0, inf)")] = 0.3
+    label_smoothing: Annotated[float, Within("[0, 1)")] = 0.1
+    seed: Annotated[int, AtLeast(0, below=2**63)] = 0
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    warmup: Annotated[float, Within("[0, 1)")] = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            check_integer(name, getattr(self, name), 1)
-        check_integer("seed", self.seed, 0, 2**63)
-        check_number("learning_rate", self.learning_rate, "(0, inf)")
-        check_number("weight_decay", self.weight_decay, "[0, inf)")
-        for name in ("label_smoothing", "warmup"):
-            check_number(name, getattr(self, name), "[0, 1)")
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_settings(self)
 
 
 RECIPES = {

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import train_agent
+from command import run_command
 from filelock import FileLock
 
 from prune_gym import models, tasks
-from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run
-from prune_gym.agents.run import JOURNAL
+from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run, run_folder
+from prune_gym.agents.run_folder import JOURNAL
 from prune_gym.data import datasets as data
 from prune_gym.scoring.evaluation import Evaluator
 from prune_gym.simulation.result_cache import Journal
@@ -85,7 +87,7 @@ def test_killed_at_any_value_it_ends_the_same(config, tmp_path, monkeypatch):
 
 def test_nothing_is_computed_again(config, tmp_path, monkeypatch):
     whole = run(RunConfig(out=tmp_path / "whole", **config))
-    monkeypatch.setattr(MODULE, "_write_results", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(MODULE, "write_results", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         run(RunConfig(out=tmp_path / "killed", resume=True, **config))
     monkeypatch.undo()
@@ -98,7 +100,7 @@ def test_nothing_is_computed_again(config, tmp_path, monkeypatch):
         assert (tmp_path / "killed" / JOURNAL).read_bytes() == lines
         raise Reached
 
-    monkeypatch.setattr(MODULE, "_write_results", finished)
+    monkeypatch.setattr(MODULE, "write_results", finished)
     accuracies, evaluated = Evaluator.accuracies, []
     monkeypatch.setattr(Evaluator, "accuracies", lambda self, found: evaluated.extend(found) or accuracies(self, found))
     monkeypatch.setattr("prune_gym.training.distillation.train", lambda *_, **__: pytest.fail("trained again"))
@@ -122,10 +124,10 @@ def stopped(tmp_path):
 class Stopping(RandomAgent):
     stop = True
 
-    def act(self, action):
+    def _on_evaluation(self, *arguments):
         if self.stop and self.num_timesteps > 7:
             raise KeyboardInterrupt
-        return super().act(action)
+        return super()._on_evaluation(*arguments)
 
 
 def test_the_folder_knows_the_settings(stopped, monkeypatch):
@@ -136,10 +138,132 @@ def test_the_folder_knows_the_settings(stopped, monkeypatch):
     assert again.summary == result.summary
 
 
-def test_other_settings_are_refused(stopped):
-    with pytest.raises(ValueError, match=r"sparsity: the run in .*run has 0.3, got 0.6; leave it out, or start another run"):
-        run(RunConfig(out=stopped, resume=True, sparsity=0.6))
-    assert (stopped / JOURNAL).exists()
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sparsity": 0.6}, "sparsity: the run in .*run has 0.3, got 0.6; leave it out, or start another run"),
+        ({"sparsity": 0.5}, "sparsity: the run in .*run has 0.3, got 0.5"),  # the default
+        ({"seed": 0}, "seed: the run in .*run has 3, got 0"),
+        ({"evaluations": None}, "evaluations: the run in .*run has 25, got None"),
+        ({"rl_pruner": RLPrunerConfig()}, "rl_pruner.samples: the run in .*run has 3, got 10"),
+        ({"sparsity": 0.3, "seed": 3, "step_ratio": 0.05}, "step_ratio: the run in .*run has 0.1, got 0.05"),
+    ],
+)
+def test_settings_that_were_given_must_agree(stopped, given, message):
+    """Also those that equal their defaults."""
+    before = {path.name: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match=message):
+        run(RunConfig(out=stopped, resume=True, **given))
+    assert {path.name: path.read_bytes() for path in stopped.iterdir() if path.is_file()} == before
+
+
+def test_settings_that_agree_may_be_given(stopped, monkeypatch):
+    monkeypatch.setattr(Stopping, "stop", False)
+    config = RunConfig(out=stopped, evaluations=25, seed=3, resume=True, **QUICK)
+    assert run(config, agent=lambda config, env: Stopping(env, seed=config.seed)).summary["seed"] == 3
+
+
+def resumed(*arguments: str) -> None:
+    run_command(train_agent.main, RunConfig, None, arguments=arguments, defaults=train_agent.settings_of_resumed_run)
+
+
+def test_options_of_the_command_line_must_agree(tmp_path, capsys):
+    """Whether they equal a default or not; those that are left out are the folder's."""
+    out = str(tmp_path / "run")
+    options = ["--agent", "uniform", "--seed", "1", "--sparsity", "0.3", "--device", "cpu", "--reward", "paper"]
+    resumed(*options, "--reward-weights", "1", "0.5", "0", "--out", out)
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    for given in (
+        ["--agent", "rl_pruner"],
+        ["--seed", "0"],
+        ["--sparsity", "0.5"],
+        ["--device", "auto"],
+        ["--reward", "accuracy"],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            resumed("--out", out, "--resume", *given)
+        message = f"{stopped.value} {capsys.readouterr().err}"
+        assert f"{given[0][2:]}" in message
+    resumed("--out", out, "--resume", "--seed", "1", "--reward-weights", "1", "0.5", "0")
+    (tmp_path / "run" / "summary.json").unlink()
+    resumed("--resume", "--out", out)
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+    resumed("--resume", "--out", str(tmp_path / "new"), "--agent", "uniform", "--sparsity", "0.2", "--device", "cpu")
+    assert (tmp_path / "new" / "summary.json").exists()
+
+
+class Fraction:
+    """A reward with a setting."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def __call__(self, before, after, baseline):
+        return self.share * after.accuracy + (1 - self.share) * after.flops_reduction
+
+
+def by_params(after, baseline):
+    return after.params_reduction
+
+
+def test_a_run_of_ones_own_task_reward_and_yardstick(tiny_task, own_tiny_task, tmp_path, monkeypatch):
+    """It goes on when the same are passed, and ends as one that was not stopped; other ones, or none, are refused."""
+    make = lambda config, env: Stopping(env, seed=config.seed)  # noqa: E731
+    settings = {"sparsity": 0.5, "step_ratio": 0.125, "device": "cpu", "evaluations": 40}
+    own = {"task": tiny_task, "reward": Fraction(0.25), "yardstick": by_params}
+    monkeypatch.setattr(Stopping, "stop", False)
+    whole = run(RunConfig(out=tmp_path / "whole", **settings), agent=make, **own)
+    assert whole.summary["task"] == "tiny"
+    assert whole.summary["yardstick"] == whole.summary["after"]["params_reduction"]
+    after = whole.summary["after"]
+    assert whole.summary["reward"] == pytest.approx(0.25 * after["val_accuracy"] + 0.75 * after["flops_reduction"])
+    monkeypatch.setattr(Stopping, "stop", True)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(RunConfig(out=out, **settings), agent=make, **own)
+    stored = json.loads((out / "config.json").read_text())
+    assert [stored[name] for name in own] == ["own"] * 3
+    assert stored["own"]["reward"].startswith(f"{__name__}.Fraction ")
+    assert stored["own"]["yardstick"].startswith(f"{__name__}.by_params ")
+
+    monkeypatch.setattr(Stopping, "stop", False)
+    going_on = RunConfig(out=out, resume=True)
+    for changes, message in (
+        ({"task": None}, "task: the run pruned a Task of its program's own"),
+        ({"reward": None}, r"reward: 'own' stands for a function; expected that of run\(config, reward=...\), got none"),
+        ({"yardstick": None}, "yardstick: 'own' stands for a function"),
+        (
+            {"reward": Fraction(0.5)},
+            r"reward: the run in .* has .*Fraction \w+, got .*Fraction \w+; give it what it was made with",
+        ),
+        ({"yardstick": lambda after, baseline: after.params_reduction}, "yardstick: the run in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(going_on, agent=make, **own | changes)
+    own_tiny_task.model.stem.weight.data[0] += 1
+    with pytest.raises(ValueError, match="task: the run in .* has tiny"):
+        run(going_on, agent=make, **own | {"task": own_tiny_task})
+    with pytest.raises(ValueError, match="reward: the run in .* has own, got accuracy"):
+        run(RunConfig(out=out, resume=True, reward="accuracy"), agent=make, task=tiny_task, yardstick=by_params)
+    same(whole.folder, run(going_on, agent=make, **own).folder)
+    assert run(going_on).summary == whole.summary  # it is finished
+
+
+def test_a_run_by_name_does_not_go_on_with_ones_own(stopped, tiny_task):
+    for own in ({"task": tiny_task}, {"reward": Fraction(0.5)}, {"yardstick": by_params}):
+        (name,) = own
+        with pytest.raises(ValueError, match=f"{name}: the run in .* has (digits|accuracy), got own"):
+            run(RunConfig(out=stopped, resume=True), **own)
+
+
+def test_a_finished_run_loses_none_of_the_users_files(tmp_path):
+    result = run(RunConfig(out=tmp_path / "run", agent="uniform", **QUICK))
+    (tmp_path / "run" / "weights").mkdir()
+    (tmp_path / "run" / "weights" / "mine.txt").write_text("mine")
+    (tmp_path / "run" / JOURNAL).write_text("my journal")
+    assert run(RunConfig(out=tmp_path / "run", resume=True)).summary == result.summary
+    assert (tmp_path / "run" / "weights" / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "run" / JOURNAL).read_text() == "my journal"
 
 
 def test_a_damaged_checkpoint_is_named(stopped):
@@ -150,7 +274,7 @@ def test_a_damaged_checkpoint_is_named(stopped):
         run(RunConfig(out=stopped, resume=True), agent=lambda config, env: Stopping(env, seed=config.seed))
     assert (stopped / JOURNAL).read_bytes() == content
     (stopped / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json: damaged, or of another version"):
+    with pytest.raises(ValueError, match=r"config.json: .*damaged"):
         run(RunConfig(out=stopped, resume=True))
 
 
@@ -200,7 +324,7 @@ def test_a_full_disk_is_named_and_what_was_done_is_kept(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", full)
-        message = rf"No space left on device; when that is mended, go on with --out {tmp_path}/full --resume: '.*{JOURNAL}'"
+        message = rf"No space left on device; once fixed, go on with --out {tmp_path}/full --resume: '.*{JOURNAL}'"
         with pytest.raises(OSError, match=message) as raised:
             run(RunConfig(out=tmp_path / "full", **config))
     assert raised.value.errno == errno.ENOSPC
@@ -213,7 +337,7 @@ def test_trained_weights_that_are_lost(loss, tmp_path, monkeypatch):
     """A damaged file is named; what is not there is trained again, with the same result."""
     config = {**QUICK, "evaluations": 31, "posttraining": PostTraining(epochs=1, period=1, batch_size=100)}
     whole = run(RunConfig(out=tmp_path / "whole", **config))
-    monkeypatch.setattr(MODULE, "_write_results", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(MODULE, "write_results", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         run(RunConfig(out=tmp_path / "run", **config))
     monkeypatch.undo()
@@ -312,6 +436,6 @@ def test_before_the_settings_are_written_the_same_command_begins_again(tmp_path,
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(MODULE, "write_atomically", full)
-    with pytest.raises(OSError, match="when that is mended, repeat the same command"):
+    monkeypatch.setattr(run_folder, "write_atomically", full)
+    with pytest.raises(OSError, match="once fixed, repeat the same command"):
         run(RunConfig(out=tmp_path / "run", evaluations=10, **QUICK))

@@ -18,8 +18,10 @@ from matplotlib.image import imread
 
 import prune_gym
 from prune_gym import tasks
-from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run
-from prune_gym.agents.config import read_config
+from prune_gym.agents import RLPrunerConfig, RunConfig, SearchAgent, run
+from prune_gym.agents.results import read_summary
+from prune_gym.agents.run_folder import read_config
+from prune_gym.agents.sb3 import PPOConfig
 from prune_gym.envs import PruningEnv
 from prune_gym.surgery.pruned_file import pruned_info
 from prune_gym.training.train import accuracy
@@ -108,11 +110,70 @@ def test_paper_protocol_is_named(tmp_path):
 
 
 def test_your_own_agent(tmp_path):
-    class Mine(RandomAgent):
-        once = True
+    class Mine(SearchAgent):
+        def search(self, env):
+            while not env.finished:
+                env.step(env.uniform_action)
 
     result = run(RunConfig(evaluations=50, out=tmp_path / "run", **QUICK), agent=lambda config, env: Mine(env, seed=config.seed))
     assert result.summary["evaluations"] == 3
+    assert result.summary["agent"] == "Mine"
+
+
+@pytest.mark.parametrize("yardstick", [None, lambda after, baseline: -after.accuracy])
+def test_the_yardstick_chooses_the_network(tiny_task, tmp_path, yardstick):
+    """Whatever the reward is: the reported network is the one that the yardstick prefers."""
+    seen = []
+
+    def reward(before, after, baseline):
+        seen.append(after)
+        return -2 * after.accuracy
+
+    settings = {"sparsity": 0.5, "step_ratio": 0.5, "device": "cpu", "evaluations": 12, "agent": "random"}
+    result = run(RunConfig(out=tmp_path / "run", **settings), task=tiny_task, reward=reward, yardstick=yardstick)
+    accuracies = {score.accuracy for score in seen if score.channel_sparsity >= 0.5}
+    assert len(accuracies) > 3
+    expected = max(accuracies) if yardstick is None else min(accuracies)
+    assert result.summary["after"]["val_accuracy"] == expected
+    assert result.summary["reward"] == -2 * expected
+    assert result.summary["yardstick"] == (expected if yardstick is None else -expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": None}, "config: expected a RunConfig, got NoneType"),
+        ({"config": {"task": "digits"}}, "config: expected a RunConfig, got dict"),
+        ({"agent": "ppo"}, r"agent: expected a function \(config, env\) .*, got 'ppo'; .* RunConfig\(agent=...\)"),
+        ({"agent": None}, "agent: expected a function"),
+        ({"agent": lambda config, env: 5}, "agent: expected it to make a SearchAgent or an algorithm of SB3, got int"),
+        ({"task": "digits"}, r"task: expected a prune_gym.tasks.Task, got str; names go into the RunConfig"),
+        ({"reward": "paper"}, "reward: expected a function, got 'paper'; names go into the RunConfig"),
+        ({"yardstick": 3}, "yardstick: expected a function, got 3"),
+    ],
+)
+def test_bad_arguments_leave_nothing_behind(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match=message):
+        run(**{"config": RunConfig(out=tmp_path / "run", **QUICK)} | arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thing_and_its_name_are_not_both_taken(tiny_task, tmp_path):
+    def reward(before, after, baseline):
+        return after.accuracy
+
+    with pytest.raises(ValueError, match="task: expected a name in the settings or an object for run.., got both"):
+        run(RunConfig(task="digits", out=tmp_path / "run"), task=tiny_task)
+    with pytest.raises(ValueError, match="reward: expected a name in the settings or an object for run.., got both"):
+        run(RunConfig(reward="accuracy", out=tmp_path / "run"), reward=reward)
+    with pytest.raises(ValueError, match="task: expected network, data and weights in the settings or a Task"):
+        run(RunConfig(network="vgg19", data="cifar10", weights="x", out=tmp_path / "run"), task=tiny_task)
+    with pytest.raises(ValueError, match="reward_weights: expected None unless reward is 'paper'"):
+        run(RunConfig(reward_weights=(1, 2, 3), reward="own", out=tmp_path / "run"), reward=reward)
+    with pytest.raises(ValueError, match="reward: 'own' stands for a function"):
+        run(RunConfig(reward="own", out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_with_a_run_is_refused(result):
@@ -133,6 +194,11 @@ def test_a_folder_with_a_run_is_refused(result):
         ({"reward": "flop"}, "reward: .* Did you mean 'flops'?"),
         ({"device": "gpu"}, "device: expected one of .*; got 'gpu'"),
         ({"seed": -1}, r"seed: expected an integer in \[0, 4294967296\), got -1"),
+        ({"seed": 2**32}, "seed: expected an integer in"),
+        ({"agent": "PPO"}, "agent: expected one of .*; got 'PPO'. Did you mean 'ppo'?"),
+        ({"yardstick": "acuracy"}, "yardstick: .* Did you mean 'accuracy'?"),
+        ({"agent": "uniform", "ppo": PPOConfig(n_steps=8)}, "ppo: these settings have no effect on 'uniform'"),
+        ({"agent": "ppo", "ppo": PPOConfig(n_steps=12)}, "n_steps: ppo would learn for the first time after 12 steps"),
     ],
 )
 def test_bad_settings_leave_nothing_behind(settings, message, tmp_path):
@@ -240,14 +306,23 @@ def test_numbers_of_numpy_are_as_good_as_python_s(tmp_path):
     ("settings", "message"),
     [
         ({"reward": "acc"}, r"reward: expected one of .*; got 'acc'"),
-        ({"reward": ["accuracy"]}, r"reward: expected one of .*; got \['accuracy'\]"),
+        ({"reward": ["accuracy"]}, r"reward: expected a name, got list; pass an object of your own to run\(config, reward=...\)"),
+        ({"reward": max}, r"reward: expected a name, got builtin_function_or_method; pass .* run\(config, reward=...\)"),
+        ({"yardstick": max}, r"yardstick: expected a name, .* run\(config, yardstick=...\)"),
         ({"rounding": "x"}, r"rounding: expected one of .*; got 'x'"),
         ({"importance": "tailor"}, r"importance: .* Did you mean 'taylor'"),
         ({"reward_split": "train"}, r"reward_split: expected one of val, test; got 'train'"),
         ({"reward_weights": (1, 2)}, r"reward_weights: expected"),
-        ({"task": []}, r"task: expected one of .*; got \[\]"),
-        ({"posttraining": {"epochs": 1}}, "posttraining: expected a PostTraining, got dict"),
-        ({"rl_pruner": None}, "rl_pruner: expected a RLPrunerConfig, got NoneType"),
+        ({"task": []}, r"^task: expected a name, got list; pass an object of your own to run\(config, task=...\)\.$"),
+        ({"posttraining": {"epochs": 1}}, "posttraining: expected a value of type PostTraining, got dict"),
+        ({"rl_pruner": None}, "rl_pruner: expected a value of type RLPrunerConfig, got NoneType"),
+        ({"out": 3}, "out: expected a path, got int"),
+        ({"weights": 3}, "weights: expected a path, got int"),
+        ({"network": "vgg19"}, "data: expected network, data and weights together, got no data"),
+        ({"network": "vgg19", "data": "cifar10", "weights": "x", "task": "digits-resnet"}, "task: expected a task, or network"),
+        ({"evaluations": 2.5}, "evaluations: expected an integer >= 1"),
+        ({"step_ratio": 0}, r"step_ratio: expected a number in \(0, 1\], got 0"),
+        ({"device": None}, "device: expected a value of type str"),
         ({"resume": "yes"}, "resume: expected True or False, got 'yes'"),
         ({"seed": True}, "seed: expected an integer"),
         ({"sparsity": "a"}, "sparsity: expected a number in"),
@@ -258,22 +333,78 @@ def test_settings_are_checked_before_anything_is_loaded(settings, message):
         RunConfig(**settings)
 
 
+def without(content: dict, path: str) -> dict:
+    """A copy that lacks an entry."""
+    name, _, inner = path.partition(".")
+    if inner:
+        return content | {name: without(content[name], inner)}
+    return {key: value for key, value in content.items() if key != name}
+
+
 def test_a_damaged_summary_is_named(result, tmp_path):
     shutil.copytree(result.folder, tmp_path / "run")
-    content = (tmp_path / "run" / "summary.json").read_text()
-    for damaged in (content[:50], "[]"):
-        (tmp_path / "run" / "summary.json").write_text(damaged)
-        with pytest.raises(ValueError, match=r"run: .*summary.json is damaged .*; run train_agent.py again"):
+    path = tmp_path / "run" / "summary.json"
+    content = path.read_text()
+    for damaged in (content[:50], "[" * 100_000):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=r"summary.json: .*damaged"):
             run(RunConfig(out=tmp_path / "run", resume=True))
+    entries = [*result.summary, "before.macs", "before.test_accuracy", "after.val_accuracy", "after.channel_sparsity"]
+    for entry in entries:
+        path.write_text(json.dumps(without(result.summary, entry)))
+        with pytest.raises(ValueError, match=rf"summary.json: damaged, its entry '{entry}' is missing or of another kind; run"):
+            read_summary(tmp_path / "run")
+    for change, entry in (
+        ({"seed": "0"}, "seed"),
+        ({"before": None}, "before"),
+        ({"after": result.summary["after"] | {"macs": "9"}}, "after.macs"),
+        ({"widths": {"conv1": [3]}}, "widths.conv1"),
+        ({"widths": {"conv1": [3, None]}}, "widths.conv1"),
+        ({"widths": {"conv1": 3}}, "widths.conv1"),
+    ):
+        path.write_text(json.dumps(result.summary | change))
+        with pytest.raises(ValueError, match=rf"summary.json: damaged, its entry '{entry}'"):
+            read_summary(tmp_path / "run")
+    path.write_text("[]")
+    with pytest.raises(ValueError, match=r"summary.json: damaged"):
+        read_summary(tmp_path / "run")
+
+
+def test_folders_without_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run: expected the folder of a run, .* is not a folder"):
+        read_summary(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"run: .* holds no finished run, as it has no summary.json"):
+        read_summary(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"config.json: no such file; expected the folder of a run"):
+        read_config(tmp_path)
 
 
 def test_a_damaged_config_is_named(result, tmp_path):
     shutil.copytree(result.folder, tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    for damage in ({"posttraining": None}, {"posttraining": []}, {"reward": "foo"}, {"seed": "3"}, {"more": 1}):
-        (tmp_path / "run" / "config.json").write_text(json.dumps(config | damage))
-        with pytest.raises(ValueError, match=r"config.json: damaged, or of another version or machine"):
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    for damage in ({"posttraining": None}, {"posttraining": []}, {"reward": "foo"}, {"seed": "3"}, {"more": 1}, {"own": None}):
+        path.write_text(json.dumps(config | damage))
+        with pytest.raises(ValueError, match=r"config.json: damaged, or of another version"):
             read_config(tmp_path / "run")
+    for name in config.keys() - {"own", "made_by"}:
+        path.write_text(json.dumps(without(config, name)))
+        with pytest.raises(
+            ValueError, match=rf"config.json: damaged, or of another version; it does not have the setting '{name}'"
+        ):
+            read_config(tmp_path / "run")
+    for content in ("[]", "3", '{"a": ' * 100_000):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"config.json: .*damaged"):
+            read_config(tmp_path / "run")
+
+
+def test_a_config_is_read_as_it_was(tmp_path):
+    config = RunConfig(reward="paper", reward_weights=(1.0, 0.5, 0.0), agent="uniform", out=tmp_path / "run", **QUICK)
+    run(config)
+    read = read_config(tmp_path / "run", out=tmp_path / "run")
+    assert read == config
+    assert read_config(tmp_path / "run", device="auto").device == "auto"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,0 +1,120 @@
+"""The folder of a run: a new one, or that of a run that goes on with the settings in it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from prune_gym.agents.config import RunConfig
+from prune_gym.files import read_json, write_atomically
+
+CONFIG, JOURNAL = "config.json", "journal.txt"
+NESTED = {field.name: field.default_factory for field in fields(RunConfig) if field.default_factory is not MISSING}
+
+
+def check_free(out: Path | None) -> None:
+    """Raise FileExistsError if ``out`` is anything but an empty folder or a new one."""
+    folder = None if out is None else out.expanduser()
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(not _is_leftover(p) for p in folder.iterdir())):
+        raise FileExistsError(f"out: {folder} is not an empty folder, it may hold a run; choose another or delete it.")
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether it is a file of :func:`write_atomically` in a process that was killed."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
+
+
+def make_folder(config: RunConfig, task: str, agent: str) -> Path:
+    """The run folder, new unless the run goes on; two runs that start at once never get the same one by default."""
+    if config.out is not None:
+        if not config.resume:
+            check_free(config.out)
+        folder = config.out.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    base = Path("runs") / f"{task}_{agent}_seed{config.seed}_{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in count(1):
+        folder = base if number == 1 else base.with_name(f"{base.name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("count() does not end")
+
+
+def write_config(folder: Path, config: RunConfig, own: Mapping[str, str], agent: str) -> None:
+    """Note the settings, what the run was given without a name, and the agent, unless they are noted already."""
+    if not (folder / CONFIG).exists():
+        write_atomically(folder / CONFIG, to_json(config.settings() | {"own": dict(own), "made_by": agent}))
+
+
+def read_config(folder: Path, **changes: Any) -> RunConfig:
+    """The settings of the run in a folder, with changes.
+
+    Raises FileNotFoundError, or ValueError for a damaged file; it names the file and the setting.
+    """
+    path = Path(folder).expanduser() / CONFIG
+    stored = _read_stored(path)
+    try:
+        settings = {name: stored[name] for name in RunConfig().settings()}
+        nested = {name: kind(**settings[name]) for name, kind in NESTED.items()}
+        return RunConfig(**settings | nested | changes)
+    except KeyError as error:
+        raise ValueError(f"{path}: damaged, or of another version; it does not have the setting {error}.") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: damaged, or of another version or machine ({error}).") from error
+
+
+def _read_stored(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; expected the folder of a run, made by train_agent.py.")
+    stored = read_json(path, "the settings of a run")
+    expected = RunConfig().settings().keys() | {"own", "made_by"}
+    if not isinstance(stored, dict) or not isinstance(stored.get("own"), dict) or not stored.keys() <= expected:
+        more = f", such as {min(stored.keys() - expected)!r}" if isinstance(stored, dict) and stored.keys() - expected else ""
+        raise ValueError(f"{path}: damaged, or of another version; expected the settings of a run and nothing else{more}.")
+    return stored
+
+
+def continued(config: RunConfig, own: Mapping[str, str]) -> RunConfig:
+    """The settings of the run in ``config.out``, if there is one.
+
+    What was given besides must agree with them: ``config.given``, and ``own``, what describes the run's own task, reward and
+    yardstick. Raises ValueError if it does not, FileExistsError if the folder holds something else.
+    """
+    folder = Path(config.out or "").expanduser()
+    if not (folder / CONFIG).exists():
+        check_free(folder)
+        return config
+    stored = replace(read_config(folder), out=folder, resume=True)
+    theirs, ours = _flat(stored.settings()), _flat(config.settings())
+    descriptions = _read_stored(folder / CONFIG)["own"]
+    for key, value in ours.items():
+        setting = key.partition(".")[0]
+        if setting in config.given and value != theirs[key]:
+            raise ValueError(f"{key}: the run in {folder} has {theirs[key]}, got {value}; leave it out, or start another run.")
+    for name, description in own.items():
+        if descriptions.get(name) != description:
+            raise ValueError(
+                f"{name}: the run in {folder} has {descriptions.get(name)}, got {description}; give it what it was made with, or "
+                "start another run."
+            )
+    return stored
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """One entry for every setting, as on the command line."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= {f"{key}.{inner}": item for inner, item in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def to_json(content: Any) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
