@@ -181,7 +181,7 @@ class Lab:
         full, cost = graph.cost(graph.full(), "paper"), graph.cost(architecture, "paper")
         student = state.weights.student
         just_trained = student is not None and student.architecture == architecture
-        before = self.test(simulator.trainer.network(student), base.whole) if student and just_trained else ""
+        before = self.test(simulator.store.network(student), base.whole) if student and just_trained else ""
         return {
             "channel_sparsity": round(architecture.channel_sparsity, 4),
             "base_top1": base.top1,
