@@ -323,8 +323,8 @@ def test_bad_settings(settings, message):
 
 
 def test_other_things_are_no_settings(tiny_task):
-    for wrong in ({"epochs": 1}, 5, PostTraining):
-        with pytest.raises(TypeError, match="posttraining: expected a PostTraining, got"):
+    for wrong in ([1], 5, PostTraining):
+        with pytest.raises(TypeError, match="posttraining: expected a PostTraining or a mapping of its settings, got"):
             PruningEnv(tiny_task, posttraining=wrong)
     with pytest.raises(TypeError, match="cache: expected a ResultCache, got dict"):
         PruningEnv(tiny_task, cache={})
