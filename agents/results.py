@@ -60,7 +60,7 @@ def write_results(folder: Path, config: RunConfig, agent: str, env: PruningEnv, 
     }
     student = best.snapshot.weights.student
     if student is not None:
-        untrained = simulator.trainer.network(student)
+        untrained = simulator.store.network(student)
         summary["before_posttraining"] = {"val_accuracy": accuracy(untrained, val), "test_accuracy": accuracy(untrained, test)}
     write_atomically(folder / "steps.csv", recorder.csv())
     save_pruned(folder / "pruned.safetensors", pruned, {"summary": summary})

@@ -1,6 +1,6 @@
 """Gymnasium environments of network pruning, and their wrappers. Installed as ``prune_gym.envs``."""
 
 from prune_gym.envs.pruning import Preview, PruningEnv
-from prune_gym.envs.wrappers import ImprovementReward, SoftmaxAction, VectorReward
+from prune_gym.envs.wrappers import ImprovementReward, SoftmaxAction, reward_wrapper
 
-__all__ = ["ImprovementReward", "Preview", "PruningEnv", "SoftmaxAction", "VectorReward"]
+__all__ = ["ImprovementReward", "Preview", "PruningEnv", "SoftmaxAction", "reward_wrapper"]

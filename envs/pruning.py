@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 from prune_gym import tasks
-from prune_gym.arguments import check_choice
+from prune_gym.arguments import check_choice, check_integer, unknown
 from prune_gym.envs.observations import OBSERVATIONS, observe
 from prune_gym.envs.rendering import describe, draw, write
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.allocation import check_action
 from prune_gym.simulation.result_cache import ResultCache
-from prune_gym.simulation.rewards import Reward, make_reward
-from prune_gym.simulation.simulator import PruningState, Simulator
+from prune_gym.simulation.rewards import Reward, VectorReward, make_reward
+from prune_gym.simulation.score_functions import finite
+from prune_gym.simulation.simulator import Simulator
+from prune_gym.simulation.state import PruningState
 from prune_gym.simulation.yardsticks import Yardstick, make_yardstick
-from prune_gym.surgery.slicing import check_architecture
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
+
+ROUNDING_ERROR = 1e-6  # by which an action may be above 1
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What an action would lead to: the reward it would give, whether the episode would end, and the state itself.
+    """What an action would lead to.
 
-    ``env.unwrapped.restore(preview.snapshot)`` goes there, without the post-training that a step may end with.
+    Attributes:
+        reward: the reward that the step would give; with ``reward="vector"`` an array (3,).
+        terminated: whether the episode would end.
+        score: accuracy and costs of the network.
+        snapshot: the state itself: ``env.unwrapped.restore(preview.snapshot)`` goes there, without the post-training that a
+            step may end with.
+        yardstick: what the network is worth by the environment's yardstick.
     """
 
-    reward: float
+    reward: Any
     terminated: bool
     score: Score
     snapshot: PruningState
-    yardstick: float = 0.0
+    yardstick: float
 
 
 class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -52,7 +63,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     **Observation**: the architecture vector, ``Box(0, 1, (groups,), float32)``: kept width over original width. With
     ``observation="full"`` see :mod:`prune_gym.envs.observations`.
 
-    **Reward**: of the network after the step; accuracies are those on the validation split.
+    **Reward**: what the agent learns from, a function of the networks before and after the step; accuracies are those on the
+    validation split. **Yardstick**: what the networks are judged by, apart from the reward.
 
     **Episode**: starts at the original network and terminates when the target sparsity is reached; never truncated.
 
@@ -61,32 +73,42 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     Attributes:
         evaluations: architectures scored since this environment was made, over all episodes; the budget of agents.
-        best: the preview of the best network at the target sparsity that was scored so far, by the yardstick; what agents
-            are judged by. With post-training, of those that were trained. None before any.
+        best: the preview of the best network at the target sparsity that was scored so far, by the yardstick, the first of
+            equal ones; what agents are judged by. With post-training, of those that were trained. None before any.
+        reward_space: ``Box(0, 1, (3,), float32)`` with ``reward="vector"``, and ``reward_dim`` 3, as in MO-Gymnasium; neither
+            exists otherwise.
 
     Args:
         task: the name of a task, or a :class:`prune_gym.tasks.Task` of your own.
         sparsity: channel sparsity to reach, in (0, 1).
         step_ratio: fraction of the original filters that one step removes, in (0, 1].
         reward: ``"paper"``, ``"accuracy"``, ``"flops"``, ``"params"``, or a function (before, after, baseline) of
-            :class:`prune_gym.scoring.evaluation.Score` to float.
+            :class:`prune_gym.scoring.evaluation.Score` to a finite number. ``"vector"`` gives multi-objective agents accuracy,
+            MACs reduction and parameter reduction as float32 (3,).
         reward_weights: (alpha, beta, gamma) of equation 17, for ``reward="paper"``.
+        yardstick: ``"accuracy"``, or a function (after, baseline) of Scores to a finite number, the higher the better; see
+            :mod:`prune_gym.simulation.yardsticks`.
         reward_split: ``"val"``, or ``"test"`` for the paper's protocol, which tunes on what it reports.
-        yardstick: ``"accuracy"``, or a function (after, baseline) of scores to float, by which networks are judged.
         observation: ``"architecture"`` or ``"full"``.
         rounding: ``"largest_remainder"``, ``"paper"`` or ``"carry"``, see :func:`prune_gym.allocate`.
         importance: criterion by name, see :func:`prune_gym.importance`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         render_mode: ``"rgb_array"`` (bars per group) or ``"ansi"``.
         precision: ``"float32"``, or ``"bfloat16"`` to score networks faster on a GPU.
-        posttraining: how networks are trained after a pruning step, see :class:`prune_gym.training.distillation.PostTraining`; by
-            default they are not. Previews show the network before it; the reward of a step is that after it.
-        cache: where accuracies and importance rankings are kept, see :mod:`prune_gym.cache`.
+        posttraining: how networks are trained after a pruning step, a :class:`prune_gym.training.distillation.PostTraining` or
+            a mapping of its settings such as ``{"epochs": 5}``; by default they are not. Previews show the network before it;
+            the reward of a step is that after it.
+        cache: where accuracies and importance rankings are kept, see :mod:`prune_gym.simulation.result_cache`.
 
     Raises ValueError or TypeError for any bad argument, by its name, when the environment is made.
+
+    ``env.spec`` can be written as JSON unless an argument is an object of yours (a task, a device, a cache, a function as reward
+    or yardstick): JSON cannot hold one, so ``spec.to_json()`` raises then; name what you can, and give the rest to
+    ``gymnasium.make`` again.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}  # noqa: RUF012  # Gymnasium's name
+    _spec: EnvSpec | None = None
 
     def __init__(
         self,
@@ -95,22 +117,29 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         step_ratio: float = 0.05,
         reward: str | Reward = "paper",
         reward_weights: tuple[float, float, float] | None = None,
-        reward_split: str = "val",
         yardstick: str | Yardstick = "accuracy",
+        reward_split: str = "val",
         observation: str = "architecture",
         rounding: str = "largest_remainder",
         importance: str = "taylor",
         device: str | torch.device = "auto",
         render_mode: str | None = None,
         precision: str = "float32",
-        posttraining: PostTraining | None = None,
+        posttraining: PostTraining | Mapping[str, Any] | None = None,
         cache: ResultCache | None = None,
+        **others: Any,
     ):
+        if others:
+            known = [name for name in inspect.signature(PruningEnv).parameters if name != "others"]
+            raise TypeError(str(unknown("keyword", next(iter(others)), known)))
         if render_mode is not None:
             check_choice("render_mode", render_mode, self.metadata["render_modes"])
         check_choice("observation", observation, OBSERVATIONS)
         self.reward = make_reward(reward, reward_weights)
         self.yardstick = make_yardstick(yardstick)
+        if isinstance(self.reward, VectorReward):
+            self.reward_dim = len(self.reward.OBJECTIVES)
+            self.reward_space = spaces.Box(0.0, 1.0, (self.reward_dim,), np.float32)
         self.render_mode = render_mode
         self.observation = observation
         if not isinstance(task, str | Task):
@@ -135,6 +164,25 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._state: PruningState | None = None
         self.observation_space = spaces.Box(0.0, 1.0, (len(self._observe(self.simulator.initial())),), np.float32)
 
+    @property  # type: ignore[override]
+    def spec(self) -> EnvSpec | None:
+        """How :func:`gymnasium.make` made it, with settings as JSON can hold them; None if it was made without."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None and isinstance(spec.kwargs.get("posttraining"), PostTraining):
+            spec = replace(spec, kwargs={**spec.kwargs, "posttraining": asdict(spec.kwargs["posttraining"])})
+        self._spec = spec
+
+    def __setstate__(self, content: dict[str, Any]) -> None:
+        """Put a pickled or copied environment together: states travel without the channel graph."""
+        self.__dict__.update(content)
+        if self._state is not None:
+            self._state = self.simulator.attach(self._state)
+        if self.best is not None:
+            self.best = replace(self.best, snapshot=self.simulator.attach(self.best.snapshot))
+
     @property
     def graph(self) -> ChannelGraph:
         return self.simulator.graph
@@ -145,8 +193,11 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._current("architecture").architecture
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Back to the original network. Nothing here is random; ``seed`` only seeds ``np_random`` for wrappers."""
-        super().reset(seed=seed)
+        """Back to the original network. Nothing here is random; ``seed``, an integer >= 0, only seeds ``np_random`` for wrappers.
+        Raises ValueError or TypeError for another seed."""
+        if seed is not None:
+            check_integer("seed", seed, 0)
+        super().reset(seed=None if seed is None else int(seed))
         self._state = self.simulator.initial()
         self._evaluations_before = self.evaluations
         return self._observe(self._state), self._info(self._state)
@@ -154,18 +205,17 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Remove one step budget of filters. Costs one evaluation.
 
-        Raises RuntimeError before the first reset and after the end, ValueError for an action that is not a finite,
-        non-negative array (groups,); the environment is then as it was.
+        Raises RuntimeError before the first reset and after the end, ValueError for an action that is not an array (groups,) of
+        numbers in [0, 1]; the environment is then as it was.
         """
         now = self._check_running("step")
-        (state,) = self.simulator.successors(now, [check_action(action, len(self.graph.groups))])
-        if self.simulator.trains(state):
-            state = self.simulator.posttrained(state)
+        state = self.simulator.step(now, self._check_action(action))
         self.evaluations += 1
         (preview,) = self._previews(now, [state])
         self._remember(preview)
-        self._state = preview.snapshot
-        return self._observe(preview.snapshot), preview.reward, preview.terminated, False, self._info(preview.snapshot)
+        self._state = state
+        reward = preview.reward.copy() if isinstance(preview.reward, np.ndarray) else preview.reward  # wrappers may write to it
+        return self._observe(state), reward, preview.terminated, False, self._info(state)
 
     # ------------------------------------------------------------------------------------ beyond Gymnasium's interface
 
@@ -175,7 +225,9 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         Costs N evaluations; the architectures are scored in one batch. Raises like :meth:`step`.
         """
         now = self._check_running("preview")
-        checked = [check_action(action, len(self.graph.groups)) for action in actions]
+        if not isinstance(actions, Sequence | np.ndarray):
+            raise TypeError(f"actions: expected a sequence of actions or an array (N, groups), got {type(actions).__name__}.")
+        checked = [self._check_action(action) for action in actions]
         states = self.simulator.successors(now, checked)
         self.evaluations += len(states)
         previews = self._previews(now, states)
@@ -190,12 +242,15 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._current("snapshot")
 
     def restore(self, snapshot: PruningState) -> tuple[np.ndarray, dict[str, Any]]:
-        """Go back (or ahead) to a state; gives its observation and info. ``evaluations`` keeps counting."""
+        """Go back (or ahead) to a state; gives its observation and info. ``evaluations`` keeps counting.
+
+        A snapshot may have been pickled, and may come from another environment of the same task, sparsity, step ratio, rounding
+        and post-training. Raises TypeError for anything else than a snapshot, ValueError for one of another process.
+        """
         if not isinstance(snapshot, PruningState):
             raise TypeError(f"snapshot: expected what snapshot() or a preview gave, got {type(snapshot).__name__}.")
-        check_architecture(snapshot.architecture, self.graph)
-        self._state = snapshot
-        return self._observe(snapshot), self._info(snapshot)
+        self._state = self.simulator.attach(snapshot)
+        return self._observe(self._state), self._info(self._state)
 
     def score(self) -> Score:
         """Accuracy and costs of the present state; already known, so it costs no evaluation."""
@@ -209,9 +264,12 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     @property
     def steps_left(self) -> int:
         """Steps to the end of the episode."""
-        now = self._current("steps_left")
-        planned = -(-self.simulator.target_filters // self.simulator.step_budget)
-        return 0 if self.simulator.is_terminal(now) else planned - now.steps
+        return self.simulator.steps_left(self._current("steps_left"))
+
+    def best_plan(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The way to the best network: (observation, action) step by step; empty before any was found."""
+        states = [] if self.best is None else self.best.snapshot.trajectory()
+        return [(self._observe(a), b.action) for a, b in pairwise(states) if b.action is not None]
 
     def render(self) -> Any:
         """``rgb_array``: uint8 (height, width, 3); ``ansi``: a string; None without a render mode."""
@@ -225,18 +283,34 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     # ----------------------------------------------------------------------------------------------------- inside
 
+    def _check_action(self, action: np.ndarray) -> np.ndarray:
+        """The action as float64 (groups,). Raises ValueError unless it is in the action space, but for rounding."""
+        array = check_action(action, len(self.graph.groups))
+        if array.max() > 1 + ROUNDING_ERROR:
+            raise ValueError(
+                f"action: expected numbers <= 1, got {array.max()} for group {array.argmax()}; only the ratios of an action "
+                "count, so divide it by its largest number."
+            )
+        return array
+
     def _previews(self, now: PruningState, states: Sequence[PruningState]) -> list[Preview]:
-        """What steps from ``now`` to each of ``states`` are worth. Raises ValueError for a reward that is no finite number."""
-        before, baseline = self.simulator.score(now), self.simulator.baseline
-        scores = self.simulator.scores(states)
-        rewards = [float(self.reward(before, after, baseline)) for after in scores]
-        for reward, score in zip(rewards, scores, strict=True):
-            if not isfinite(reward):
-                raise ValueError(f"reward: expected a finite number, got {reward} for {score}.")
+        """What steps from ``now`` to each of ``states`` are worth."""
+        before, scores = self.simulator.score(now), self.simulator.scores(states)
         return [
-            Preview(reward, self.simulator.is_terminal(state), score, state, self.yardstick(score, baseline))
-            for reward, score, state in zip(rewards, scores, states, strict=True)
+            Preview(
+                self._reward(before, score),
+                self.simulator.is_terminal(state),
+                score,
+                state,
+                finite("yardstick", self.yardstick(score, self.simulator.baseline), score),
+            )
+            for score, state in zip(scores, states, strict=True)
         ]
+
+    def _reward(self, before: Score, after: Score) -> Any:
+        """The reward of a step. Raises TypeError or ValueError for one that is no finite number."""
+        reward = self.reward(before, after, self.simulator.baseline)
+        return reward if isinstance(self.reward, VectorReward) else finite("reward", reward, after)
 
     def _remember(self, preview: Preview) -> None:
         if preview.terminated and (self.best is None or preview.yardstick > self.best.yardstick):
@@ -254,16 +328,16 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             raise RuntimeError(f"{caller}: the episode has ended, the target sparsity is reached; call reset() first.")
         return now
 
-    def _observe(self, at: PruningState) -> np.ndarray:
-        return observe(self.observation, self.simulator, at)
+    def _observe(self, state: PruningState) -> np.ndarray:
+        return observe(self.observation, self.simulator, state)
 
-    def _info(self, at: PruningState) -> dict[str, Any]:
-        score = self.simulator.score(at)
+    def _info(self, state: PruningState) -> dict[str, Any]:
+        score = self.simulator.score(state)
         return {
             "accuracy": score.accuracy,
             "flops_reduction": score.flops_reduction,
             "params_reduction": score.params_reduction,
             "channel_sparsity": score.channel_sparsity,
-            "widths": at.architecture.widths.copy(),
+            "widths": state.architecture.widths.copy(),
             "evaluations": self.evaluations - self._evaluations_before,
         }

@@ -1,4 +1,4 @@
-"""Wrappers in Gymnasium's own way: actions for Gaussian policies, and other views of the reward."""
+"""Wrappers in Gymnasium's own way: actions for Gaussian policies, and another view of the reward."""
 
 from __future__ import annotations
 
@@ -11,6 +11,24 @@ from gymnasium.wrappers import NormalizeReward
 
 from prune_gym.arguments import check_number
 from prune_gym.envs.pruning import PruningEnv
+from prune_gym.simulation.rewards import Improvement, VectorReward
+
+KEEP_REWARD = frozenset([  # wrappers whose own step() hands the reward on as it is
+    "gymnasium.core.Wrapper",
+    "gymnasium.core.ActionWrapper",
+    "gymnasium.core.ObservationWrapper",
+    "gymnasium.wrappers.common.Autoreset",
+    "gymnasium.wrappers.common.OrderEnforcing",
+    "gymnasium.wrappers.common.PassiveEnvChecker",
+    "gymnasium.wrappers.common.RecordEpisodeStatistics",
+    "gymnasium.wrappers.common.TimeLimit",
+    "gymnasium.wrappers.rendering.HumanRendering",
+    "gymnasium.wrappers.rendering.RecordVideo",
+    "gymnasium.wrappers.rendering.RenderCollection",
+    "gymnasium.wrappers.stateful_observation.FrameStackObservation",
+    "gymnasium.wrappers.stateful_observation.TimeAwareObservation",
+    "stable_baselines3.common.monitor.Monitor",
+])  # fmt: skip
 
 
 def pruning_env(env: gymnasium.Env) -> PruningEnv:
@@ -19,6 +37,21 @@ def pruning_env(env: gymnasium.Env) -> PruningEnv:
     if not isinstance(inner, PruningEnv):
         raise TypeError(f"env: expected a PruningEnv inside, got {type(inner).__name__}.")
     return inner
+
+
+def reward_wrapper(env: gymnasium.Env) -> gymnasium.Wrapper | None:
+    """The outermost wrapper that may change the reward, or None if there is none.
+
+    Agents that preview see the rewards of the environment itself, so they cannot learn from those of a wrapper. A wrapper with a
+    ``step`` of its own counts as one, unless it is known to hand the reward on. One of yours that only watches says so by a
+    class attribute: ``keeps_reward = True``.
+    """
+    while isinstance(env, gymnasium.Wrapper):
+        owner = next(each for each in type(env).__mro__ if "step" in vars(each))
+        if f"{owner.__module__}.{owner.__qualname__}" not in KEEP_REWARD and vars(owner).get("keeps_reward") is not True:
+            return env
+        env = env.env
+    return None
 
 
 class SoftmaxAction(gymnasium.ActionWrapper[np.ndarray, np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):
@@ -36,6 +69,8 @@ class SoftmaxAction(gymnasium.ActionWrapper[np.ndarray, np.ndarray, np.ndarray],
         self.action_space = spaces.Box(-1.0, 1.0, self.uniform.shape, np.float32)
 
     def action(self, action: np.ndarray) -> np.ndarray:
+        """The sparsity distribution, float64 (groups,), sum 1. Raises ValueError for another shape and for numbers that are not
+        finite; what lies outside [-1, 1] is clipped."""
         action = np.asarray(action)
         if action.shape != self.uniform.shape:
             raise ValueError(f"action: expected shape {self.uniform.shape}, got shape {action.shape}.")
@@ -47,35 +82,50 @@ class SoftmaxAction(gymnasium.ActionWrapper[np.ndarray, np.ndarray, np.ndarray],
 
 
 class ImprovementReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):
-    """Reward shaping: what the step adds to the reward of the state before it, so that an episode's return is the reward of
-    its final network (less that of the original one) instead of the sum over all steps."""
+    r"""What each step adds to the worth of the network, instead of the reward of the network after it.
 
-    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray]):
-        gymnasium.utils.RecordConstructorArgs.__init__(self)
+    The reward of a step from s to s' becomes :math:`\gamma \Phi(s') - \Phi(s)`, where the potential :math:`\Phi` of a state is
+    the environment's reward for it, ``reward(score, score, baseline)``. The sum telescopes: over an episode of T steps the
+    return, discounted by the same gamma, is
+
+    .. math:: \sum_{t=0}^{T-1} \gamma^t (\gamma \Phi(s_{t+1}) - \Phi(s_t)) = \gamma^T \Phi(s_T) - \Phi(s_0)
+
+    - With ``gamma=1`` that is the reward of the final network less that of the original one.
+    - With ``gamma < 1`` the reward of the final network is discounted by :math:`\gamma^T`. Episodes that take the same number of
+      steps, which is the rule here, are ranked by their final networks alone.
+    - With another discount than the learner's there is no such sum, so give the learner's.
+
+    The potential of the terminal state is not set to zero, as it is in reward shaping that leaves the optimum as it was (Ng,
+    Harada and Russell, 1999): the difference *replaces* the reward, it is not added to it, so the final network's worth has to
+    stay in the sum. Do not add it to another reward.
+
+    Args:
+        env: a pruning environment; its reward should be one of the state after the step, as all named ones are.
+        gamma: the discount of the learner, in [0, 1].
+
+    Raises TypeError for an environment without a pruning environment inside or with a vector reward, ValueError for one in a
+    wrapper that changes the reward, as it would be ignored.
+    """
+
+    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], gamma: float):
+        gymnasium.utils.RecordConstructorArgs.__init__(self, gamma=gamma)
         gymnasium.Wrapper.__init__(self, env)
-        pruning_env(env)
+        check_number("gamma", gamma, "[0, 1]")
+        inner, wrapper = pruning_env(env), reward_wrapper(env)
+        if isinstance(inner.reward, VectorReward):
+            raise TypeError("env: expected an environment whose reward is a number, got one with reward='vector'.")
+        if wrapper is not None:
+            raise ValueError(
+                f"env: {type(wrapper).__name__} changes the reward, which ImprovementReward computes from the environment's own; "
+                "wrap the environment in ImprovementReward first."
+            )
+        self.improvement = Improvement(inner.reward, gamma)
 
     def step(self, action: np.ndarray) -> Any:
         inner = pruning_env(self.env)
         before = inner.score()
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        change = float(reward) - float(inner.reward(before, before, inner.simulator.baseline))
-        return observation, change, terminated, truncated, info
-
-
-class VectorReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):
-    """For multi-objective agents: the reward is the vector (accuracy, MACs reduction, parameter reduction), float32, and
-    ``reward_space`` its box, as in MO-Gymnasium."""
-
-    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray]):
-        gymnasium.utils.RecordConstructorArgs.__init__(self)
-        gymnasium.Wrapper.__init__(self, env)
-        pruning_env(env)
-        self.reward_space = spaces.Box(0.0, 1.0, (3,), np.float32)
-
-    def step(self, action: np.ndarray) -> Any:
         observation, _, terminated, truncated, info = self.env.step(action)
-        reward = np.array([info["accuracy"], info["flops_reduction"], info["params_reduction"]], np.float32)
+        reward = float(self.improvement(before, inner.score(), inner.simulator.baseline))
         return observation, reward, terminated, truncated, info
 
 

@@ -180,7 +180,7 @@ class Experiment:
         full, cost = graph.cost(graph.full(), "paper"), graph.cost(architecture, "paper")
         student = state.weights.student
         just_trained = student is not None and student.architecture == architecture
-        before = self.test(simulator.trainer.network(student), base.full_task) if student and just_trained else ""
+        before = self.test(simulator.store.network(student), base.full_task) if student and just_trained else ""
         return {
             "channel_sparsity": round(architecture.channel_sparsity, 4),
             "base_top1": base.top1,

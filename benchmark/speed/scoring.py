@@ -28,7 +28,7 @@ def scoring(task: Task, device: torch.device, repetitions: int, candidates: int 
     rng = np.random.default_rng(0)
     simulator = env.simulator
     simulator.successors(simulator.initial(), [env.uniform_action])  # importance is computed once per state
-    images = simulator.evaluator.split.inputs()
+    images = simulator.scorer.split.inputs()
 
     ratios, rates = [], []
     batch_size = None

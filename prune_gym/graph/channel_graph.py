@@ -139,6 +139,17 @@ class ChannelGraph:
         """The channel sparsity when one unit is left in every group."""
         return float((self.widths - 1) @ self.filters_per_unit / max(self.n_filters, 1))
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for every graph of the same network, however often it is traced: of the groups, of the tensors' shapes and
+        of which unit owns what of them, but of no weight."""
+        hashed = hashlib.blake2b(repr([(g.name, g.width, g.filters_per_unit) for g in self.groups]).encode(), digest_size=16)
+        for name, per_dim in sorted(self.units.items()):
+            hashed.update(f"{name} {self.shapes.get(name)}".encode())
+            for units in per_dim:
+                hashed.update(b"none" if units is None else np.ascontiguousarray(units, np.int64).tobytes())
+        return hashed.hexdigest()
+
     def full(self) -> Architecture:
         """The architecture of the original network."""
         return Architecture(self, np.ones(self.n_units, bool))
@@ -200,7 +211,9 @@ class Architecture:
         self.mask.flags.writeable = False
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Architecture) and other.graph is self.graph and np.array_equal(self.mask, other.mask)
+        if not isinstance(other, Architecture) or not np.array_equal(self.mask, other.mask):
+            return False
+        return other.graph is self.graph or other.graph.fingerprint == self.graph.fingerprint
 
     def __hash__(self) -> int:
         return hash(self.digest)

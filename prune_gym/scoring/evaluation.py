@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +13,12 @@ from torch import Tensor
 from prune_gym.arguments import check_choice, check_integer
 from prune_gym.data.splits import Split
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.scoring.aliasing import renew
 from prune_gym.scoring.folding import Inference, fold
 from prune_gym.scoring.masked import MaskedNetwork
-from prune_gym.simulation.result_cache import ResultCache
-from prune_gym.surgery.slicing import slice_tensors
+from prune_gym.surgery.slicing import check_architecture, slice_tensors
 
-__all__ = ["Evaluator", "Score", "Split", "batch_size_for"]
+__all__ = ["Evaluator", "Score", "Split", "batch_size_for", "scores_of"]
 
 
 @dataclass(frozen=True)
@@ -44,79 +43,76 @@ def batch_size_for(images: Tensor) -> int:
     return max(16, PIXELS_PER_BATCH.get(images.device.type, 2**17) // max(1, images[0, 0].numel()))
 
 
+def scores_of(graph: ChannelGraph, architectures: Sequence[Architecture], accuracies: Sequence[float]) -> list[Score]:
+    """Accuracies put together with costs, which one expression gives for all architectures."""
+    cost = graph.costs(np.stack([graph.widths, *(a.widths for a in architectures)]))
+    (all_macs, *macs), (all_params, *params) = cost.macs.tolist(), cost.params.tolist()
+    return [
+        Score(
+            accuracy=accuracy,
+            macs=m,
+            params=p,
+            flops_reduction=1 - m / all_macs,
+            params_reduction=1 - p / all_params,
+            channel_sparsity=architecture.channel_sparsity,
+        )
+        for architecture, accuracy, m, p in zip(architectures, accuracies, macs, params, strict=True)
+    ]
+
+
 class Evaluator:
-    """Scores architectures of one network on one split. None is evaluated twice: accuracies are kept by digest.
+    """Scores architectures of one network on one split; a pure function, which remembers no result.
 
     Accuracies are computed with batch norms folded into the convolutions before them: on a GPU with the removed units zeroed
     (:class:`~prune_gym.scoring.masked.MaskedNetwork`), which one CUDA graph does for all architectures; on a CPU, where the
-    smaller network is faster, and where a norm mixes channels, on the compact form.
+    smaller network is faster, and where a norm mixes channels, on the compact form. Every forward pass starts from the same
+    tensors, also where the network writes to its buffers.
 
     Args:
         graph: the channel graph of the network.
-        tensors: of the network, by name, on the device of the split; or what gives them when they are needed first.
+        tensors: of the network, by name, on the device of the split.
         split: what accuracies are measured on.
         batch_size: images that are run at once, by default as many as keep the device busy.
         precision: ``"float32"`` runs the network in its own type; ``"bfloat16"`` in that one, which is faster on a GPU with
             tensor cores, and rounds logits to three digits, so that close calls may change.
-        cache: where accuracies are kept.
-        version: tells apart networks that share a cache.
 
-    Raises ValueError for an unknown precision and a batch size below 1.
+    Raises ValueError for an unknown precision and a batch size below 1. Its methods raise TypeError for anything that is no
+    architecture, ValueError for one of another graph.
     """
 
     def __init__(
         self,
         graph: ChannelGraph,
-        tensors: Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]],
+        tensors: Mapping[str, Tensor],
         split: Split,
         batch_size: int | None = None,
         precision: str = "float32",
-        cache: ResultCache | None = None,
-        version: str = "",
     ):
         check_choice("precision", precision, PRECISIONS)
-        self.graph = graph
-        self.split = split
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
+        self.graph = graph
+        self.split = split
         self.batch_size = batch_size or batch_size_for(split.images)
         self.precision = precision
-        self.cache = ResultCache() if cache is None else cache
-        self.version = version
         self._tensors = tensors
-        self._original = graph.cost(graph.full())
 
     def score(self, architecture: Architecture) -> Score:
+        """Accuracy and costs of one architecture."""
         return self.scores([architecture])[0]
 
     def scores(self, architectures: Sequence[Architecture]) -> list[Score]:
-        """Scores of many architectures: none is evaluated twice, and all costs come from one expression."""
-        if not architectures:
-            return []
-        known: dict[str, Any] = {a.digest: self.cache.get("accuracy", f"{self.version}:{a.digest}") for a in architectures}
-        new = {a.digest: a for a in architectures if known[a.digest] is None}
-        for digest, accuracy in zip(new, self.accuracies(list(new.values())), strict=True):
-            known[digest] = accuracy
-            self.cache.put("accuracy", f"{self.version}:{digest}", accuracy)
-        cost = self.graph.costs(np.stack([a.widths for a in architectures]))
-        return [
-            Score(
-                accuracy=known[a.digest],
-                macs=macs,
-                params=params,
-                flops_reduction=1 - macs / self._original.macs,
-                params_reduction=1 - params / self._original.params,
-                channel_sparsity=a.channel_sparsity,
-            )
-            for a, macs, params in zip(architectures, cost.macs.tolist(), cost.params.tolist(), strict=True)
-        ]
+        """:meth:`score` of many architectures."""
+        return scores_of(self.graph, architectures, self.accuracies(architectures))
 
     def accuracy(self, architecture: Architecture) -> float:
-        """Fraction of the split's images that the pruned network classifies correctly; computed anew."""
+        """Fraction of the split's images that the pruned network classifies correctly, in [0, 1]."""
         return self.accuracies([architecture])[0]
 
     def accuracies(self, architectures: Sequence[Architecture]) -> list[float]:
         """:meth:`accuracy` of many architectures; a GPU computes them in one go."""
+        for architecture in architectures:
+            check_architecture(architecture, self.graph)
         if not architectures:
             return []
         if self._masked is None:
@@ -128,7 +124,7 @@ class Evaluator:
 
     @cached_property
     def _network(self) -> Inference:
-        network = fold(self.graph, self._tensors() if callable(self._tensors) else self._tensors)
+        network = fold(self.graph, self._tensors)
         return network.to(torch.bfloat16) if self.precision == "bfloat16" else network
 
     @cached_property
@@ -145,6 +141,9 @@ class Evaluator:
         network = self._network
         program = network.program.at(architecture.mask)
         tensors = slice_tensors(network.tensors, network.units, architecture)
+
+        def predict(images: Tensor) -> Tensor:
+            return program.run(renew(tensors, network.written), [self._cast(images)]).argmax(1)
+
         batches = self.split.batches(self.batch_size)
-        correct = sum((program.run(tensors, [self._cast(images)]).argmax(1) == labels).sum() for images, labels in batches)
-        return int(correct) / len(self.split)
+        return int(sum((predict(images) == labels).sum() for images, labels in batches)) / len(self.split)

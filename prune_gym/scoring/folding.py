@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.graph.program import Named, Node, Program, Training, Value, leaves, map_argument
+from prune_gym.scoring.aliasing import written_tensors
 
 CONVOLUTIONS = frozenset(["aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default", "aten.convolution.default"])
 FLOATS = frozenset(["aten.zeros.default", "aten.ones.default", "aten.linspace.default"])  # they make floats by default
@@ -26,6 +28,11 @@ class Inference:
     program: Program
     tensors: dict[str, Tensor]
     units: Mapping[str, tuple[np.ndarray | None, ...]]
+
+    @cached_property
+    def written(self) -> frozenset[str]:
+        """The tensors that a forward pass changes, by name; see :func:`prune_gym.scoring.aliasing.renew`."""
+        return written_tensors(self.program)
 
     def to(self, dtype: torch.dtype) -> Inference:
         """The same network in another floating-point type: its tensors, and the zeros and the like that it makes itself."""
@@ -47,9 +54,10 @@ def fold(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> Inference:
     """The network of ``graph`` with these ``tensors`` for evaluation.
 
     ``norm(W x + b) = s W x + s (b - mean) + bias`` with ``s = weight / sqrt(var + eps)``, wherever nothing but the norm reads
-    the convolution. The result rounds a little differently; the norm's parameters are computed in float64.
+    the convolution and no forward pass writes to a parameter or statistic of either. The result rounds a little differently;
+    the norm's parameters are computed in float64.
     """
-    nodes = graph.program.nodes
+    nodes, written = graph.program.nodes, written_tensors(graph.program)
     reads = Counter(leaf.index for node in nodes for leaf in node.arguments() if isinstance(leaf, Value))
     reads.update(leaf.index for leaf in leaves(graph.program.output) if isinstance(leaf, Value))
     maker = {node.outputs: position for position, node in enumerate(nodes) if isinstance(node.outputs, int)}
@@ -62,6 +70,8 @@ def fold(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> Inference:
         if source is None or reads[node.args[0].index] > 1 or not _foldable(nodes[source], node):
             continue
         convolution = nodes[source]
+        if any(leaf.name in written for each in (convolution, node) for leaf in each.arguments() if isinstance(leaf, Named)):
+            continue
         weight, bias = convolution.args[1].name, f"{convolution.args[1].name}@{position}.bias"
         scaled = f"{weight}@{position}"  # a convolution that is called twice may have two norms
         tensors[scaled], tensors[bias] = _scaled(convolution, node, tensors)

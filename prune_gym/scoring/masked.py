@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from prune_gym.graph.channel_graph import ChannelGraph
-from prune_gym.graph.program import Program, Value, operator
+from prune_gym.scoring.aliasing import renew, writes_through_views
 from prune_gym.scoring.folding import Inference
 
 WARM_UPS = 3  # the first chooses algorithms and makes the libraries' work spaces, which cannot be done within a capture
-MAY_COPY = frozenset(["aten.reshape.default", "aten.flatten.using_ints", "aten.unflatten.int"])
 
 
 class MaskedNetwork:
@@ -58,6 +57,7 @@ class MaskedNetwork:
         self._images = len(images)
         self._batches = list(zip(lay_out(images).split(batch_size), labels.split(batch_size), strict=True))
         self._program = network.program.at(graph.full().mask)
+        self._written = network.written
         self._mixed = np.repeat(np.array([group.mixed for group in graph.groups], bool), graph.widths)
         tensors = {name: lay_out(tensor.detach()) for name, tensor in network.tensors.items()}
         self._places = [
@@ -108,7 +108,7 @@ class MaskedNetwork:
         """What the network says about every image, (N, classes), without a captured graph. Raises like :meth:`accuracies`."""
         self._removed.copy_(self._to_device(np.asarray(mask)[None])[0])
         self._zero()
-        return torch.cat([self._program.run(self._tensors, [images]) for images, _ in self._batches])
+        return torch.cat([self._run(images) for images, _ in self._batches])
 
     def _to_device(self, masks: np.ndarray) -> Tensor:
         """Which units the masks remove, (M, units + 1), with False for what belongs to no unit."""
@@ -141,7 +141,10 @@ class MaskedNetwork:
         self._zero()
         self._correct.zero_()
         for images, labels in self._batches:
-            self._correct += (self._program.run(self._tensors, [images]).argmax(1) == labels).sum()
+            self._correct += (self._run(images).argmax(1) == labels).sum()
+
+    def _run(self, images: Tensor) -> Tensor:
+        return self._program.run(renew(self._tensors, self._written), [images])
 
 
 def captured(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
@@ -166,25 +169,3 @@ def captured(function: Callable[[], None], device: torch.device) -> Callable[[],
     finally:
         cudnn.benchmark = before
     return graph.replay
-
-
-def writes_through_views(program: Program) -> bool:
-    """Whether an in-place operator changes a tensor after it was reshaped. A reshape is a view of a contiguous tensor, as in
-    the network's own forward pass, but may be a copy of one whose channels come last; then the change would be missed."""
-    memory: dict[int, int] = {}  # for every value the first one that it shares memory with
-    reshaped: set[int] = set()
-    for node in program.nodes:
-        first = node.args[0] if node.args else None
-        if not isinstance(first, Value):
-            continue
-        source = memory.setdefault(first.index, first.index)
-        alias = operator(node.op)._schema.arguments[0].alias_info
-        if alias is None:
-            continue
-        if alias.is_write and source in reshaped:
-            return True
-        if node.op in MAY_COPY:
-            reshaped.add(source)
-        for index in node.outputs if isinstance(node.outputs, tuple) else (node.outputs,):
-            memory[index] = source
-    return False

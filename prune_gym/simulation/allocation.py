@@ -72,7 +72,7 @@ def allocate(
     Args:
         action: a distribution over groups (any scale; >= 0): the share of the budget that each group bears.
         architecture: where the step starts. No group goes below one unit.
-        budget: filters, >= 1.
+        budget: filters to remove, at least 1 and at most as many as can go while one unit stays in every group.
         rounding: ``"largest_remainder"`` rounds down and hands the rest to the largest remainders, so that the total is
             exact wherever units of one filter are left. ``"paper"`` is the released RL-Pruner's: ``round(share)``, with
             the budget nudged until the total comes nearest to it. ``"carry"`` is like the first, but gives a group no more
@@ -81,17 +81,26 @@ def allocate(
         carry: what the last steps owe to each group, in units (groups,), negative where they removed too many; counts
             towards the budget. Not for ``"paper"``.
 
-    At least one unit is removed, even if it holds more filters than the budget. Raises ValueError for a bad argument, and
-    if no unit is left to remove.
+    At least one unit is removed, even if it holds more filters than the budget. Raises TypeError for an argument of another type,
+    ValueError for one out of range, and if no unit is left to remove.
     """
+    if not isinstance(architecture, Architecture):
+        raise TypeError(f"architecture: expected an Architecture, got {type(architecture).__name__}.")
     graph = architecture.graph
     capacity = architecture.widths - 1
     check_choice("rounding", rounding, ROUNDINGS)
     check_integer("budget", budget, 1)
     if carry is not None and (np.shape(carry) != capacity.shape or not np.isfinite(carry).all()):
         raise ValueError(f"carry: expected finite numbers of shape {capacity.shape}, got {carry}.")
+    if carry is not None and rounding == "paper" and np.any(carry):
+        raise ValueError(f"carry: expected None with rounding 'paper', which carries nothing over, got {carry}.")
     if not capacity.any():
         raise ValueError("architecture: every group is down to one unit; nothing is left to remove.")
+    if budget > (largest := int(capacity @ graph.filters_per_unit)):
+        raise ValueError(
+            f"budget: expected at most {largest} filters, all that can be removed while one unit stays in every group, "
+            f"got {budget}."
+        )
     if rounding == "paper":
         wanted = distribution(action, architecture)
         counts = _nudged(wanted, capacity, graph.filters_per_unit, budget)

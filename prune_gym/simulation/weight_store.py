@@ -1,27 +1,25 @@
-"""Versions of the weights: recipes, a few hundred bytes each, and the store that makes tensors of them.
+"""The store of weights: from a recipe (:mod:`prune_gym.simulation.recipes`) to tensors, trained when they are first needed.
 
-Training gives the network a new version of weights. A version is kept as the recipe that made it (:class:`Weights`), so
-states and snapshots stay small and comparable; :class:`PostTrainer` has the tensors of the last few versions, and makes those
-of others again when they are asked for.
+It is the only place where tensors are kept, and where they are dropped: those of the last few versions stay, and those of any
+other version are read from the disk, or trained again, when they are asked for.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from prune_gym.data.splits import Split
-from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.scoring.evaluation import Evaluator
+from prune_gym.simulation.recipes import Network, Weights
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.surgery.compact import compact
 from prune_gym.surgery.pruned_network import PrunedNetwork
-from prune_gym.surgery.slicing import scatter_tensors
+from prune_gym.surgery.slicing import named_tensors, scatter_tensors
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining, distill
 from prune_gym.training.train import accuracy
@@ -29,85 +27,63 @@ from prune_gym.training.train import accuracy
 MAX_VERSIONS = 4  # whose tensors are kept: those of a teacher, a student, the best network, and one more
 
 
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """A version of the weights of all units: the original one, or what the post-training of a network by a teacher gave."""
+class StoredWeights:
+    """The tensors of one version, and the evaluator that was made of them, if any; both are dropped together."""
 
-    student: Network | None = None
-    teacher: Network | None = None
-
-    def __repr__(self) -> str:
-        return f"Weights({self.version or 'original'!r})"  # not what it was made of, and that of, and so on
-
-    @cached_property
-    def version(self) -> str:
-        """A fingerprint; empty for the original weights."""
-        if self.student is None or self.teacher is None:
-            return ""
-        return hashlib.blake2b(f"{self.student.key} {self.teacher.key}".encode(), digest_size=16).hexdigest()
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        self.tensors = dict(tensors)
+        self.evaluator: Evaluator | None = None
 
 
-ORIGINAL = Weights()
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A pruned network: which units it keeps, of which weights."""
-
-    architecture: Architecture
-    weights: Weights = ORIGINAL
-
-    @property
-    def key(self) -> str:
-        """A fingerprint."""
-        return f"{self.weights.version}:{self.architecture.digest}"
-
-
-class PostTrainer:
-    """Trains pruned networks of one task, and knows the tensors of every version of the weights.
+class WeightStore:
+    """The tensors of every version of the weights of one task's network.
 
     Args:
         task: its training split is trained on, with its augmentation; its validation split chooses the epoch.
-        tensors: the original weights by name, on the device where networks are trained.
-        settings: how.
-        cache: where accuracies are kept, and the tensors of the last versions if it can.
+        settings: how networks are trained.
+        cache: keeps validation accuracies, and the tensors of the last versions if it can.
+        device: where networks are trained and scored.
     """
 
-    def __init__(
-        self, task: Task, graph: ChannelGraph, tensors: Mapping[str, Tensor], settings: PostTraining, cache: ResultCache
-    ):
+    def __init__(self, task: Task, settings: PostTraining, cache: ResultCache, device: torch.device | str = "cpu"):
         self.task = task
-        self.graph = graph
+        self.graph = task.graph
         self.settings = settings
         self.cache = cache
-        self._original = dict(tensors)
-        self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()  # the last ones used come last
-        self.pinned = ""  # the version that is kept in any case
-        self.device = next(iter(tensors.values())).device
+        self.device = torch.device(device)
+        # copies, as the model belongs to the user
+        tensors = named_tensors(task.model, task.graph).items()
+        self._original = StoredWeights({name: tensor.detach().to(device, copy=True) for name, tensor in tensors})
+        self._stored: OrderedDict[str, StoredWeights] = OrderedDict()  # the last ones used come last
+        self._pinned = ""
 
     @cached_property
     def _data(self) -> tuple[Split, Split]:
         return self.task.train.to(self.device), self.task.val.to(self.device)
 
+    def get(self, weights: Weights) -> StoredWeights:
+        """The tensors of a version, trained now if they are not there."""
+        version = weights.version
+        if not version:
+            return self._original
+        if version not in self._stored:
+            with torch.inference_mode(False):  # it may be called where networks are scored
+                saved = self.cache.load_tensors(version)
+                if saved is None:
+                    self._train(weights)
+                else:
+                    self._keep(version, {name: tensor.to(self.device) for name, tensor in saved.items()})
+        self._stored.move_to_end(version)
+        return self._stored[version]
+
+    def tensors(self, weights: Weights) -> dict[str, Tensor]:
+        """All tensors of the original shapes, by name; of units that a version does not keep, those of the version before."""
+        return self.get(weights).tensors
+
     def network(self, network: Network) -> PrunedNetwork:
         """The network as a module, physically small, in evaluation mode; it shares no memory with anything."""
         small = compact(self.task.model, self.graph, network.architecture, self.tensors(network.weights))
         return small.to(self.device).eval()
-
-    def tensors(self, weights: Weights) -> dict[str, Tensor]:
-        """All tensors of the original shapes, by name; of units that a version does not keep, those of the version before."""
-        version = weights.version
-        if not version:
-            return self._original
-        if version not in self._kept:
-            with torch.inference_mode(False):  # it may be called where networks are scored
-                stored = self.cache.load_tensors(version)
-                if stored is None:
-                    self._train(weights)
-                else:
-                    self._keep(version, {name: tensor.to(self.device) for name, tensor in stored.items()})
-        self._kept.move_to_end(version)
-        return self._kept[version]
 
     def val_accuracy(self, network: Network) -> float:
         """Accuracy on the validation split of a network whose weights were trained for it, or of the original one."""
@@ -117,6 +93,10 @@ class PostTrainer:
             known = accuracy(self.network(network), self._data[1])
             self.cache.put("posttraining", key, known)
         return self._train(network.weights) if known is None else known
+
+    def pin(self, weights: Weights) -> None:
+        """Keep this version in any case, and let go of the one that was pinned before."""
+        self._pinned = weights.version
 
     @torch.inference_mode(False)  # whatever the caller's mode is
     def _train(self, weights: Weights) -> float:
@@ -134,8 +114,10 @@ class PostTrainer:
         self.cache.put("posttraining", weights.version, best_accuracy)
         return best_accuracy
 
-    def _keep(self, version: str, tensors: dict[str, Tensor]) -> None:
-        self._kept[version] = tensors
-        for old in [name for name in self._kept if name not in (self.pinned, version)][: max(0, len(self._kept) - MAX_VERSIONS)]:
-            del self._kept[old]
+    def _keep(self, version: str, tensors: Mapping[str, Tensor]) -> None:
+        """Store a version, and drop the oldest ones if there are too many."""
+        self._stored[version] = StoredWeights(tensors)
+        droppable = [each for each in self._stored if each not in (self._pinned, version)]
+        for old in droppable[: max(0, len(self._stored) - MAX_VERSIONS)]:
+            del self._stored[old]
             self.cache.forget_tensors(old)

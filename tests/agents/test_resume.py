@@ -104,7 +104,7 @@ def test_nothing_is_computed_again(config, tmp_path, monkeypatch):
     accuracies, evaluated = Evaluator.accuracies, []
     monkeypatch.setattr(Evaluator, "accuracies", lambda self, found: evaluated.extend(found) or accuracies(self, found))
     monkeypatch.setattr("prune_gym.training.distillation.train", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr("prune_gym.simulation.simulator.unit_scores", lambda *_: pytest.fail("ranked again"))
+    monkeypatch.setattr("prune_gym.simulation.scorer.unit_scores", lambda *_: pytest.fail("ranked again"))
     with pytest.raises(Reached):
         run(RunConfig(out=tmp_path / "killed", resume=True, **config))
     assert [a.channel_sparsity for a in evaluated] == [0]  # the original network, before the folder is opened

@@ -337,7 +337,7 @@ def test_the_paper_protocol_rewards_test_accuracy(make_lab: Any, monkeypatch: py
     lab = make_lab(scale=brief(), protocol="paper")
     for base in lab.bases(("resnet56", "cifar10")):
         lab.prune(base, 0.4, lambda simulator, state: None)
-    split, test = seen[0].simulator.evaluator.split, tasks.load("digits-resnet").test
+    split, test = seen[0].simulator.scorer.split, tasks.load("digits-resnet").test
     assert len(split) == 64
     assert (split.images == test.images[:64]).all()
 

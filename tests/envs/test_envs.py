@@ -204,7 +204,7 @@ def test_full_observation(tiny_task):
 def test_reward_on_the_test_split(tiny_task):
     env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.2, reward_split="test", device="cpu")
     env.reset()
-    assert env.simulator.evaluator.split.labels.equal(tiny_task.test.labels)
+    assert env.simulator.scorer.split.labels.equal(tiny_task.test.labels)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from prune_gym import Architecture
 from prune_gym.data.splits import Split
 from prune_gym.graph.program import Program
 from prune_gym.scoring.evaluation import Evaluator
-from prune_gym.simulation.result_cache import MAX_ENTRIES, ResultCache
+from prune_gym.simulation.simulator import Simulator
 from prune_gym.surgery.slicing import named_tensors
 from prune_gym.tasks import Task
 from prune_gym.training import train as training
@@ -133,57 +133,27 @@ def test_costs_are_those_of_the_smaller_module(tiny_task: Task, tiny_architectur
     assert scores[0].flops_reduction == scores[0].params_reduction == scores[0].channel_sparsity == 0
 
 
-# ------------------------------------------------------------------------------------------------ the cache
+# ------------------------------------------------------------------------------------------------ purity
 
 
-def test_nothing_is_scored_twice(tiny_task: Task, tiny_architectures: list[Architecture], runs: list[int]) -> None:
+def test_every_call_computes_anew(tiny_task: Task, tiny_architectures: list[Architecture], runs: list[int]) -> None:
     scorer = evaluator(tiny_task)
-    a, b, c, d = tiny_architectures[:4]
-    first = scorer.scores([a, b, a, b, b])
-    assert runs == [120, 120]
-    assert first == [scorer.score(a), scorer.score(b), *[scorer.score(x) for x in (a, b, b)]]
-    assert runs == [120, 120]
-    equal = tiny_task.graph.architecture([kept.copy() for kept in b.kept])
-    assert scorer.score(equal) == first[1]
-    assert runs == [120, 120]
-    assert scorer.scores([c, b, d])[1] == first[1]
-    assert runs == [120] * 4
-    assert scorer.scores([]) == []
+    a, b = tiny_architectures[:2]
+    first = scorer.scores([a, b, a])
+    assert runs == [120] * 3
+    assert first == [scorer.score(a), scorer.score(b), scorer.score(a)]
+    assert runs == [120] * 6
+    assert scorer.scores([]) == scorer.accuracies([]) == []
 
 
-def test_a_memo_is_shared_by_versions_that_differ(
-    tiny_task: Task, tiny_architectures: list[Architecture], runs: list[int]
-) -> None:
-    cache, tensors = ResultCache(), named_tensors(tiny_task.model, tiny_task.graph)
-    noise = {name: tensor + 0.5 * torch.randn_like(tensor) for name, tensor in tensors.items() if tensor.is_floating_point()}
-    a, b = (
-        Evaluator(tiny_task.graph, version, tiny_task.val, cache=cache, version=name)
-        for name, version in (("a", tensors), ("b", tensors | noise))
-    )
-    different = [a.score(x) != b.score(x) for x in tiny_architectures]
-    assert any(different)
-
-    def never() -> dict[str, Tensor]:
-        raise AssertionError("the tensors are not needed")
-
-    runs.clear()
-    again = Evaluator(tiny_task.graph, never, tiny_task.val, cache=cache, version="b")
-    assert again.scores(tiny_architectures) == b.scores(tiny_architectures)
-    assert runs == []
-
-
-def test_a_full_memo_forgets_and_scores_stay_right(
-    tiny_task: Task, tiny_architectures: list[Architecture], runs: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = evaluator(tiny_task).scores(tiny_architectures)
-    monkeypatch.setitem(MAX_ENTRIES, "accuracy", 2)
+def test_only_architectures_of_this_graph_are_scored(tiny_task: Task) -> None:
     scorer = evaluator(tiny_task)
-    runs.clear()
-    found = [scorer.score(a) for a in tiny_architectures]
-    assert found == expected
-    assert len(runs) == len(tiny_architectures)
-    assert [scorer.score(a) for a in tiny_architectures] == expected
-    assert len(runs) > len(tiny_architectures)
+    other = prune_gym.trace(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(400, 3)), torch.zeros(1, 1, 12, 12))
+    for call in (scorer.accuracy, scorer.score, lambda a: scorer.scores([tiny_task.graph.full(), a])):
+        with pytest.raises(ValueError, match="architecture: expected one of this graph, got one of another"):
+            call(other.full())
+        with pytest.raises(TypeError, match="architecture: expected an Architecture, got NoneType"):
+            call(None)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------ splits
@@ -192,9 +162,9 @@ def test_a_full_memo_forgets_and_scores_stay_right(
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        ((4, 1, 2, 2), (3,), r"labels: expected one for each of 4 images, got shape \(3,\)\."),
+        ((4, 1, 2, 2), (3,), r"labels: expected one for each of 4 images and at least one, got shape \(3,\)\."),
         ((4, 1, 2, 2), (4, 1), r"labels: .* got shape \(4, 1\)\."),
-        ((0, 1, 2, 2), (0,), r"images: expected at least one image of at least one pixel, got shape \(0, 1, 2, 2\)\."),
+        ((0, 1, 2, 2), (0,), r"labels: expected one for each of 0 images and at least one, got shape \(0,\)\."),
     ],
 )
 def test_bad_splits(images: tuple[int, ...], labels: tuple[int, ...], message: str) -> None:
@@ -214,9 +184,10 @@ def test_data_that_does_not_fit_is_refused_by_name(own_tiny_task):
         Split(images.to(torch.uint8), labels)
     with pytest.raises(TypeError, match=r"labels: expected an int64 tensor .* got torch.int32"):
         Split(images, labels.int())
+    task = Task("mine", own_tiny_task.model, own_tiny_task.train, Split(images, labels + 1), own_tiny_task.test)
     with pytest.raises(ValueError, match=r"labels: expected classes 0 .. 4, .* got 1 .. 5 in the val images"):
-        Task("mine", own_tiny_task.model, own_tiny_task.train, Split(images, labels + 1), own_tiny_task.test)
+        Simulator(task, 0.5, 0.1)
     pair = nn.Sequential(own_tiny_task.model)
     pair.forward = lambda x: (own_tiny_task.model(x), x)  # type: ignore[method-assign]
     with pytest.raises(TypeError, match=r"model: expected one tensor of logits .* got tuple"):
-        Task("mine", pair, own_tiny_task.train, own_tiny_task.val, own_tiny_task.test)
+        Simulator(Task("mine", pair, own_tiny_task.train, own_tiny_task.val, own_tiny_task.test), 0.5, 0.1)

@@ -17,11 +17,12 @@ from torch import nn
 
 import prune_gym
 from prune_gym.data.splits import Split
-from prune_gym.simulation import simulator as simulator_module
+from prune_gym.simulation import scorer as scorer_module
 from prune_gym.simulation.allocation import ROUNDINGS, allocate
 from prune_gym.simulation.result_cache import ResultCache
-from prune_gym.simulation.simulator import PruningState, Simulator
-from prune_gym.simulation.weight_store import Network, Weights
+from prune_gym.simulation.simulator import Simulator
+from prune_gym.simulation.state import PruningState
+from prune_gym.simulation.recipes import Network, Weights
 from prune_gym.tasks import Task
 from prune_gym.training import train as training
 
@@ -162,13 +163,13 @@ def test_the_least_important_of_a_group_go(importance: str, tiny_task: Task) -> 
 
 def test_importance_is_computed_once_per_state(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    original = simulator_module.unit_scores
+    original = scorer_module.unit_scores
 
     def counted(*args: object) -> np.ndarray:
         calls.append(args)
         return original(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(simulator_module, "unit_scores", counted)
+    monkeypatch.setattr(scorer_module, "unit_scores", counted)
     simulator = Simulator(tiny_task, 0.5, 0.1)
     start = simulator.initial()
     states = simulator.successors(start, list(np.random.default_rng(0).random((9, 5))))

@@ -21,7 +21,8 @@ from prune_gym.data.splits import Split
 from prune_gym.envs import PruningEnv
 from prune_gym.simulation import weight_store
 from prune_gym.simulation.result_cache import ResultCache
-from prune_gym.simulation.weight_store import Network, PostTrainer, Weights
+from prune_gym.simulation.recipes import Network, Weights
+from prune_gym.simulation.weight_store import WeightStore
 from prune_gym.surgery.slicing import named_tensors, scatter_tensors, slice_tensors
 from prune_gym.training import distillation as posttraining
 from prune_gym.training import train as training
@@ -32,7 +33,7 @@ SETTINGS = PostTraining(epochs=2, period=2, learning_rate=0.01, batch_size=50)
 
 
 def trainer_of(task):
-    return PostTrainer(task, task.graph, named_tensors(task.model, task.graph), SETTINGS, ResultCache())
+    return WeightStore(task, SETTINGS, ResultCache())
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def test_forgotten_versions_are_made_again(trainer, monkeypatch):
     before = {name: tensor.clone() for name, tensor in trainer.tensors(second).items()}
     trainer.tensors(first)  # the second is forgotten
     torch.rand(3)  # whatever happens to the global generator
-    assert len(trainer._kept) == 1
+    assert len(trainer._stored) == 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.tensors(second).items())
     other = trainer.tensors(first)
     assert not all(torch.equal(tensor, before[name]) for name, tensor in other.items())
@@ -336,8 +337,8 @@ def test_the_mode_of_the_caller_does_not_matter(env, mode):
         env.step(env.uniform_action)
     expected, version = env.score(), env.snapshot().weights.version
     env.reset()
-    env.simulator.trainer._kept.clear()
-    env.simulator.cache = env.simulator.trainer.cache = ResultCache()
+    env.simulator.store._stored.clear()
+    env.simulator.cache = env.simulator.store.cache = ResultCache()
     with mode():
         for _ in range(2):
             env.step(env.uniform_action)
@@ -377,13 +378,13 @@ def test_the_best_network_is_not_forgotten(env, monkeypatch):
     env.reset()
     for _ in range(4):
         env.step(np.eye(env.action_space.shape[0])[0])
-    assert best in env.simulator.trainer._kept
-    assert len(env.simulator.trainer._kept) == 2
+    assert best in env.simulator.store._stored
+    assert len(env.simulator.store._stored) == 2
 
 
 def test_a_better_student_becomes_the_teacher(env, monkeypatch):
     values = iter([0.5, 0.9, 0.8, 0.95])  # student, teacher, ...: the accuracies in the order they are asked for
-    monkeypatch.setattr(env.simulator.trainer, "val_accuracy", lambda network: next(values))
+    monkeypatch.setattr(env.simulator.store, "val_accuracy", lambda network: next(values))
     env.step(env.uniform_action)
     env.step(env.uniform_action)  # 0.5 against 0.9
     original = env.snapshot().teacher
@@ -422,8 +423,8 @@ def test_bad_settings(settings, message):
 
 
 def test_other_things_are_no_settings(tiny_task):
-    for wrong in ({"epochs": 1}, 5, PostTraining):
-        with pytest.raises(TypeError, match="posttraining: expected a PostTraining, got"):
+    for wrong in ([1], 5, PostTraining):
+        with pytest.raises(TypeError, match="posttraining: expected a PostTraining or a mapping of its settings, got"):
             PruningEnv(tiny_task, posttraining=wrong)
     with pytest.raises(TypeError, match="cache: expected a ResultCache, got dict"):
         PruningEnv(tiny_task, cache={})

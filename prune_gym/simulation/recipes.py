@@ -1,0 +1,50 @@
+"""Versions of the weights as the recipes that made them: a few hundred bytes each, comparable, known before any training.
+
+Post-training gives a network a new version of its weights. What it gives is a function of the network that is trained (the
+student) and of the one that teaches it, so these two are the recipe. :mod:`prune_gym.simulation.weight_store` makes tensors of
+it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from prune_gym.graph.channel_graph import Architecture
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A version of the weights of all units: the original one, or what the post-training of a network by a teacher gives.
+
+    Attributes:
+        version: a fingerprint; empty for the original weights.
+    """
+
+    student: Network | None = None
+    teacher: Network | None = None
+    version: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # now, and not when it is asked for: a recipe within a recipe within a recipe would be too deep for a recursion
+        recipe = "" if self.student is None or self.teacher is None else f"{self.student.key} {self.teacher.key}"
+        object.__setattr__(self, "version", recipe and hashlib.blake2b(recipe.encode(), digest_size=16).hexdigest())
+
+    def __repr__(self) -> str:
+        return f"Weights({self.version or 'original'!r})"  # without the recipes within the recipe
+
+
+ORIGINAL = Weights()
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A pruned network: which units it keeps, and with which weights."""
+
+    architecture: Architecture
+    weights: Weights = ORIGINAL
+
+    @property
+    def key(self) -> str:
+        """A fingerprint."""
+        return f"{self.weights.version}:{self.architecture.digest}"

@@ -1,0 +1,87 @@
+"""The scorer: accuracies, costs and importance rankings of pruned networks, whatever their weights; none is computed twice."""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from prune_gym.data.splits import Split
+from prune_gym.scoring.aliasing import renew, written_tensors
+from prune_gym.scoring.evaluation import Evaluator, Score, scores_of
+from prune_gym.scoring.importance import unit_scores
+from prune_gym.simulation.recipes import Network, Weights
+from prune_gym.simulation.result_cache import ResultCache
+from prune_gym.simulation.weight_store import WeightStore
+
+
+class Scorer:
+    """Scores and ranks the networks of one weight store.
+
+    Args:
+        store: the weights of the networks.
+        split: what accuracies are measured on, on the store's device.
+        calibration: the images that importance is computed on, there too.
+        importance: the criterion that ranks units, by name; see :func:`prune_gym.importance`.
+        precision: the number format of evaluation; see :class:`prune_gym.scoring.evaluation.Evaluator`.
+        cache: keeps accuracies and rankings by the networks' keys.
+    """
+
+    def __init__(self, store: WeightStore, split: Split, calibration: Split, importance: str, precision: str, cache: ResultCache):
+        self.graph = store.graph
+        self.store = store
+        self.split = split
+        self.calibration = calibration
+        self.importance = importance
+        self.precision = precision
+        self.cache = cache
+        self._written = written_tensors(self.graph.program)
+        self._rank_type = "<u2" if self.graph.widths.max() < 2**16 else "<u4"
+
+    def evaluator(self, weights: Weights) -> Evaluator:
+        """The evaluator of a version of the weights; the store keeps it as long as the tensors."""
+        stored = self.store.get(weights)
+        if stored.evaluator is None:
+            stored.evaluator = Evaluator(self.graph, stored.tensors, self.split, precision=self.precision)
+        return stored.evaluator
+
+    def score(self, network: Network) -> Score:
+        return self.scores([network])[0]
+
+    def scores(self, networks: Sequence[Network]) -> list[Score]:
+        """The scores of networks; those of the same weights are evaluated together, and no network twice."""
+        known = {network.key: self.cache.get("accuracy", network.key) for network in networks}
+        new: defaultdict[str, dict[str, Network]] = defaultdict(dict)
+        for network in networks:
+            if known[network.key] is None:
+                new[network.weights.version][network.key] = network
+        for same in new.values():
+            evaluator = self.evaluator(next(iter(same.values())).weights)
+            accuracies = evaluator.accuracies([network.architecture for network in same.values()])
+            for key, accuracy in zip(same, accuracies, strict=True):
+                known[key] = accuracy
+                self.cache.put("accuracy", key, accuracy)
+        return scores_of(self.graph, [n.architecture for n in networks], [known[n.key] for n in networks])
+
+    def unit_scores(self, network: Network, criterion: str) -> np.ndarray:
+        """The importance of every unit, by the calibration images, float64 (units,); NaN for the removed ones."""
+        tensors = renew(self.store.tensors(network.weights), self._written)
+        images, labels = self.calibration.images, self.calibration.labels
+        return unit_scores(criterion, tensors, self.graph, images, labels, network.architecture)
+
+    def ranks(self, network: Network) -> np.ndarray:
+        """For every kept unit the number of units of its group that are less important, unsigned (units,); removed units come
+        last. Computed once per network, not once per action."""
+        known = self.cache.get("ranks", network.key)
+        if known is not None:
+            return np.frombuffer(base64.b64decode(known), self._rank_type)
+        mask = network.architecture.mask
+        scores = self.unit_scores(network, self.importance)
+        group = np.repeat(np.arange(len(self.graph.groups)), self.graph.widths)
+        order = np.lexsort((scores, ~mask, group))  # removed units last, even if a kept one scores NaN
+        rank = np.empty(len(order), self._rank_type)
+        rank[order] = np.arange(len(order)) - self.graph.starts[group[order]]
+        self.cache.put("ranks", network.key, base64.b64encode(rank.tobytes()).decode())
+        return rank

@@ -1,0 +1,157 @@
+"""States of a pruning process: masks and the way to them, no tensors; and how they are pickled without the channel graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.simulation.recipes import ORIGINAL, Network, Weights
+from prune_gym.simulation.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Process:
+    """What all states of one simulator have in common, and what a state means nothing without."""
+
+    network: str  # a fingerprint of the original network
+    schedule: Schedule
+    posttraining: str  # how weights are made, as text
+
+    def check_same(self, other: Process) -> None:
+        """Raise ValueError, with what differs, if ``other`` is not the same process."""
+        for each in fields(self):
+            expected, found = getattr(self, each.name), getattr(other, each.name)
+            if found != expected:
+                raise ValueError(
+                    f"snapshot: expected a state of this environment, but its {each.name} is another one: expected {expected}, "
+                    f"got {found}. Make both environments with the same task, sparsity, step_ratio, rounding and posttraining."
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class PruningState:
+    """Everything that the future depends on: the architecture, what rounding carried over, the version of the weights, and who
+    teaches them next; and the way there. It is immutable.
+
+    A pickled state holds masks and actions, a few hundred bytes per step, but not the channel graph. What is unpickled can be
+    read and compared; :meth:`Simulator.attach`, which ``env.restore`` calls, gives it the graph back.
+    """
+
+    # What is printed is short, as states hold all states before them.
+
+    architecture: Architecture
+    carry: np.ndarray
+    teacher: Network = field(repr=False)
+    process: Process = field(repr=False)
+    weights: Weights = ORIGINAL
+    steps: int = 0
+    previous: PruningState | None = field(default=None, repr=False)
+    action: np.ndarray | None = None  # what led here from the previous state
+
+    def __post_init__(self) -> None:
+        for array in (self.carry, self.action):
+            if array is not None:
+                array.flags.writeable = False
+
+    @property
+    def network(self) -> Network:
+        return Network(self.architecture, self.weights)
+
+    def trajectory(self) -> list[PruningState]:
+        """All states from the original network to this one."""
+        path = [self]
+        while path[-1].previous is not None:
+            path.append(path[-1].previous)
+        return path[::-1]
+
+    def pruned(self, architecture: Architecture, carry: np.ndarray, action: np.ndarray | None) -> PruningState:
+        """The state after one more step, before any post-training."""
+        return replace(self, architecture=architecture, carry=carry, steps=self.steps + 1, previous=self, action=action)
+
+    def trained(self, teaches: bool) -> PruningState:
+        """This state after post-training; ``teaches``: whether the trained network is the teacher from now on."""
+        weights = Weights(self.network, self.teacher)
+        return replace(self, weights=weights, teacher=Network(self.architecture, weights) if teaches else self.teacher)
+
+    def __copy__(self) -> PruningState:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PruningState:
+        return self
+
+    def __reduce__(self) -> tuple:
+        graph = self.architecture.graph
+        layout = DetachedGraph(graph.fingerprint, graph.widths, graph.filters_per_unit)
+        return replay, (layout, self.process, self.moves())
+
+    def moves(self) -> list[Move]:
+        """The way to this state, from which :func:`replay` makes it again."""
+        path = self.trajectory()
+        return [
+            Move(
+                np.packbits(after.architecture.mask).tobytes(),
+                after.carry.tobytes() if after.carry.any() else b"",
+                None if after.action is None else after.action.tobytes(),
+                after.weights is not before.weights,
+                after.teacher is not before.teacher,
+            )
+            for before, after in pairwise(path)
+        ]
+
+
+class Move(NamedTuple):
+    """One step, as plain bytes."""
+
+    mask: bytes  # one bit per unit
+    carry: bytes  # float64; empty for zeros
+    action: bytes | None  # float64
+    trained: bool
+    teaches: bool
+
+
+@dataclass(frozen=True, eq=False)
+class DetachedGraph:
+    """What a pickled state keeps of its channel graph: enough to read and to compare architectures, not to cut a network."""
+
+    fingerprint: str
+    widths: np.ndarray
+    filters_per_unit: np.ndarray
+
+    @property
+    def starts(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.widths)])
+
+    @property
+    def n_units(self) -> int:
+        return int(self.widths.sum())
+
+    @property
+    def n_filters(self) -> int:
+        return int(self.widths @ self.filters_per_unit)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name}: a state that was unpickled has no channel graph; env.restore(state) gives it one.")
+
+
+def initial(graph: ChannelGraph | DetachedGraph, process: Process) -> PruningState:
+    """The state of the original network."""
+    everything = Architecture(graph, np.ones(graph.n_units, bool))  # type: ignore[arg-type]  # both know their widths
+    return PruningState(everything, np.zeros(len(graph.widths)), Network(everything), process)
+
+
+def replay(graph: ChannelGraph | DetachedGraph, process: Process, moves: Sequence[Move]) -> PruningState:
+    """The state that :meth:`PruningState.moves` describes, and all states before it, on a channel graph."""
+    state = initial(graph, process)
+    for move in moves:
+        mask = np.unpackbits(np.frombuffer(move.mask, np.uint8), count=graph.n_units).astype(bool)
+        carry = np.frombuffer(move.carry).copy() if move.carry else np.zeros(len(graph.widths))
+        action = None if move.action is None else np.frombuffer(move.action).copy()
+        state = state.pruned(Architecture(graph, mask), carry, action)  # type: ignore[arg-type]
+        if move.trained:
+            state = state.trained(move.teaches)
+    return state
