@@ -49,13 +49,35 @@ def _instance_norm() -> tuple[Any, Callable[..., dict[str, Any]]]:
     return torch.ops.aten.instance_norm.default, given
 
 
+def _cdist() -> tuple[Any, Callable[..., dict[str, Any]]]:
+    def given(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> dict[str, Any]:
+        modes = ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist")
+        return {"x1": x1, "x2": x2, "p": p, "compute_mode": modes.index(compute_mode)}
+
+    return torch.ops.aten.cdist.default, given
+
+
+CASTS = frozenset([
+    Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16,
+])  # fmt: skip
+
+
+def _casts(func: Any, args: tuple, kwargs: dict) -> bool:
+    """Whether a call converts a tensor of the network to a type. Where it has that type already no operator is dispatched, but
+    the network may run in another type later."""
+    if func not in CASTS or not isinstance(args[0], Tensor) or not args[0].is_meta:
+        return False
+    return func is not Tensor.to or any(isinstance(given, torch.dtype | Tensor) for given in (*args[1:], *kwargs.values()))
+
+
 def _by_schema(func: torch._ops.OpOverload) -> Callable[..., dict[str, Any]]:
     return lambda *args, **kwargs: dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
 
 
 class Composites(TorchFunctionMode):
     """Sees some functions before they fall apart into operators: those whose parts forget the training mode (dropout,
-    instance norm) or which pooling it was (the paper's FLOPs count an adaptive pooling, not a mean)."""
+    instance norm), which pooling it was (the paper's FLOPs count an adaptive pooling, not a mean), that there was a cast, or that
+    fall apart differently for different sizes (cdist)."""
 
     FUNCTIONS: ClassVar = {
         F.dropout: _dropout("dropout"),
@@ -68,6 +90,7 @@ class Composites(TorchFunctionMode):
         F.adaptive_avg_pool2d: _adaptive_avg_pool(2),
         F.adaptive_avg_pool3d: _adaptive_avg_pool(3),
         F.instance_norm: _instance_norm(),
+        torch.cdist: _cdist(),
     }
 
     OPERATORS = frozenset(op for op, _ in FUNCTIONS.values()) | frozenset(map(operator, REPLACEMENTS))  # of PrunedNetworks
@@ -84,9 +107,9 @@ class Composites(TorchFunctionMode):
         if func is Tensor.new_tensor:
             return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs, "device": None})
         known = (func, _by_schema(func)) if func in self.OPERATORS else self.FUNCTIONS.get(func)
-        if known is None or self.inside:
+        casts = _casts(func, args, kwargs)
+        if self.inside or (known is None and not casts):
             return func(*args, **kwargs)
-        op, to_given = known
         self.inside = True
         try:
             result = func(*args, **kwargs)
@@ -94,5 +117,9 @@ class Composites(TorchFunctionMode):
                 result = result.view_as(result)  # dropout in evaluation mode hands back its input
         finally:
             self.inside = False
-        self.record(op, to_given(*args, **kwargs), result)
+        if known is not None:
+            op, to_given = known
+            self.record(op, to_given(*args, **kwargs), result)
+        elif isinstance(result, Tensor):  # x.type() is a string
+            self.record(torch.ops.aten.to.dtype, {"self": args[0], "dtype": result.dtype}, result)
         return result

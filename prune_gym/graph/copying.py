@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import CellType, FunctionType
 from typing import Any
 
@@ -14,48 +14,79 @@ from torch import Tensor, nn
 from prune_gym.graph.program import NESTS, leaves
 
 
-def meta_copy(model: nn.Module, originals: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A copy of the model without data, in evaluation mode, and its tensors by name, like ``originals`` the model's.
-
-    What ``copy.deepcopy`` would give, but several times faster: modules are copied here, and only attributes that are
-    neither modules, tensors nor immutable go through ``deepcopy``.
-    """
-    modules = list(model.modules())
-    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
-        raise TypeError("model: expected a network in Python, got one with TorchScript in it; use what it was scripted from.")
-    memo: dict[int, Any] = detached(model)
-    tensors = {}
+def meta_tensors(originals: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Tensors without data for all ``originals``, the parameters and buffers of a model; with a ``dtype``, those of
+    ``model.to(dtype)``."""
+    tensors: dict[str, Tensor] = {}
     for name, tensor in originals.items():
         if nn.parameter.is_lazy(tensor):
             raise ValueError(f"model: {name!r} is not initialised; run the model on a batch once before tracing it.")
-        empty = empty_like(tensor)
-        tensors[name] = memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+        empty = empty_like(tensor, dtype if tensor.is_floating_point() else None)
+        tensors[name] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+    return tensors
 
-    for module in modules:
-        memo[id(module)] = object.__new__(type(module))
-    for module in modules:
-        twin = memo[id(module)].__dict__
-        for key, value in module.__dict__.items():
-            if type(value) in _IMMUTABLE:
-                twin[key] = value
-            elif key in _REGISTERED:
-                twin[key] = {name: None if item is None else memo[id(item)] for name, item in value.items()}
-            elif type(value) in (dict, OrderedDict) and not value:
-                twin[key] = type(value)()
-            else:
+
+class MetaCopies:
+    """Copies of a model without data, in evaluation mode.
+
+    What ``copy.deepcopy`` would give, but many times faster: the attributes of all modules are looked at once, and only those
+    that are neither modules, tensors nor immutable go through ``deepcopy``.
+    """
+
+    def __init__(self, model: nn.Module, originals: Mapping[str, Tensor]):
+        """``originals`` are the model's parameters and buffers by name."""
+        self._model, self._originals = model, originals
+        self._modules = list(model.modules())
+        if any(isinstance(module, torch.jit.ScriptModule) for module in self._modules):
+            raise TypeError("model: expected a network in Python, got one with TorchScript in it; use what it was scripted from.")
+        self._detached = _detached(self._modules)
+        self._parts = [_parts(module) for module in self._modules]
+
+    def copy(self, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """A copy with ``tensors``, from :func:`meta_tensors`, in place of the originals."""
+        memo: dict[int, Any] = dict(self._detached)
+        for name, tensor in self._originals.items():
+            memo[id(tensor)] = tensors[name]
+        for module in self._modules:
+            memo[id(module)] = object.__new__(type(module))
+        for module, (same, registered, empty, other) in zip(self._modules, self._parts, strict=True):
+            twin = memo[id(module)].__dict__
+            twin.update(same)
+            for key, items in registered:
+                twin[key] = {name: None if item is None else memo[id(item)] for name, item in items}
+            for key, kind in empty:
+                twin[key] = kind()
+            for key, value in other:
                 try:
                     twin[key] = copy.deepcopy(value, memo)
                 except TypeError:  # a lock, a logger, an open file: there is only one of it
                     twin[key] = value
-        rebind(memo[id(module)], memo)
-    return memo[id(model)].eval(), tensors
+            twin["training"] = False
+            rebind(memo[id(module)], memo)
+        return memo[id(self._model)]
 
 
-def empty_like(tensor: Tensor) -> Tensor:
+def _parts(module: nn.Module) -> tuple[dict[str, Any], list, list, list]:
+    """The attributes of a module by how they are copied: as they are, as tensors and modules, made empty, any other way."""
+    same, registered, empty, other = {}, [], [], []
+    for key, value in module.__dict__.items():
+        kind = type(value)
+        if kind in _IMMUTABLE or (kind is tuple and all(type(item) in _IMMUTABLE for item in value)):
+            same[key] = value
+        elif key in _REGISTERED:
+            registered.append((key, list(value.items())))
+        elif kind in (dict, OrderedDict) and not value:
+            empty.append((key, kind))
+        else:
+            other.append((key, value))
+    return same, registered, empty, other
+
+
+def empty_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """On the meta device. PyTorch's own is written in Python there, and would take a sixth of the time of a trace."""
     if tensor.layout is torch.strided and tensor.is_contiguous():
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    return torch.empty_like(tensor, device="meta", requires_grad=False)
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype or tensor.dtype, device="meta")
+    return torch.empty_like(tensor, dtype=dtype, device="meta", requires_grad=False)
 
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
@@ -65,8 +96,12 @@ _IMMUTABLE = frozenset([int, float, bool, str, bytes, type(None), type, torch.dt
 def detached(model: nn.Module) -> dict[int, Any]:
     """A memo for ``deepcopy`` with the tensors that it refuses to copy: those that a forward pass with gradients computed and
     that the model keeps in an attribute."""
+    return _detached(model.modules())
+
+
+def _detached(modules: Iterable[nn.Module]) -> dict[int, Any]:
     memo = {}
-    for module in model.modules():
+    for module in modules:
         for key, value in module.__dict__.items():
             if type(value) in _IMMUTABLE or key in _REGISTERED:  # most of them
                 continue

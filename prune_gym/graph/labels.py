@@ -8,7 +8,8 @@ end a connected component of labels is what must be removed as one.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -20,22 +21,37 @@ BOUND = 0  # the label of everything that must stay
 
 
 class LabelBook:
-    """Hands out labels and collects what is said about them; nothing is resolved before :meth:`components`."""
+    """Hands out labels and collects what is said about them; nothing is resolved before :meth:`components`.
 
-    def __init__(self) -> None:
+    ``batch`` is the number of images of the recorded forward pass. ``reason`` says, while a rule runs, what the rule is for;
+    labels that get bound are noted with it.
+    """
+
+    def __init__(self, batch: int, prefers_first: Callable[[Key], bool] = lambda _key: False) -> None:
+        self.batch = batch
+        self.prefers_first = prefers_first
         self.size = 1  # label 0 is BOUND
-        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
-        self.mixed: list[np.ndarray] = []  # labels of channels over which a value is averaged
+        self.mixed: list[tuple[np.ndarray, Any]] = []  # labels of channels over which a value is averaged, and by what
         self.cuts: list[np.ndarray] = []  # labels that one side of a slice or split took
-        self._starts: list[int] = []  # the first label of every array handed out, ascending
-        self._owners: list[tuple[str, int] | None] = []  # and the parameter and dimension that it was made for
-        self.prefers_first: Callable[[Key], bool] = lambda _key: False
         self.choices: dict[Key, np.ndarray] = {}  # where a view could be read in two ways: the labels that it gave
+        self.bound: list[tuple[np.ndarray, Any]] = []  # labels that stay, and why
+        self.reason: Any = None
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self._mentioned: list[np.ndarray] = []  # labels about which the present rule has said something
+        self._scratch = np.zeros(1024, bool)
+        self._blocks: list[np.ndarray] = []  # the arrays handed out; their first labels ascend
+        self._block_of: dict[int, int] = {}  # by the identity of an array
+        self._parents: list[int] = []  # a forest of blocks that go together label by label
+        self._starts: list[int] = []
+        self._owners: list[tuple[str, int] | None] = []  # and the parameter and dimension that it was made for
 
     def fresh(self, count: int, owner: str | None = None, dim: int = 0) -> np.ndarray:
         self._starts.append(self.size)
         self._owners.append(None if owner is None else (owner, dim))
         labels = np.arange(self.size, self.size + count)
+        self._block_of[id(labels)] = len(self._blocks)
+        self._parents.append(len(self._blocks))
+        self._blocks.append(labels)
         self.size += count
         return labels
 
@@ -44,19 +60,34 @@ class LabelBook:
         position = bisect_right(self._starts, int(labels[0])) - 1 if len(labels) else -1
         return self._owners[position] if position >= 0 else None
 
+    # ------------------------------------------------------------------------------------------------ what rules say
+
     def unify(self, a: Labels, b: Labels) -> None:
         """Say that a[i] and b[i] go together; None stands for channels that stay."""
-        if a is b:
-            return
         if a is None or b is None:
             self.bind(a)
             self.bind(b)
-        else:
+            return
+        self._mentioned += (a, b)
+        if a is b:
+            return
+        i, j = self._block_of.get(id(a)), self._block_of.get(id(b))
+        if i is None or j is None:
             self._pairs.append((a.ravel(), b.ravel()))
+        else:  # by far the most frequent case
+            self._parents[self._root(i)] = self._root(j)
+
+    def _root(self, block: int) -> int:
+        parents = self._parents
+        while parents[block] != block:
+            parents[block] = block = parents[parents[block]]
+        return block
 
     def bind(self, labels: Labels) -> None:
+        """Say that these channels stay."""
         if labels is not None:
-            self._pairs.append((labels.ravel(), np.zeros(labels.size, labels.dtype)))
+            self._mentioned.append(labels)
+            self.bound.append((labels.ravel(), self.reason))
 
     def tie_rows(self, table: np.ndarray) -> np.ndarray:
         """Make all rows of a 2-d array of labels go together; gives the first row."""
@@ -66,11 +97,61 @@ class LabelBook:
     def mix(self, labels: Labels) -> None:
         """Say that a value is computed across these channels, so that a zero is not the same as an absent channel."""
         if labels is not None:
-            self.mixed.append(labels)
+            self._mentioned.append(labels)
+            self.mixed.append((labels, self.reason))
 
     def cut(self, labels: Labels) -> None:
         if labels is not None:
             self.cuts.append(labels)
+
+    def release(self, labels: Labels) -> None:
+        """Say that the result of an operator does not depend on how many of these channels there are."""
+        if labels is not None:
+            self._mentioned.append(labels)
+
+    # ------------------------------------------------------------------------------------------------ what rules do not say
+
+    def begin_rule(self, reason: Any) -> None:
+        self.reason = reason
+        self._mentioned.clear()
+
+    def end_rule(self, inputs: Iterable[list[Labels]], outputs: Iterable[list[Labels]]) -> None:
+        """Bind the labels of ``inputs`` that a rule neither passes on to ``outputs`` nor says anything about.
+
+        Such labels belong to a dimension that the rule did not reckon with, so nothing is known of what a removed channel
+        would change.
+        """
+        seen = {id(labels) for labels in self._mentioned}
+        passed = [labels for dims in outputs for labels in dims if labels is not None]
+        seen.update(map(id, passed))
+        left = [labels for dims in inputs for labels in dims if labels is not None and id(labels) not in seen]
+        if not left:
+            return
+        if len(self._scratch) < self.size:
+            self._scratch = np.zeros(2 * self.size, bool)
+        known = [*self._mentioned, *passed]
+        for labels in known:
+            self._scratch[labels] = True
+        self._scratch[BOUND] = True
+        lost = [missing for labels in left if len(missing := labels[~self._scratch[labels]])]
+        for labels in known:
+            self._scratch[labels] = False
+        for labels in lost:
+            self.bind(labels)
+
+    # ------------------------------------------------------------------------------------------------ images
+
+    def one_image(self, labels: np.ndarray) -> np.ndarray:
+        """The labels of one image where a view has laid the channels of all images of a batch one behind the other."""
+        if len(labels) == 0 or len(labels) % self.batch:
+            return labels
+        images = labels.reshape(self.batch, -1)
+        return images[0] if (images == images[0]).all() else labels.reshape(-1, self.batch)[:, 0]
+
+    def per_image(self, count: int) -> int:
+        return count // self.batch if count % self.batch == 0 else count
+
+    # ------------------------------------------------------------------------------------------------ the end
 
     def parts(self) -> dict[Key, int]:
         """For every view of ``choices``: in how many parts the labels that it gave may be removed."""
@@ -79,9 +160,40 @@ class LabelBook:
 
     def components(self) -> np.ndarray:
         """The component of every label; that of ``BOUND`` is what stays."""
-        if not self._pairs:
-            return np.arange(self.size)
-        rows = np.concatenate([a for a, _ in self._pairs])
-        columns = np.concatenate([b for _, b in self._pairs])
-        links = coo_array((np.ones(len(rows), np.int8), (rows, columns)), (self.size, self.size))
-        return connected_components(links, directed=False)[1]
+        return self._connected([*self._pairs, *((labels, np.zeros(labels.size, labels.dtype)) for labels, _ in self.bound)])
+
+    def reasons(self) -> Callable[[np.ndarray], Any]:
+        """A function that gives the first reason why some of these labels stay, None if none of them does."""
+        component = self._connected(self._pairs)
+        first = np.full(self.size, len(self.bound))
+        for i in range(len(self.bound) - 1, -1, -1):
+            first[component[self.bound[i][0]]] = i
+
+        def reason(labels: np.ndarray) -> Any:
+            position = int(first[component[labels]].min(initial=len(self.bound)))
+            return self.bound[position][1] if position < len(self.bound) else None
+
+        return reason
+
+    def _connected(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """The component of every label: blocks that go together first, then what was said about single labels."""
+        same = np.arange(self.size)  # for every label the one of the root of its block
+        for i, block in enumerate(self._blocks):
+            root = self._root(i)
+            if root != i and len(block):
+                same[block[0] : block[-1] + 1] = self._blocks[root]
+        if not pairs:
+            return same
+        rows = same[np.concatenate([a for a, _ in pairs])]
+        columns = same[np.concatenate([b for _, b in pairs])]
+        involved, numbers = np.unique(np.concatenate([rows, columns]), return_inverse=True)
+        links = coo_array((np.ones(len(rows), np.int8), numbers.reshape(2, -1)), (len(involved), len(involved)))
+        component = np.arange(self.size)
+        component[involved] = _smallest(connected_components(links, directed=False)[1], involved)
+        return component[same]
+
+
+def _smallest(component: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """For every one of the ascending ``labels`` the first one of its component."""
+    _, first = np.unique(component, return_index=True)
+    return labels[first][component]

@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from prune_gym.graph.channel_graph import ChannelGraph, ChannelGroup, PrunableLayer
 from prune_gym.graph.cost import CostModel
 from prune_gym.graph.labels import BOUND, LabelBook, Labels
-from prune_gym.graph.operators import CostTerm, Size, Traced, one_image
+from prune_gym.graph.labelling import Labelled
+from prune_gym.graph.operators import Size
 from prune_gym.graph.program import BatchSize, Count, Node, Program, map_argument
 
 
-@dataclass(frozen=True)
-class Recording:
-    """Everything one run of the tracer noted down."""
-
-    book: LabelBook
-    program: Program
-    sized: frozenset[int]  # the nodes with an argument that depends on what is kept
-    layers: Sequence[CostTerm]
-    extras: Sequence[CostTerm]
-    named: Mapping[str, Traced]
-    shapes: Mapping[str, tuple[int, ...]]
-    parameters: frozenset[str]
-    constants: Mapping[str, Tensor]
-
-
-def resolve(recording: Recording) -> ChannelGraph:
-    """The channel graph of a recorded forward pass: components of labels become units, and units that look alike groups."""
-    layers = _prunable_layers(recording)
-    component, first_made = _components(recording, layers)
+def resolve(labelled: Labelled) -> ChannelGraph:
+    """The channel graph of a labelled forward pass: components of labels become units, and units that look alike groups."""
+    layers = _prunable_layers(labelled)
+    component, first_made = _components(labelled, layers)
 
     # Units: components that hold a filter and are not bound, in the order in which the forward pass makes them.
     found = np.flatnonzero(first_made >= 0)
     found = found[np.argsort(first_made[found])]
 
     # Groups: units with the same fingerprint, in the order of their first unit.
-    _, first, group = np.unique(_signatures(recording, component)[found], return_index=True, return_inverse=True)
+    _, first, group = np.unique(_signatures(labelled, component)[found], return_index=True, return_inverse=True)
     group = np.argsort(np.argsort(first))[group]
     by_group = np.argsort(group, kind="stable")
     group_of_unit = group[by_group]
@@ -57,23 +42,23 @@ def resolve(recording: Recording) -> ChannelGraph:
         if (units >= 0).any():
             filters.append(PrunableLayer(name, tensor, dim, units, times))
     units = {}
-    for name, traced in recording.named.items():
+    for name, traced in labelled.named.items():
         per_dim = tuple(_units_or_none(unit_of_label, labels) for labels in traced.labels)
         if any(array is not None for array in per_dim):
             units[name] = per_dim
-    groups = _groups(widths, group_of_unit, filters, units, unit_of_label, recording.book.mixed)
-    cost_model = _cost_model(recording, units, unit_of_label, group_of_unit, widths)
+    groups = _groups(widths, group_of_unit, filters, units, unit_of_label, [labels for labels, _ in labelled.book.mixed])
+    cost_model = _cost_model(labelled, units, unit_of_label, group_of_unit, widths)
     return ChannelGraph(
-        groups, tuple(filters), _count(recording, unit_of_label), units, recording.shapes, recording.constants, cost_model
+        groups, tuple(filters), _count(labelled, unit_of_label), units, labelled.shapes, labelled.constants, cost_model
     )
 
 
-def _components(recording: Recording, layers: list[tuple[str, str, int, int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _components(labelled: Labelled, layers: list[tuple[str, str, int, int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """The component of every label, and for every component the place of the first of its filters, -1 if it has none or is
     bound. Costs are quadratic forms of the widths, so where three sizes of one product or parameter vary, the third stays."""
-    book = recording.book
-    products: list[Sequence[np.ndarray]] = [layer.factors for layer in (*recording.layers, *recording.extras)]
-    products += [[k for k in traced.labels if k is not None] for traced in recording.named.values()]
+    book = labelled.book
+    products: list[Sequence[np.ndarray]] = [layer.factors for layer in (*labelled.layers, *labelled.paper_flops)]
+    products += [[k for k in traced.labels if k is not None] for traced in labelled.named.values()]
     products = [labels for labels in products if len(labels) > 2]
     while True:
         component = book.components()
@@ -97,16 +82,16 @@ def _units_or_none(unit_of_label: np.ndarray, labels: Labels) -> np.ndarray | No
     return units if units.max() >= 0 else None
 
 
-def _prunable_layers(recording: Recording) -> list[tuple[str, str, int, int, np.ndarray]]:
+def _prunable_layers(labelled: Labelled) -> list[tuple[str, str, int, int, np.ndarray]]:
     """(name, weight, output dimension, filters per index of it, their labels) of every weight in forward order, one that is
     used twice once."""
     seen: dict[tuple[str, int], tuple[int, np.ndarray]] = {}
-    for layer in recording.layers:
+    for layer in labelled.layers:
         if layer.filters is None:
             continue
-        owner = recording.book.owner(layer.filters)
+        owner = labelled.book.owner(layer.filters)
         if owner is not None:
-            labels = recording.named[owner[0]].labels[owner[1]]
+            labels = labelled.named[owner[0]].labels[owner[1]]
             if labels is not None:
                 seen.setdefault(owner, (layer.filters_per_index, labels))
     return [(_layer_name(tensor), tensor, dim, times, labels) for (tensor, dim), (times, labels) in seen.items()]
@@ -122,15 +107,15 @@ def _layer_name(tensor: str) -> str:
     return module if leaf in ("weight", "weight_orig", "weight_v") and module else tensor
 
 
-def _signatures(recording: Recording, component: np.ndarray) -> np.ndarray:
+def _signatures(labelled: Labelled, component: np.ndarray) -> np.ndarray:
     """A fingerprint per component of how often it occurs in each dimension of each tensor and in each slice.
 
     Units with equal fingerprints are interchangeable: they hold filters of the same layers and are read by the same ones.
     The fingerprint is a sum of one random 64-bit number per dimension (Zobrist hashing), so it needs no sorting.
     """
-    columns = [labels for traced in recording.named.values() for labels in traced.labels if labels is not None]
-    columns += recording.book.cuts
-    columns += [labels for layer in recording.layers if layer.filters is None for labels in layer.factors]
+    columns = [labels for traced in labelled.named.values() for labels in traced.labels if labels is not None]
+    columns += labelled.book.cuts
+    columns += [labels for layer in labelled.layers if layer.filters is None for labels in layer.factors]
     keys = np.random.default_rng(0).integers(1, 2**63, len(columns), dtype=np.uint64)
     signature = np.zeros(len(component), np.uint64)
     if columns:
@@ -171,28 +156,28 @@ def _groups(
     return tuple(groups)
 
 
-def _count(recording: Recording, unit_of_label: np.ndarray) -> Program:
+def _count(labelled: Labelled, unit_of_label: np.ndarray) -> Program:
     """The program, its sizes in labels replaced by counts of units."""
 
     def resolved(leaf: Any) -> Any:
         if not isinstance(leaf, Size):
             return leaf
-        labels = one_image(leaf.labels)
+        labels = labelled.book.one_image(leaf.labels)
         units = unit_of_label[labels]
         per_image = len(labels) < len(leaf.labels)
         if (units >= 0).any():
             return Count(units, per_image)
         return BatchSize(len(units)) if per_image else len(units)
 
-    nodes = list(recording.program.nodes)
-    for index in recording.sized:
+    nodes = list(labelled.program.nodes)
+    for index in labelled.sized:
         node = nodes[index]
         nodes[index] = Node(node.op, map_argument(resolved, node.args), map_argument(resolved, node.kwargs), node.outputs)
-    return Program(recording.program.inputs, tuple(nodes), recording.program.output)
+    return replace(labelled.program, nodes=tuple(nodes))
 
 
 def _cost_model(
-    recording: Recording,
+    labelled: Labelled,
     units: Mapping[str, tuple[np.ndarray | None, ...]],
     unit_of_label: np.ndarray,
     group_of_unit: np.ndarray,
@@ -226,13 +211,13 @@ def _cost_model(
         a, b = [*variable, 0, 0][:2]
         return coefficient, a, b
 
-    macs = [term(layer.macs, layer.factors) for layer in recording.layers]
-    extra = [term(layer.macs, layer.factors) for layer in recording.extras]
+    macs = [term(layer.macs, layer.factors) for layer in labelled.layers]
+    extra = [term(layer.macs, layer.factors) for layer in labelled.paper_flops]
     params = []
-    for name in recording.parameters:
-        labels = recording.named[name].labels if name in units else []
+    for name in labelled.parameters:
+        labels = labelled.named[name].labels if name in units else []
         varying = [k for k, array in zip(labels, units.get(name, ()), strict=True) if k is not None and array is not None]
-        rest = prod(recording.shapes[name]) // max(prod(map(len, varying)), 1)
+        rest = prod(labelled.shapes[name]) // max(prod(map(len, varying)), 1)
         params.append(term(rest, varying))
 
     table = np.array(list(sizes), np.float64)

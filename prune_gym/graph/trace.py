@@ -1,67 +1,104 @@
-"""From a model to its channel graph: one run on the meta device, with labels flowing through every operator.
-
-No arithmetic is done and no module is looked at: a :class:`TorchDispatchMode` sees the ATen operators that the forward
-pass dispatches, and :mod:`prune_gym.operators` says what each does to the labels. See ``docs/tracing.md``.
-"""
+"""From a model to its channel graph, without doing any of its arithmetic. See ``docs/tracing.md``."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_gym.graph.channel_graph import ChannelGraph
-from prune_gym.graph.composites import Composites
-from prune_gym.graph.copying import empty_like, meta_copy
-from prune_gym.graph.labels import Key, LabelBook
-from prune_gym.graph.operators import BATCH, Call, CostTerm, Size, Traced, count_images, find_rule, poles, zeros_stay
-from prune_gym.graph.program import BatchSize, Named, Node, Program, Value, leaves, map_argument, signature, takes_device
-from prune_gym.graph.resolve import Recording, resolve
+from prune_gym.graph.copying import MetaCopies, meta_tensors
+from prune_gym.graph.labelling import Labelled, label
+from prune_gym.graph.program import map_argument
+from prune_gym.graph.recorder import Recording, UnknownOperatorError, record
+from prune_gym.graph.resolve import resolve
+from prune_gym.graph.sizes import Mismatch, batch_for, compare, follow_batch
+
+__all__ = ["Example", "UnknownOperatorError", "arguments", "trace"]
+
+Example = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+SMALL_BATCH = 2  # 1 is special: squeeze() removes it, and it broadcasts
 
 
-class UnknownOperatorError(NotImplementedError):
-    """The forward pass calls an operator for which no rule says what it does to channels."""
-
-
-def trace(model: nn.Module, example_input: Tensor | Sequence[Tensor]) -> ChannelGraph:
+def trace(model: nn.Module, example_input: Example) -> ChannelGraph:
     """Find which channels of ``model`` can be removed, and what goes with each of them.
 
-    The model is run once in evaluation mode on the meta device; it is neither modified nor executed. ``example_input``
-    is one tensor or a list or tuple of tensors, images first in every one: (N, C, H, W). Only its shape and dtype matter,
-    and N does not.
+    The forward pass is recorded a few times in evaluation mode on the meta device, with different batch and image sizes; the
+    model itself is neither modified nor executed. ``example_input`` is one tensor, a list or tuple of them (the positional
+    arguments), or a dict (keyword arguments, or the one argument of a forward pass that takes a dict), images first in every
+    tensor: (N, C, H, W). Only shapes and dtypes matter, and N does not.
 
     Raises:
         UnknownOperatorError: the forward pass uses an operator without a rule; names it and the module it sits in.
-        TypeError, ValueError: a bad ``model`` or ``example_input``, or one that does not fit the other.
+        TypeError, ValueError: a bad ``model`` or ``example_input``, one that does not fit the other, or a forward pass that
+            depends on the batch size in a way that cannot be followed; names the module.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
-    is_sequence = isinstance(example_input, list | tuple)
-    inputs: list[Any] = list(example_input) if is_sequence else [example_input]
-    if not inputs or not all(isinstance(x, Tensor) and x.ndim > 0 for x in inputs):
-        raise TypeError("example_input: expected a tensor (N, C, H, W) or a non-empty sequence of tensors.")
-    with _no_garbage_collection():
-        return _trace(model, inputs)
+    args, kwargs = arguments(model, example_input)
+    # out of any inference mode, under which operators would arrive as composites
+    with _no_garbage_collection(), torch.inference_mode(False), torch.no_grad():
+        recording, shapes, dtype = _Recordings(model, args, kwargs).run()
+        labelled = _best_reading(recording)
+        program = replace(labelled.program, shapes=shapes, dtype=dtype)
+        return resolve(replace(labelled, program=program))
 
 
-def _trace(model: nn.Module, inputs: list[Tensor]) -> ChannelGraph:
+def arguments(model: nn.Module, example: Example) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments with which ``model`` is called on an example; see :func:`trace`. Raises TypeError."""
+    tensors = list(example.values()) if isinstance(example, Mapping) else example
+    tensors = list(tensors) if isinstance(tensors, list | tuple) else [tensors]
+    if not tensors or not all(isinstance(x, Tensor) and x.ndim > 0 for x in tensors):
+        raise TypeError("example_input: expected a tensor (N, C, H, W), or a non-empty sequence or dict of tensors.")
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # a forward of C code, which has none
+        signature = None
+    if not isinstance(example, Mapping):
+        args, kwargs = tensors, {}
+    elif signature is not None and _takes_one_dict(signature, example):
+        args, kwargs = [dict(example)], {}
+    else:
+        args, kwargs = [], dict(example)
+    if signature is not None:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            given = f"a dict with the keys {', '.join(map(repr, example))}" if kwargs else f"{len(args)} input(s)"  # type: ignore[arg-type]
+            raise TypeError(
+                f"example_input: got {given}, which {type(model).__name__}.forward{signature} does not accept: {error}."
+            ) from None
+    return args, kwargs
+
+
+def _takes_one_dict(signature: inspect.Signature, example: Mapping[str, Tensor]) -> bool:
+    """Whether a forward pass takes a dict as its argument, as it has no parameters with the names of its keys."""
+    parameters = signature.parameters.values()
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return not any(key in named for key in example) and not any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _best_reading(recording: Recording) -> Labelled:
     """Where a view splits channels, either part may be the one to prune: in a channel shuffle it is the last, in a pixel
     shuffle written with views the first. Both are exact, so what leaves more to prune is taken, view by view."""
-    tracer, graph = _run(model, inputs, lambda _key: False)
-    if not tracer.book.choices:
-        return graph
-    other, other_graph = _run(model, inputs, lambda _key: True)
-    last, first = tracer.book.parts(), other.book.parts()
-    better = {key for key in first if first[key] > last.get(key, 0)}
-    graphs = [graph, other_graph]
-    if 0 < len(better) < len(other.book.choices):
-        graphs.append(_run(model, inputs, better.__contains__)[1])
-    return max(graphs, key=lambda graph: (graph.n_filters, graph.n_units))
+    last = label(recording, lambda _key: False)
+    if not last.book.choices:
+        return last
+    first = label(recording, lambda _key: True)
+    parts, other_parts = last.book.parts(), first.book.parts()
+    better = {key for key in other_parts if other_parts[key] > parts.get(key, 0)}
+    readings = [last, first]
+    if 0 < len(better) < len(first.book.choices):
+        readings.append(label(recording, better.__contains__))
+    graphs = map(resolve, readings)
+    return max(zip(readings, graphs, strict=True), key=lambda pair: (pair[1].n_filters, pair[1].n_units))[0]
 
 
 @contextmanager
@@ -76,310 +113,113 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], bool]) -> tuple[_Tracer, ChannelGraph]:
-    # out of any inference mode, under which operators would arrive as composites
-    with torch.inference_mode(False), torch.no_grad():
-        originals = dict([*model.named_parameters(), *model.named_buffers()])
-        copied, tensors = meta_copy(model, originals)
-        tracer = _Tracer(model, originals, tensors)
-        tracer.book.prefers_first = prefers_first
-        batch = inputs[0].shape[0]
-        metas = [
-            torch.empty((BATCH if x.shape[0] == batch else x.shape[0], *x.shape[1:]), dtype=x.dtype, device="meta")
-            for x in inputs
-        ]
-        for x in metas:
-            tracer.add_input(x)
-        for path, module in copied.named_modules():
-            module.register_forward_pre_hook(lambda _module, _args, path=path: tracer.path.append(path))
-            module.register_forward_hook(lambda *_: tracer.leave())
+class _Recordings:
+    """Recordings of one forward pass under different conditions, and what their differences say.
+
+    Two batch sizes tell what follows the batch; two number types what follows the network's type; two image sizes whether
+    anything depends on the image size.
+    """
+
+    def __init__(self, model: nn.Module, args: list[Any], kwargs: dict[str, Any]):
+        self.args, self.kwargs = args, kwargs
+        self.inputs: list[Tensor] = []
+        map_argument(lambda leaf: self.inputs.append(leaf), [args, kwargs])
+        self.n_images = self.inputs[0].shape[0]
+        self.originals = dict([*model.named_parameters(), *model.named_buffers()])
+        self.copies = MetaCopies(model, self.originals)
+        self.tensors: dict[torch.dtype | None, dict[str, Tensor]] = {}
+        self.dtype = next((x.dtype for x in self.inputs if x.is_floating_point()), None)
+
+    def run(self) -> tuple[Recording, tuple[tuple[int | None, ...], ...], torch.dtype | None]:
+        """The recording to label, the sizes of the inputs (None: any), and the only number type that it is right for (None:
+        any)."""
+        dtype, small = self._in_another_type()
+        any_type = dtype is not None or self.dtype is None
+        if small is None:
+            small = self._record_or_explain(SMALL_BATCH)
+        recording = self._record_or_explain(batch_for(small))
         try:
-            with tracer, tracer.composites:
-                output = copied(*metas)
+            follow_batch(recording, small)
+        except Mismatch as mismatch:
+            if dtype is None:
+                raise self._depends_on_batch(recording, mismatch) from None
+            # the batch or the number type: another recording in the network's own type says which
+            dtype, any_type, small = None, False, self._record_or_explain(SMALL_BATCH)
+            recording = self._record_or_explain(recording.batch)
+            try:
+                follow_batch(recording, small)
+            except Mismatch as again:
+                raise self._depends_on_batch(recording, again) from None
+        any_size = self._any_size(small, dtype)
+        shapes = tuple(
+            tuple(None if (d == 0 and n == self.n_images) or (d > 1 and any_size) else n for d, n in enumerate(x.shape))
+            for x in self.inputs
+        )
+        return recording, shapes, None if any_type else self.dtype
+
+    def _in_another_type(self) -> tuple[torch.dtype | None, Recording | None]:
+        """A recording of the network in half precision (or single, if it is in half), where that is possible."""
+        if self.dtype is None:
+            return None, None
+        dtype = torch.float32 if self.dtype is torch.float16 else torch.float16
+        recording = self._try(dtype, lambda n: n)
+        return (None, None) if recording is None else (dtype, recording)
+
+    def _any_size(self, recording: Recording, dtype: torch.dtype | None) -> bool:
+        """Whether the forward pass does the same at other image sizes: at about twice the size, and if it cannot run at that,
+        as it halves the image exactly, at exactly twice."""
+        if not any(x.ndim > 2 for x in self.inputs):
+            return False
+        other = self._try(dtype, lambda n: 2 * n + 1) or self._try(dtype, lambda n: 2 * n)
+        if other is None:
+            return False
+        try:
+            compare(recording, other)
+        except Mismatch:
+            return False
+        return True
+
+    def _try(self, dtype: torch.dtype | None, resized: Callable[[int], int]) -> Recording | None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return self._record(SMALL_BATCH, dtype, resized, watch=False)
+        except Exception:  # whatever it is, it says that the model does not run under this condition
+            return None
+
+    def _record(
+        self, batch: int, dtype: torch.dtype | None = None, resized: Callable[[int], int] = lambda n: n, watch: bool = True
+    ) -> Recording:
+        def changed(x: Tensor) -> Tensor:
+            first = batch if x.shape[0] == self.n_images else x.shape[0]
+            shape = (first, *x.shape[1:2], *map(resized, x.shape[2:]))
+            return torch.empty(shape, dtype=dtype if dtype and x.is_floating_point() else x.dtype, device="meta")
+
+        if dtype not in self.tensors:
+            self.tensors[dtype] = meta_tensors(self.originals, dtype)
+        tensors = self.tensors[dtype]
+        # a copy of its own for every recording, as a forward pass may change the model
+        copied = self.copies.copy(tensors)
+        args, kwargs = map_argument(changed, self.args), map_argument(changed, self.kwargs)
+        return record(copied, self.originals, tensors, args, kwargs, batch, watch)
+
+    def _record_or_explain(self, batch: int) -> Recording:
+        try:
+            return self._record(batch)
         except UnknownOperatorError:
             raise
         except RuntimeError as error:
-            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+            shapes = ", ".join(str(tuple(x.shape)) for x in self.inputs)
+            where = getattr(error, "module", "'(the model itself)'")
             raise ValueError(
-                f"example_input: the forward pass fails on the shape {shapes}, in module {tracer.where}, where the trace puts "
-                f"{BATCH} for the batch size: {error}"
+                f"example_input: the forward pass fails on the shape {shapes}, in module {where}, where the trace puts {batch} "
+                f"for the batch size: {error}"
             ) from error
-        return tracer, resolve(tracer.finish(output))
 
-
-class _Tracer(TorchDispatchMode):
-    """Records every dispatched operator as a node and lets labels flow through it."""
-
-    def __init__(self, model: nn.Module, originals: dict[str, Tensor], tensors: dict[str, Tensor]):
-        super().__init__()
-        self.book = LabelBook()
-        self.nodes: list[Node] = []
-        self.sized: set[int] = set()  # the nodes with an argument that depends on what is kept
-        self.layers: list[CostTerm] = []
-        self.extras: list[CostTerm] = []
-        self.path: list[str] = []
-        self.constants: dict[str, Tensor] = {}
-        self.composites = Composites(self.record)
-        self._traced: dict[int, Traced] = {}
-        self._alive: list[Tensor] = []  # ids are only unique among living tensors
-        self._tensors = tensors
-        self._memory = {name: tensor.untyped_storage()._cdata for name, tensor in tensors.items()}
-        self._names = {id(tensor): name for name, tensor in tensors.items()}
-        # a function that the model got from elsewhere may read the original's
-        self._names |= {id(tensor): name for name, tensor in originals.items()}
-        self._parameters = frozenset(name for name, tensor in originals.items() if isinstance(tensor, nn.Parameter))
-        self._taken = {name.partition(".")[0] for name in tensors} | {name for name, _ in model.named_children()}
-        self._dispatched = 0
-        self._input_storages: list[int] = []
-        self._writes_input = False
-        self._debtors: list[Traced] = []
-        self._values = 0
-        self.named: dict[str, Traced] = {}
-
-    # ------------------------------------------------------------------------------------------------ tensors
-
-    def add_input(self, x: Tensor) -> None:
-        self._input_storages.append(x.untyped_storage()._cdata)
-        self._add(x, self._value(), [None] * x.ndim, static=False, zeroed=True)
-
-    def _value(self) -> Value:
-        self._values += 1
-        return Value(self._values - 1)
-
-    def _add(self, tensor: Tensor, source: Value | Named, labels: list, static: bool, zeroed: bool) -> Traced:
-        if sum(map(count_images, tensor.shape)) > 1:  # one of them is none, and could not be told from the other
-            raise ValueError(
-                f"trace: in module {self.where}, a tensor of shape {tuple(tensor.shape)} has two dimensions that look like the "
-                f"batch, of which the trace has {BATCH}; use an example of another size, and no layer of such a width."
-            )
-        traced = Traced(source, tuple(tensor.shape), labels, static, zeroed)
-        self._traced[id(tensor)] = traced
-        self._alive.append(tensor)
-        return traced
-
-    def _look_up(self, tensor: Tensor) -> Traced:
-        known = self._traced.get(id(tensor))
-        if known is not None:
-            if known.debt is not None:
-                self.book.bind(known.debt)
-                known.debt = None
-            return known
-        name = self._names.get(id(tensor))
-        if name is None and tensor.is_meta:
-            whole = self._look_up(self._same_memory(tensor))
-            alias = self._add(tensor, self._value(), whole.labels, whole.static, whole.zeroed)
-            self.nodes.append(Node("aten.detach.default", [whole.source], {}, self._values - 1))
-            return alias
-        if name is None:  # a tensor that the forward pass made or holds without registering it
-            if any(count_images(n) for n in tensor.shape):
-                raise ValueError(
-                    f"trace: module {self.where} makes a tensor as long as the batch from numbers, as torch.tensor([...]) "
-                    "does, which cannot be made again for another batch; use torch.zeros, torch.full or torch.arange."
-                )
-            name = f"constant{len(self.constants)}"
-            while name in self._taken:
-                name += "_"
-            self._taken.add(name)
-            self.constants[name] = tensor.detach().clone()
-        if name not in self.named:
-            owner = name if name in self._parameters else None
-            labels = [self.book.fresh(n, owner, dim) for dim, n in enumerate(tensor.shape)]
-            self.named[name] = self._add(tensor, Named(name), list(labels), static=True, zeroed=name in self._tensors)
-        self._traced[id(tensor)] = self.named[name]
-        self._alive.append(tensor)
-        return self.named[name]
-
-    def _same_memory(self, tensor: Tensor) -> Tensor:
-        """The tensor that ``x.data`` or ``nn.Parameter(x)`` stands for: no operator is dispatched for these."""
-        memory, form = tensor.untyped_storage()._cdata, (tensor.shape, tensor.stride())
-        for other in [*reversed(self._alive), *self._tensors.values()]:
-            if (other.shape, other.stride()) == form and other.untyped_storage()._cdata == memory:
-                return other
-        raise ValueError(f"trace: module {self.where} uses a tensor that came from no operator seen in this forward pass.")
-
-    # ------------------------------------------------------------------------------------------------ operators
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if self.composites.inside or func.namespace == "profiler":
-            return func(*args, **kwargs)
-        if torch.is_inference_mode_enabled():  # there, operators arrive here before they fall apart into simpler ones
-            with self:
-                result = func.decompose(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
-        tensors = [leaf for leaf in leaves([args, kwargs]) if isinstance(leaf, Tensor)]
-        if tensors and not any(tensor.is_meta or id(tensor) in self._names for tensor in tensors):
-            here = {key: item for key, item in kwargs.items() if key != "device"}
-            return func(*args, **here)  # arithmetic on constants: its result is a constant, which stays where it is
-        if kwargs.get("device") is not None or (not tensors and takes_device(func)):
-            kwargs = {**kwargs, "device": torch.device("meta")}
-        if find_rule(func) is None:
-            raise UnknownOperatorError(
-                f"trace: operator {func} in module {self.where} has no rule for channel labels; "
-                "add one to prune_gym/operators, or rewrite that part of the forward pass with known operators."
-            )
-        given = dict(zip((name for name, _, _ in signature(func)), args, strict=False)) | kwargs
-        meta_args, meta_kwargs = map_argument(self._to_meta, (list(args), kwargs))
-        result = _shortcut(func, meta_args)
-        if result is None:
-            try:
-                result = func(*meta_args, **meta_kwargs)
-            except NotImplementedError as error:
-                raise UnknownOperatorError(f"trace: operator {func} in module {self.where} needs data: {error}") from error
-        self.record(func, given, result)
-        return result
-
-    def _to_meta(self, leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.is_meta:
-            return leaf
-        name = self._names.get(id(leaf))
-        return torch.empty_like(leaf, device="meta") if name is None else self._tensors[name]
-
-    def record(self, func: torch._ops.OpOverload, given: dict[str, Any], result: Any) -> None:
-        """Apply the rule of an operator to what it was given, and note the call for the program."""
-        rule = find_rule(func)
-        assert rule is not None
-        tensors: list[Traced] = []
-
-        def to_traced(argument: Any) -> Any:
-            if not isinstance(argument, Tensor):
-                return argument
-            tensors.append(self._look_up(argument))
-            return tensors[-1]
-
-        names, args, keywords = [], [], {}
-        for name, by_keyword, default in signature(func):
-            value = map_argument(to_traced, given[name]) if name in given else default
-            if not by_keyword:
-                names.append(name)
-                args.append(list(value) if isinstance(value, tuple) else value)
-            elif name not in ("device", "layout", "pin_memory", "memory_format") and value is not None:
-                keywords[name] = value
-        outputs = [result] if isinstance(result, Tensor) else list(result)
-        call = Call(str(func), names, args, keywords, tensors, [tuple(t.shape) for t in outputs], self._dispatched)
-        self._dispatched += 1
-        labels = rule(call, self.book)
-        if call.layer is not None:
-            self.layers.append(call.layer)
-        if call.extra is not None:
-            self.extras.append(call.extra)
-        zeroed = zeros_stay(call, labels[0])
-        for divisors in poles(call, labels[0]):
-            self.book.mix(divisors)
-        if func._schema.is_mutable:
-            self._write(outputs[0], zeroed)
-
-        def to_source(argument: Any) -> Any:
-            if isinstance(argument, Size):
-                self.sized.add(len(self.nodes))
-            if count_images(argument):
-                return argument if isinstance(argument, Size) else BatchSize(argument // BATCH)
-            return argument.source if isinstance(argument, Traced) else argument
-
-        static = bool(tensors) and all(t.static for t in tensors)
-        single = isinstance(result, Tensor) or call.drop == 1
-        values = [self._value() for _ in outputs[: call.drop]]
-        node_args, node_kwargs = map_argument(to_source, call.args), map_argument(to_source, call.kwargs)
-        self.nodes.append(
-            Node(call.op, node_args, node_kwargs, values[0].index if single else tuple(value.index for value in values))
+    def _depends_on_batch(self, recording: Recording, mismatch: Mismatch) -> ValueError:
+        return ValueError(
+            f"trace: the forward pass depends on the batch size in a way that cannot be followed: with {recording.batch} images, "
+            f"module {recording.where(mismatch.position)} {mismatch} than with {SMALL_BATCH}. Sizes that are a multiple of the batch "
+            "size plus a constant are followed; replace anything else (x.shape[0] // 2, x.chunk(2, 0), 1 / len(x), a branch on "
+            "len(x), torch.tensor([...] * len(x))) by operators on the tensor itself."
         )
-        for op, more in call.then:
-            node_args = [values[0], *map_argument(to_source, more)]
-            values = [self._value()]
-            self.nodes.append(Node(op, node_args, {}, values[0].index))
-        for tensor, value, dims in zip(outputs, values, labels, strict=False):
-            traced = self._add(tensor, value, list(dims), static, zeroed)
-            if call.debt is not None:
-                traced.debt = call.debt
-                self._debtors.append(traced)
-
-    def _write(self, tensor: Tensor, zeroed: bool) -> None:
-        """An operator has written to the memory of ``tensor``, which others may share."""
-        memory = tensor.untyped_storage()._cdata
-        self._writes_input |= memory in self._input_storages
-        if not zeroed:
-            for other in self._alive:
-                if other.untyped_storage()._cdata == memory:
-                    self._traced[id(other)].zeroed = False
-
-    def leave(self) -> None:
-        self.path.pop()
-
-    @property
-    def where(self) -> str:
-        return repr(self.path[-1] or "(the model itself)") if self.path else "'(the model itself)'"
-
-    # ------------------------------------------------------------------------------------------------ the end
-
-    def finish(self, output: Any) -> Recording:
-        """All that was recorded; channels that reach the model's output stay."""
-
-        def to_value(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            traced = self._look_up(leaf)
-            for labels in traced.labels:
-                self.book.bind(labels)
-            return traced.source
-
-        if not all(leaf is None or isinstance(leaf, Tensor | int | float | str) for leaf in leaves(output)):
-            raise TypeError(f"model: expected tensors in lists, tuples or dicts as its output, got {type(output).__name__}.")
-        for name, tensor in self._tensors.items():
-            if tensor.untyped_storage()._cdata != self._memory[name]:
-                raise UnknownOperatorError(f"trace: the forward pass assigns to {name}.data; the smaller network would not.")
-        program = Program(len(self._input_storages), tuple(self.nodes), map_argument(to_value, output))
-        unused = {traced.source for traced in self._debtors if traced.debt is not None}
-        if unused or self._writes_input:
-            program = self._tidied(program, unused)
-        shapes = {name: tuple(t.shape) for name, t in self._tensors.items()}
-        shapes |= {name: tuple(t.shape) for name, t in self.constants.items()}
-        sized = frozenset(self.sized)
-        return Recording(
-            self.book, program, sized, self.layers, self.extras, self.named, shapes, self._parameters, self.constants
-        )
-
-    def _tidied(self, program: Program, unused: set[Value | Named]) -> Program:
-        """The same program without what nothing uses, and where it writes to its inputs, on clones of them: in-place operators
-        never change a caller's images."""
-        n = program.inputs
-        clones = n if self._writes_input else 0
-        nodes = [Node("aten.clone.default", [Value(i)], {}, n + i) for i in range(clones)]
-        renamed = {Value(i): Value(i + clones) for i in range(n)}  # values are numbered in the order in which they are made
-        sized = set()
-
-        def rename(leaf: Any) -> Any:
-            return renamed[leaf] if isinstance(leaf, Value) else leaf
-
-        for position, node in enumerate(program.nodes):
-            made = (node.outputs,) if isinstance(node.outputs, int) else node.outputs
-            if Value(made[0]) in unused:
-                continue
-            first = len(renamed) + clones
-            renamed |= {Value(index): Value(first + i) for i, index in enumerate(made)}
-            outputs = tuple(range(first, first + len(made))) if isinstance(node.outputs, tuple) else first
-            if position in self.sized:
-                sized.add(len(nodes))
-            nodes.append(Node(node.op, map_argument(rename, node.args), map_argument(rename, node.kwargs), outputs))
-        self.sized = sized
-        return Program(n, tuple(nodes), map_argument(rename, program.output))
-
-
-_ELEMENTWISE = frozenset(
-    f"{name}{inplace}" for inplace in ("", "_") for name in
-    ("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid", "add", "mul")
-)  # fmt: skip
-_BATCH_NORMS = frozenset(["native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"])
-
-
-def _shortcut(func: torch._ops.OpOverload, args: list[Any]) -> Any:
-    """The result of a frequent operator that keeps the shape of its input. PyTorch's own meta kernels for these are
-    written in Python and would take most of the time of a trace."""
-    first = args[0]
-    if func._opname in _BATCH_NORMS:
-        return empty_like(first), first.new_empty(0), first.new_empty(0)
-    if func._opname not in _ELEMENTWISE:
-        return None
-    if any(isinstance(a, Tensor) and (a.shape != first.shape or a.dtype != first.dtype) for a in args[1:]):
-        return None
-    return first if func._opname.endswith("_") else empty_like(first)

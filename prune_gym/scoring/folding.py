@@ -45,7 +45,7 @@ class Inference:
         for node in self.program.nodes:
             kwargs = {"dtype": torch.get_default_dtype()} | node.kwargs if node.op in FLOATS else node.kwargs
             nodes.append(replace(node, args=map_argument(change, node.args), kwargs=map_argument(change, kwargs)))
-        program = Program(self.program.inputs, tuple(nodes), self.program.output)
+        program = replace(self.program, nodes=tuple(nodes), dtype=None)
         tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.tensors.items()}
         return Inference(program, tensors, self.units)
 
@@ -79,7 +79,7 @@ def fold(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> Inference:
             units[scaled], units[bias] = units[weight], units[weight][:1]
         args = [convolution.args[0], Named(scaled), Named(bias), *convolution.args[3:]]
         folded[source], folded[position] = replace(convolution, args=args, outputs=node.outputs), None
-    program = Program(graph.program.inputs, tuple(node for node in folded if node is not None), graph.program.output)
+    program = replace(graph.program, nodes=tuple(node for node in folded if node is not None))
     read = {leaf.name for node in program.nodes for leaf in node.arguments() if isinstance(leaf, Named)}
     read |= {leaf.name for leaf in leaves(program.output) if isinstance(leaf, Named)}
     return Inference(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from prune_gym.files import write_atomically
 from prune_gym.fingerprint import fingerprint
 from prune_gym.graph.operators import is_known
-from prune_gym.graph.program import BatchSize, Named, Node, Program, Training, Value, leaves
+from prune_gym.graph.program import BatchSize, FloatType, Named, Node, Program, Training, Value, leaves
 from prune_gym.surgery.pruned_network import PrunedNetwork
 
 FORMAT = "prune_gym network 1"
@@ -59,7 +59,13 @@ def pruned_bytes(network: PrunedNetwork, info: Mapping[str, Any] | None = None) 
 def program_content(program: Program) -> dict[str, Any]:
     """A program at given widths as what JSON can hold."""
     nodes = [[node.op, _encode(node.args), _encode(node.kwargs), node.outputs] for node in program.nodes]
-    return {"inputs": program.inputs, "nodes": nodes, "output": _encode(program.output)}
+    return {
+        "inputs": program.inputs,
+        "nodes": nodes,
+        "output": _encode(program.output),
+        "shapes": [list(sizes) for sizes in program.shapes],
+        "dtype": _encode(program.dtype),
+    }
 
 
 def load_pruned(path: str | Path) -> PrunedNetwork:
@@ -139,8 +145,10 @@ def _encode(argument: Any) -> Any:
             return {"value": index}
         case Named(name):
             return {"tensor": name}
-        case BatchSize(multiple):
-            return {"batch": multiple}
+        case BatchSize(multiple, offset):
+            return {"batch": [multiple, offset]}
+        case FloatType():
+            return {"float type": True}
         case Training():
             return {"training": True}
         case torch.dtype() | torch.memory_format():
@@ -168,8 +176,10 @@ def _decode(argument: Any) -> Any:
             return Value(content)
         case "tensor", str():
             return Named(content)
-        case "batch", int():
-            return BatchSize(content)
+        case "batch", [int(multiple), int(offset)]:
+            return BatchSize(multiple, offset)
+        case "float type", True:
+            return FloatType()
         case "training", True:
             return Training()
         case "torch", str():
@@ -200,7 +210,14 @@ def _decode_program(header: Mapping[str, Any]) -> Program:
         nodes.append(node)
     output = _decode(header["output"])
     _check_values(leaves(output), available)
-    return Program(inputs, tuple(nodes), output)
+    shapes, dtype = header["shapes"], _decode(header["dtype"])
+    if not isinstance(shapes, list) or not all(
+        isinstance(sizes, list) and all(size is None or type(size) is int for size in sizes) for sizes in shapes
+    ):
+        raise PrunedFileError(f"its input shapes are {shapes!r}")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise PrunedFileError(f"its number type is {dtype!r}")
+    return Program(inputs, tuple(nodes), output, tuple(map(tuple, shapes)), dtype)
 
 
 def _check_values(arguments: Iterable[Any], available: int) -> None:

@@ -473,6 +473,11 @@ def test_a_branch_on_data_is_refused() -> None:
 # ------------------------------------------------------------------------------------------------ bad input
 
 
+class Pair(nn.Module):
+    def forward(self, a, b):  # type: ignore[no-untyped-def]
+        return a + b
+
+
 @pytest.mark.parametrize(
     ("model", "example", "error", "message"),
     [
@@ -481,7 +486,8 @@ def test_a_branch_on_data_is_refused() -> None:
         (nn.Identity(), 3, TypeError, r"example_input: expected a tensor"),
         (nn.Identity(), np.ones((1, 3, 8, 8)), TypeError, r"example_input: expected a tensor"),
         (nn.Identity(), [], TypeError, r"example_input: expected a tensor"),
-        (nn.Identity(), {"x": torch.ones(1)}, TypeError, r"example_input: expected a tensor"),
+        (nn.Identity(), {}, TypeError, r"example_input: expected a tensor"),
+        (nn.Identity(), {"x": 3}, TypeError, r"example_input: expected a tensor"),
         (nn.Identity(), [torch.ones(1), 2], TypeError, r"example_input: expected a tensor"),
         (nn.Identity(), torch.tensor(1.0), TypeError, r"example_input: expected a tensor"),
         (nn.LazyConv2d(3, 3), torch.ones(1, 3, 8, 8), ValueError, r"model: 'weight' is not initialised"),
@@ -493,7 +499,9 @@ def test_a_branch_on_data_is_refused() -> None:
             r"example_input: the forward pass fails on the shape \(2, 1, 8, 8\)",
         ),
         (nn.Sequential(nn.Flatten(), nn.Linear(9, 2)), torch.ones(2, 8), ValueError, r"shape \(2, 8\), in module '1'"),
-        (nn.Conv2d(3, 4, 3), [torch.ones(2, 3, 8, 8)] * 2, TypeError, r"forward\(\)"),
+        (nn.Conv2d(3, 4, 3), [torch.ones(2, 3, 8, 8)] * 2, TypeError, r"got 2 input\(s\), which Conv2d.forward\(input.*too many"),
+        (Pair(), [torch.ones(2, 3)], TypeError, r"got 1 input\(s\), which Pair.forward\(a, b\).*missing a required argument: 'b'"),
+        (Pair(), {"a": torch.ones(2, 3), "c": torch.ones(2, 3)}, TypeError, r"a dict with the keys 'a', 'c', which Pair.forward"),
     ],
 )
 def test_bad_input(model: Any, example: Any, error: type[Exception], message: str) -> None:
@@ -510,21 +518,12 @@ def test_torchscript_is_refused() -> None:
             trace(model, torch.ones(1, 3, 8, 8))
 
 
-def test_a_constant_as_long_as_the_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"module '1' makes a tensor as long as the batch"):
-        trace(
-            nn.Sequential(conv(3, 4), Inner(lambda x: x * torch.tensor([1.0] * len(x))[:, None, None, None])),
-            torch.ones(2, 3, 8, 8),
-        )
-
-
-@pytest.mark.parametrize("size", [1009, 2018])
-def test_a_dimension_that_looks_like_the_batch_is_refused(size: int) -> None:
-    net = nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv1d(4, 2, 3))
-    with pytest.raises(ValueError, match=rf"shape \(1009, 3, {size}\) has two dimensions that look like the batch"):
-        trace(net, torch.ones(1, 3, size))
-    with pytest.raises(ValueError, match=rf"module '1', a tensor of shape \(1009, {size}, 6\)"):
-        trace(nn.Sequential(nn.Identity(), nn.Conv1d(3, size, 3), nn.Conv1d(size, 2, 3)), torch.ones(1, 3, 8))
+@pytest.mark.parametrize("size", [1009, 1021, 2042])
+def test_a_layer_may_be_of_any_width(size: int) -> None:
+    """Also as wide as the batch of a trace."""
+    net = nn.Sequential(nn.Conv1d(3, size, 3), nn.ReLU(), nn.Conv1d(size, 2, 3))
+    graph = trace(net, torch.ones(1, 3, size))
+    assert [(g.name, g.width) for g in graph.groups] == [("0", size)]
 
 
 def test_a_tensor_from_nowhere_is_refused() -> None:

@@ -14,20 +14,20 @@ from functools import cache
 import torch
 
 from prune_gym.graph.operators import mixing, products, selection, shapes, space
-from prune_gym.graph.operators.call import BATCH, RULES, Call, CostTerm, Rule, Size, Traced, count_images, one_image
+from prune_gym.graph.operators.call import RULES, BatchCount, Call, CostTerm, Rule, Size, Traced
 from prune_gym.graph.operators.elementwise import pointwise
-from prune_gym.graph.operators.zeros import poles, zeros_stay
+from prune_gym.graph.operators.zeros import labels_that_cannot_be_zeroed, zeros_stay
 from prune_gym.graph.program import operator
 
 __all__ = [
-    "BATCH", "REPLACEMENTS", "Call", "CostTerm", "Size", "Traced", "count_images", "find_rule", "is_known", "mixing", "one_image",
-    "poles", "products", "selection", "shapes", "space", "zeros_stay",
+    "REPLACEMENTS", "BatchCount", "Call", "CostTerm", "Size", "Traced", "find_rule", "is_known", "labels_that_cannot_be_zeroed",
+    "mixing", "products", "selection", "shapes", "space", "zeros_stay",
 ]  # fmt: skip
 
 REPLACEMENTS = {  # what rules record in place of what was dispatched
     "aten.batch_norm.default", "aten.layer_norm.default", "aten.group_norm.default", "aten.instance_norm.default",
     "aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default",
-    "aten.feature_alpha_dropout.default", "aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default",
+    "aten.feature_alpha_dropout.default", "aten.to.dtype", "aten.cdist.default", "aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default",
     "aten.adaptive_avg_pool3d.default", "aten.split_with_sizes.default", "aten.flatten.using_ints", "aten.unflatten.int",
     "aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default",
     "aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input",
@@ -38,6 +38,8 @@ REPLACEMENTS = {  # what rules record in place of what was dispatched
 def find_rule(func: torch._ops.OpOverload) -> Rule | None:
     """The rule for an operator: by its name, in-place variants included, else the one for pointwise operators."""
     name = func._schema.name.removeprefix("aten::")
+    if name == "view" and func._overloadname == "dtype":  # the same bytes as other numbers
+        return None
     base = name.removesuffix("_")
     known = RULES.get(name) or RULES.get(base)
     if known is None:  # PyTorch tags pointwise operators, though not every in-place variant

@@ -12,8 +12,17 @@ import numpy as np
 from prune_gym.graph.labels import LabelBook, Labels
 from prune_gym.graph.program import Named, Value
 
-# The batch size of the trace: a prime that no layer is wide, so that a size is a multiple of it only if it counts images.
-BATCH = 1009
+
+class BatchCount(int):
+    """An integer of a recorded forward pass that is ``multiple * n + offset`` for a batch of n images."""
+
+    multiple: int
+    offset: int
+
+    def __new__(cls, value: int, multiple: int, offset: int) -> BatchCount:
+        self = super().__new__(cls, value)
+        self.multiple, self.offset = multiple, offset
+        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,15 +35,16 @@ class Size:
 @dataclass(slots=True, eq=False)
 class Traced:
     """What the tracer knows of a tensor: where it comes from, its labels, whether only parameters went into it, and whether
-    it holds zeros at removed channels when those of the network's own tensors are zeroed, as a masked network's are. ``debt``
-    are labels to bind if it is used at all: ``weight[0].numel()`` selects a filter, and all it wants is a size."""
+    it holds zeros at removed channels when those of the network's own tensors are zeroed, as a masked network's are.
+    ``bind_if_used`` are labels to bind if it is read at all: ``weight[0].numel()`` selects a filter, and all it wants is a
+    size."""
 
     source: Value | Named
     shape: tuple[int, ...]
     labels: list[Labels]
     static: bool
     zeroed: bool = False
-    debt: Labels = None
+    bind_if_used: Labels = None
 
 
 @dataclass(slots=True)
@@ -60,11 +70,11 @@ class Call:
     shapes: list[tuple[int, ...]]
     index: int = 0  # how many were dispatched before it
     layer: CostTerm | None = None
-    extra: CostTerm | None = None  # what the paper's FLOPs count beside products
-    drop: int | None = None  # keep only this many outputs
-    debt: Labels = None  # labels to bind if the result is used
+    paper_flops: CostTerm | None = None  # what the paper's FLOPs count beside products
+    n_outputs: int | None = None  # keep only this many outputs; None: all
+    bind_if_used: dict[int, Labels] = field(default_factory=dict)  # labels to bind if this output is read
     zeroed: bool | None = None  # what a rule knows of its result; None: as the operator's name says
-    then: list[tuple[str, list[Any]]] = field(default_factory=list)  # calls to record behind it: what follows the result
+    followed_by: list[tuple[str, list[Any]]] = field(default_factory=list)  # further calls, each on the result of the last
 
     def __getitem__(self, name: str) -> Any:
         return self.args[self.names.index(name)] if name in self.names else self.kwargs.get(name)
@@ -100,12 +110,6 @@ def size(labels: Labels, count: int) -> Any:
     return count if labels is None else Size(labels)
 
 
-def count_images(argument: Any) -> bool:
-    """Whether a size is a multiple of the batch size."""
-    count = len(argument.labels) if isinstance(argument, Size) else argument
-    return type(count) is int and count > 0 and count % BATCH == 0
-
-
 def normal_dim(dim: int, ndim: int) -> int:
     return dim + ndim if dim < 0 else dim
 
@@ -116,18 +120,7 @@ def sized(tensor: Traced, dim: int) -> np.ndarray:
     return np.zeros(tensor.shape[dim], np.int64) if labels is None else labels
 
 
-def one_image(labels: np.ndarray) -> np.ndarray:
-    """The labels of one image where a view has laid the channels of all images of a batch one behind the other."""
-    if len(labels) == 0 or len(labels) % BATCH:
-        return labels
-    images = labels.reshape(BATCH, -1)
-    return images[0] if (images == images[0]).all() else labels.reshape(-1, BATCH)[:, 0]
-
-
-def per_image(count: int) -> int:
-    return count // BATCH if count % BATCH == 0 else count
-
-
-def elements(shape: Sequence[int], channels: Sequence[np.ndarray], times: int) -> CostTerm:
+def elements(shape: Sequence[int], channels: Sequence[np.ndarray], times: int, book: LabelBook) -> CostTerm:
     """A cost of so much per element of a tensor, of which some dimensions are channels."""
-    return CostTerm(times * per_image(prod(shape)) // prod(map(len, channels)), tuple(channels))
+    factors = tuple(map(book.one_image, channels))
+    return CostTerm(times * book.per_image(prod(shape)) // prod(map(len, factors)), factors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prune_gym.graph.labels import BOUND, LabelBook, Labels
-from prune_gym.graph.operators.call import BATCH, RULES, Call, Traced, rule, size
+from prune_gym.graph.operators.call import RULES, BatchCount, Call, Traced, rule, size
 from prune_gym.graph.program import Training
 
 
@@ -39,8 +39,8 @@ def broadcast(tensors: Sequence[Traced], shape: tuple[int, ...], book: LabelBook
 
 
 RULES |= dict.fromkeys(
-    ["where", "masked_fill", "clone", "detach", "alias", "lift_fresh", "lift", "_to_copy", "contiguous", "lerp",
-     "rrelu_with_noise", "native_dropout", "fill", "zero", "bernoulli", "hardswish", "log_sigmoid_forward"],
+    ["where", "masked_fill", "clone", "detach", "alias", "lift_fresh", "lift", "_to_copy", "to", "contiguous", "lerp",
+     "rrelu_with_noise", "native_dropout", "fill", "zero", "hardswish", "log_sigmoid_forward"],
     pointwise,
 )  # fmt: skip
 
@@ -66,7 +66,10 @@ def dropout(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
 def constant(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     """One value everywhere: it can be made in any size, so its channels are those of whatever it meets."""
     shape = call.shapes[0]
-    result = [None if n % BATCH == 0 else book.fresh(n) for n in shape]
+    for like in call.tensors:  # of which only the type matters
+        for labels in like.labels:
+            book.release(labels)
+    result = [None if isinstance(n, BatchCount) else book.fresh(n) for n in shape]
     call["size"] = [size(labels, n) for labels, n in zip(result, shape, strict=True)]
     return [result]
 

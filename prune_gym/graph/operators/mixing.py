@@ -19,13 +19,13 @@ def batch_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     for parameter in (weight, bias, mean, var):
         if parameter is not None:
             book.unify(x.labels[1], parameter.labels[0])
-    along = [labels for labels in x.labels[2:] if labels is not None]
+    along = [labels for labels in (*x.labels[:1], *x.labels[2:]) if labels is not None]
     training = mean is None or call["training"] is True or Training()  # True: it is not the network's mode that decides
     centred = x.zeroed and (mean is None or mean.zeroed)
     call.zeroed = (centred if weight is None else weight.zeroed) and (bias is None or bias.zeroed) and not along
-    call.extra = elements(x.shape, [sized(x, 1), *along], 4)
+    call.paper_flops = elements(x.shape, [sized(x, 1), *along], 4, book)
     call.becomes("aten.batch_norm.default", x, weight, bias, mean, var, training, call["momentum"], call["eps"], True)
-    call.drop = 1
+    call.n_outputs = 1
     return [x.labels]
 
 
@@ -55,7 +55,7 @@ def layer_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     sizes = [size(labels, count) for labels, count in zip(x.labels[-normalized:], x.shape[-normalized:], strict=True)]
     call.zeroed = False
     call.becomes("aten.layer_norm.default", x, sizes, weight, bias, call["eps"])
-    call.drop = 1
+    call.n_outputs = 1
     return [result]
 
 
@@ -68,7 +68,7 @@ def group_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     for parameter in (weight, bias):
         if parameter is not None:
             book.unify(channels, parameter.labels[0])
-    call.drop = 1
+    call.n_outputs = 1
     if groups == x.shape[1] and groups > 1 and call.op.startswith("aten.native") and len(x.shape) > 2:
         call.becomes("aten.instance_norm.default", x, weight, bias, None, None, True, 0.0, call["eps"], False)
         call.zeroed = x.zeroed and (bias is None or bias.zeroed)
@@ -98,6 +98,11 @@ def reduction(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     chosen = everything if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     reduced = {normal_dim(d, len(x.shape)) for d in chosen}
     for dim in reduced:
+        book.release(x.labels[dim])
+        if call.op.startswith(("aten.argmax.", "aten.argmin.")):  # a number that names a channel
+            book.bind(x.labels[dim])
+        elif call.op in ("aten.max.dim", "aten.min.dim", "aten.median.dim"):
+            call.bind_if_used[1] = x.labels[dim]
         if not (x.zeroed and call.op.startswith(("aten.sum.", "aten.norm.", "aten.linalg_vector_norm."))):
             book.mix(x.labels[dim])
     if len(call.shapes[0]) == len(x.shape):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from prune_gym.graph.labels import LabelBook, Labels
-from prune_gym.graph.operators.call import Call, CostTerm, Traced, one_image, per_image, rule, size, sized
+from prune_gym.graph.operators.call import Call, CostTerm, Traced, rule, size, sized
 from prune_gym.graph.operators.elementwise import broadcast
 
 
@@ -60,8 +60,12 @@ def convolution(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     call.zeroed = weight.zeroed and (bias is None or bias.zeroed)
 
     shape, kernel = x.shape if transposed else call.shapes[0], weight.shape[2:]
-    area = per_image(shape[0] * prod(shape[2:]))  # of all frames, where the frames of a video are a batch
-    factors = [one_image(sized(weight, 0)), one_image(sized(weight, 1))]
+    area = book.per_image(shape[0] * prod(shape[2:]))  # of all frames, where the frames of a video are a batch
+    factors = [book.one_image(sized(weight, 0)), book.one_image(sized(weight, 1))]
+    if x.labels[0] is not None:  # channels among the images: every one of them is convolved
+        factors.append(book.one_image(x.labels[0]))
+        area //= len(factors[-1])
+        call.zeroed = False
     space: list[Labels] = [None] * len(kernel)
     along = [d for d, labels in enumerate(x.labels[2:]) if labels is not None]
     for d in along:  # such as ECA's 1-d convolution, which runs over the channels
@@ -76,7 +80,7 @@ def convolution(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
         else:
             book.bind(labels)
     call.layer = CostTerm(area * prod(kernel), tuple(factors), filters, times)
-    return [[None, outputs, *space]]
+    return [[x.labels[0], outputs, *space]]
 
 
 def slide(labels: Labels, count: int, kernel: int, stride: int, padding: int, dilation: int, book: LabelBook) -> Labels:
@@ -119,9 +123,9 @@ def product(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
         result = broadcast([Traced(bias.source, call.shapes[0], result, False), bias], call.shapes[0], book)
         call.zeroed = call.zeroed and bias.zeroed and rows is None
     sizes = [sized(right, -1), sized(left, -1), sized(left, -2), *(sized(left, d) for d in range(len(lead)))]
-    factors = tuple(one_image(labels) for labels in sizes)
+    factors = tuple(book.one_image(labels) for labels in sizes)
     filters = None if left.static == right.static else columns if right.static else rows
-    call.layer = CostTerm(per_image(prod(map(len, sizes))) // prod(map(len, factors)), factors, filters)
+    call.layer = CostTerm(book.per_image(prod(map(len, sizes))) // prod(map(len, factors)), factors, filters)
     return [result]
 
 
@@ -138,7 +142,7 @@ def vector_product(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     return [left.labels[:-1]]
 
 
-@rule("_euclidean_dist", "_cdist_forward")
+@rule("cdist", "_euclidean_dist", "_cdist_forward")
 def distance(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     """Between all rows of the one operand and all rows of the other."""
     left, right = call["x1"], call["x2"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prune_gym.graph.labels import LabelBook, Labels
-from prune_gym.graph.operators.call import RULES, Call, Size, normal_dim, rule, sized
+from prune_gym.graph.operators.call import RULES, BatchCount, Call, Size, normal_dim, rule, sized
 from prune_gym.graph.operators.elementwise import broadcast
 
 
@@ -20,12 +20,14 @@ def slice_(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     if labels is None:
         return [result]
     start, end, step = slice(call["start"], call["end"], call["step"]).indices(count)
-    if step != 1:
+    partial = (start, end) != (0, count)
+    if step != 1 or (partial and isinstance(count, BatchCount)):
         book.bind(labels)
         result[dim] = None
         return [result]
     result[dim] = labels[start:end]
-    if (start, end) != (0, count):
+    book.release(labels)
+    if partial:
         book.cut(labels[start:end])
         call["start"], call["end"] = Size(labels[:start]), Size(labels[:end])
     return [result]
@@ -36,10 +38,12 @@ def select(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     """One channel, which stays, whatever becomes of those before it."""
     x = call["self"]
     result = list(x.labels)
-    labels = result.pop(normal_dim(call["dim"], len(x.shape)))
-    if labels is not None:
+    dim = normal_dim(call["dim"], len(x.shape))
+    labels = result.pop(dim)
+    if labels is not None and not isinstance(x.shape[dim], BatchCount):
         place = normal_dim(call["index"], len(labels))
-        call.debt = labels[place : place + 1]
+        book.release(labels)
+        call.bind_if_used[0] = labels[place : place + 1]
         call["index"] = Size(labels[:place])
     return [result]
 
@@ -121,7 +125,7 @@ def turn(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     return [labels]
 
 
-@rule("split", "split_with_sizes", "chunk")
+@rule("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk")
 def split_(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     """Consecutive ranges of channels, of the sizes that are left of each."""
     x = call["self"]
@@ -130,6 +134,9 @@ def split_(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     labels = x.labels[dim]
     if labels is None:
         return [x.labels] * len(counts)
+    if isinstance(x.shape[dim], BatchCount):
+        book.bind(labels)
+        return [[*x.labels[:dim], None, *x.labels[dim + 1 :]]] * len(counts)
     pieces = np.split(labels, np.cumsum(counts)[:-1])
     for piece in pieces:
         book.cut(piece)

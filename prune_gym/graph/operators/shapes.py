@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from prune_gym.graph.labels import BOUND, Key, LabelBook, Labels
-from prune_gym.graph.operators.call import BATCH, Call, Traced, count_images, normal_dim, rule, size
+from prune_gym.graph.operators.call import BatchCount, Call, Size, Traced, normal_dim, rule, size
+
+MAX_LABELS = 2**23  # in one dimension
 
 
 @rule("permute")
@@ -69,7 +72,7 @@ def expand(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
             sizes.append(-1)
             continue
         book.bind(inside)
-        result.append(None if count % BATCH == 0 else book.fresh(count))
+        result.append(None if isinstance(count, BatchCount) else book.fresh(count))
         sizes.append(size(result[-1], count))
         call.zeroed = call.zeroed and result[-1] is None
     call["size"] = sizes
@@ -88,9 +91,9 @@ def repeat(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
         width = x.shape[dim - lead] if dim >= lead else 1
         if repeats[dim] == 1:
             result.append(inside)
-        elif width == 1 or repeats[dim] % BATCH == 0:
+        elif width == 1 or isinstance(repeats[dim], BatchCount):
             book.bind(inside)
-            result.append(None if repeats[dim] % BATCH == 0 else book.fresh(count))
+            result.append(None if isinstance(repeats[dim], BatchCount) else book.fresh(count))
             repeats[dim] = size(result[-1], repeats[dim])
         else:
             result.append(None if inside is None else np.tile(inside, repeats[dim]))
@@ -136,12 +139,16 @@ def view(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
             result[outside[0]] = flat
         between.append(size(flat, len(flat)))
     # not a view: memory need not lie in the smaller network as it did in the traced one
-    rest = ("aten.reshape.default", [[-1 if count_images(n) else n for n in between]])
+    rest = ("aten.reshape.default", [[-1 if _counts_images(n, book) else n for n in between]])
     calls = [*merges, *([rest] if regrouped or not (merges or splits) else []), *splits]
     first, arguments = calls[0]
     call.becomes(first, x, *arguments)
-    call.then = calls[1:]
+    call.followed_by = calls[1:]
     return [result]
+
+
+def _counts_images(size: Any, book: LabelBook) -> bool:
+    return isinstance(size, BatchCount) or (isinstance(size, Size) and len(size.labels) % book.batch == 0 < len(size.labels))
 
 
 @rule("flatten")
@@ -186,11 +193,18 @@ def view_groups(a: Sequence[int], b: Sequence[int]) -> list[tuple[range, range]]
 
 
 def merged(x: Traced, dims: range, book: LabelBook) -> Labels:
-    """The labels of the one dimension that these become. Where several have labels, one keeps them and the others are bound."""
+    """The labels of the one dimension that these become. Where several have labels, one keeps them and the others are bound.
+    Channels that are laid out once per image of the batch stay if there are too many of them to label, as in a convolution
+    whose kernels differ from image to image, and if there are not as many as images."""
     labelled = [(d, labels) for d in dims if (labels := x.labels[d]) is not None]
     if len(labelled) > 1:
         labelled = [(d, labels) for d, labels in labelled if x.shape[d] > 1]
     if not labelled:
+        return None
+    uneven = any(isinstance(x.shape[d], BatchCount) and x.shape[d].offset for d in dims)
+    if uneven or prod(x.shape[d] for d in dims) > MAX_LABELS:
+        for _, labels in labelled:
+            book.bind(labels)
         return None
     # Two channel dimensions in one: nothing rectangular could be removed. One of them stays as it is: rather the copies
     # that an expand made than the channels of a parameter, rather the size of a kernel than its channels, and rather one
@@ -207,11 +221,12 @@ def merged(x: Traced, dims: range, book: LabelBook) -> Labels:
 def split(flat: np.ndarray, sizes: list[int], key: Key, book: LabelBook) -> tuple[int, np.ndarray]:
     """Which of the new dimensions carries the channels, and their labels. A view that undoes a flatten is exact. Else it is
     the last one, as where channels fall into groups, or the first, as in a pixel shuffle; see ``trace``."""
-    if len(flat) % BATCH == 0 and sizes[0] % BATCH == 0 and sizes[0] > BATCH:
-        images = flat.reshape(BATCH, -1)
+    batch = book.batch
+    if len(flat) % batch == 0 and sizes[0] % batch == 0 and sizes[0] > batch:
+        images = flat.reshape(batch, -1)
         if (images == images[0]).all():  # all images say the same, and there are many of them
-            axis, labels = split(images[0], [sizes[0] // BATCH, *sizes[1:]], key, book)
-            return axis, np.tile(labels, BATCH) if axis == 0 else labels
+            axis, labels = split(images[0], [sizes[0] // batch, *sizes[1:]], key, book)
+            return axis, np.tile(labels, batch) if axis == 0 else labels
     table = flat.reshape(sizes)
     axes = [axis for axis, n in enumerate(sizes) if n > 1]
     if len(axes) <= 1:

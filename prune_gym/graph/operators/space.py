@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from prune_gym.graph.labels import LabelBook, Labels
-from prune_gym.graph.operators.call import RULES, Call, Size, elements, rule, sized
+from prune_gym.graph.operators.call import RULES, BatchCount, Call, Size, elements, rule, sized
 from prune_gym.graph.operators.elementwise import broadcast
 from prune_gym.graph.operators.products import pick, slide
 
@@ -29,7 +29,7 @@ def spatial(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
         book.bind(labels)
     if "avg_pool" in call.op and len(x.shape) == n_spatial + 2:
         area = prod(x.shape[2:]) // prod(call.shapes[0][2:])
-        call.extra = elements(call.shapes[0], [sized(x, 1)], area + 1 if "adaptive" in call.op else 1)
+        call.paper_flops = elements(call.shapes[0], [sized(x, 1)], area + 1 if "adaptive" in call.op else 1, book)
     return [result] * len(call.shapes)
 
 
@@ -58,7 +58,7 @@ def constant_pad(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
         before, after = pad[i], pad[i + 1]
         if x.labels[dim] is None or (before, after) == (0, 0):
             continue
-        if before < 0 or after < 0:  # a crop: leave the channels alone
+        if before < 0 or after < 0 or isinstance(x.shape[dim], BatchCount):  # a crop: leave the channels alone
             book.bind(x.labels[dim])
             result[dim] = None
             continue

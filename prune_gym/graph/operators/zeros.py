@@ -11,7 +11,7 @@ from prune_gym.graph.operators.call import Call
 _ZERO_IF_ALL = frozenset(
     ["neg", "abs", "sign", "sqrt", "sin", "tan", "tanh", "erf", "expm1", "log1p", "round", "floor", "ceil", "trunc", "relu",
      "relu6", "leaky_relu", "_prelu_kernel", "elu", "celu", "gelu", "silu", "mish", "hardswish", "hardshrink", "softshrink",
-     "clone", "detach", "alias", "_to_copy", "dropout", "feature_dropout", "native_dropout", "reshape", "flatten",
+     "clone", "detach", "alias", "_to_copy", "to", "dropout", "feature_dropout", "native_dropout", "reshape", "flatten",
      "unflatten", "permute", "t", "transpose", "unsqueeze", "squeeze", "slice", "select", "unbind", "split_with_sizes",
      "flip", "cat", "stack", "pixel_shuffle", "pixel_unshuffle", "native_channel_shuffle", "channel_shuffle", "im2col",
      "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
@@ -47,7 +47,7 @@ def zeros_stay(call: Call, labels: Sequence[Labels]) -> bool:
     return name in _ZERO_IF_ALL and all(t.zeroed for t in tensors)
 
 
-def poles(call: Call, labels: Sequence[Labels]) -> list[Labels]:
+def labels_that_cannot_be_zeroed(call: Call, labels: Sequence[Labels]) -> list[Labels]:
     """The labels of channels that cannot be zeroed, as a division by them would give infinity, or nothing at all."""
     name = call.op.split(".")[1].removesuffix("_")
     exponent = call["exponent"] if name == "pow" else 0
