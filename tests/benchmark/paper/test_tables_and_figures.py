@@ -102,12 +102,13 @@ def test_table4_trains_the_same_architecture_from_scratch(
 
     def spy(network: Any, *arguments: Any, **more: Any) -> None:
         before = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
-        trained.append((before, len(arguments[0])))
+        trained.append((before, len(arguments[0]), arguments[1]))
         train(network, *arguments, **more)
 
     monkeypatch.setattr(tables_and_figures, "train", spy)
-    (row,) = content(tables_and_figures.table4(make_experiment(scale=replace(brief, sparsities=(0.4,)))))
-    ((parameters, images),) = trained
+    (row,) = content(tables_and_figures.table4(make_experiment(scale=replace(brief, sparsities=(0.4,)), seed=5)))
+    ((parameters, images, recipe),) = trained
+    assert recipe == replace(brief.scratch, seed=5)
     task = tasks.load("digits-resnet")
     assert images == len(task.train)  # all of them, not the few of post-training
     assert sum(p.numel() for p in parameters.values()) < sum(p.numel() for p in task.model.parameters())
@@ -130,6 +131,12 @@ def test_figure1_shares(make_experiment: Callable[..., Experiment], brief: Scale
     np.testing.assert_allclose([float(row["importance"]) for row in first], [s.mean() for s in scores], rtol=1e-3)
     for sparsity in ("0.0", "0.4"):
         assert sum(float(row["share"]) for row in found if row["sparsity"] == sparsity) == pytest.approx(1, abs=1e-3)
+    assert [row["group"] for row in first] == [group.name for group in base.task.graph.groups]
+    assert all(row["kept"] == row["width"] for row in first)
+    last = [row for row in found if row["sparsity"] == "0.4"]
+    filters = [group.filters_per_unit for group in base.task.graph.groups]
+    removed = sum((int(row["width"]) - int(row["kept"])) * n for row, n in zip(last, filters, strict=True))
+    assert {row["channel_sparsity"] for row in last} == {str(round(removed / base.task.graph.n_filters, 4))}
 
 
 def test_figure3_tells_every_step(make_experiment: Callable[..., Experiment], brief: Scale) -> None:
