@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,18 @@ for name in ("envs", "agents", "benchmark"):
     assert Path(getattr(prune_gym, name).__file__) == root / name / "__init__.py"
 assert gymnasium.spec("PruneGym/Digits-v0").kwargs == {"task": "digits"}
 """
+
+
+def test_every_package_is_listed() -> None:
+    """Setuptools installs the packages of pyproject.toml and no others."""
+    listed = set(re.findall(r'^    "(prune_gym[\w.]*)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    found = {
+        path.parent.relative_to(ROOT)
+        for name in ("prune_gym", "envs", "agents", "benchmark")
+        for path in (ROOT / name).rglob("*.py")
+    }
+    assert listed == {".".join(path.parts if path.parts[0] == "prune_gym" else ("prune_gym", *path.parts)) for path in found}
+    assert all((ROOT / path / "__init__.py").is_file() for path in found)
 
 
 @pytest.fixture(scope="module")

@@ -1,29 +1,27 @@
-"""The command that exports the network of a run, and its report."""
+"""Exporting the network of a run: the file, its report, and runs that are refused."""
 
 from __future__ import annotations
 
 import json
 from functools import partial
 
-import export as export_script
 import onnxruntime
 import pytest
-import torch
-from command import run_command
 
 import prune_gym
 from prune_gym import tasks
-from prune_gym.agents import RunConfig, run
+from prune_gym.agents import RunConfig, export_run, run
+from prune_gym.agents.export_run import ExportConfig
 from prune_gym.scoring.latency import latencies
 from prune_gym.training.distillation import PostTraining
 from prune_gym.training.train import accuracy
 
 
-@pytest.fixture(scope="module")
-def script():
+@pytest.fixture(scope="module", autouse=True)
+def brief_measurements():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_script, "latencies", partial(latencies, budget=0.02))
-        yield export_script
+        patch.setattr(export_run, "latencies", partial(latencies, budget=0.02))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +31,9 @@ def finished(tmp_path_factory):
     )
 
 
-def test_report_of_a_run(script, finished, capsys):
-    config = script.ExportConfig(finished.folder, round_to=8, device="cpu")
-    report = script.export_run(config)
+def test_report_of_a_run(finished):
+    config = ExportConfig(finished.folder, round_to=8, device="cpu")
+    report = export_run.export_run(config)
     assert json.loads((finished.folder / "export.onnx.json").read_text()) == report
     task = tasks.load("digits")
     content = (finished.folder / "export.onnx").read_bytes()
@@ -56,68 +54,46 @@ def test_report_of_a_run(script, finished, capsys):
         assert all(network["latency_ms"][n] > 0 for network in (original, small, rounded))
     assert report["agreement"]["test_images"] == len(task.test)
     assert report["agreement"]["max_difference"] < 1e-4
-    script.show(report)
-    shown = capsys.readouterr().out
-    for text in ("rounded to 8", f"{rounded['macs']:,}", f"{rounded['params']:,}", "latency", "400 test images"):
-        assert text in shown
 
 
-def test_command_line(script, finished, tmp_path, capsys):
-    def command(*arguments):
-        run_command(script.main, script.ExportConfig, script.__doc__, arguments=[str(argument) for argument in arguments])
-
-    out = tmp_path / "small.safetensors"
-    command(finished.folder, "--format", "safetensors", "--out", out, "--device", "cpu")
-    assert f"Written: {out} and small.safetensors.json" in capsys.readouterr().out
-    assert json.loads((tmp_path / "small.safetensors.json").read_text())["format"] == "safetensors"
-    network, original = prune_gym.load_pruned(out), prune_gym.load_pruned(finished.folder / "pruned.safetensors")
-    x = tasks.load("digits").test.images[:5]
-    assert torch.equal(network(x), original(x))
-    with pytest.raises(SystemExit, match=r"error: run: expected the folder of a run, made by train_agent.py; .* is not a folder"):
-        command(tmp_path / "none")
-    with pytest.raises(SystemExit, match="2"):  # reported by tyro
-        command(tmp_path, "--round-to", 0)
-    assert "round_to: expected an integer >= 1, got 0" in capsys.readouterr().err
-
-
-def test_what_is_no_run_is_refused(script, finished, tmp_path):
-    def export_run(folder, **settings):
-        return script.export_run(script.ExportConfig(folder, device="cpu", **settings))
+def test_what_is_no_run_is_refused(finished, tmp_path):
+    def export(folder, **settings):
+        return export_run.export_run(ExportConfig(folder, device="cpu", **settings))
 
     with pytest.raises(FileNotFoundError, match=r"run: .* holds no finished run, as it has no summary.json"):
-        export_run(tmp_path)
+        export(tmp_path)
     for content in ("{", "[]", '{"task": 3}'):
         (tmp_path / "summary.json").write_text(content)
         with pytest.raises(ValueError, match=r"run: .*summary.json is damaged \(.*\); run train_agent.py again"):
-            export_run(tmp_path)
+            export(tmp_path)
     (tmp_path / "summary.json").write_text(json.dumps(finished.summary))
     with pytest.raises(FileNotFoundError, match=r"pruned.safetensors: no such file"):
-        export_run(tmp_path)
+        export(tmp_path)
     damaged = bytearray((finished.folder / "pruned.safetensors").read_bytes())
     damaged[-3] ^= 1
     (tmp_path / "pruned.safetensors").write_bytes(damaged)
     with pytest.raises(prune_gym.PrunedFileError, match="damaged"):
-        export_run(tmp_path)
+        export(tmp_path)
     (tmp_path / "pruned.safetensors").write_bytes((finished.folder / "pruned.safetensors").read_bytes())
     with pytest.raises(FileNotFoundError, match=r"config.json: no such file; expected the folder of a run"):
-        export_run(tmp_path)
+        export(tmp_path)
     (tmp_path / "config.json").write_text((finished.folder / "config.json").read_text().replace('"digits"', '"digit"'))
     with pytest.raises(ValueError, match=r"Did you mean 'digits'\?"):
-        export_run(tmp_path)
+        export(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"summary.json", "pruned.safetensors", "config.json"}
     with pytest.raises(FileExistsError, match=r"out: .*steps.csv exists; choose another name or delete it"):
-        export_run(finished.folder, out=finished.folder / "steps.csv")
+        export(finished.folder, out=finished.folder / "steps.csv")
     with pytest.raises(ValueError, match=r"Did you mean 'onnx'\?"):
-        export_run(finished.folder, format="onxx")
+        export(finished.folder, format="onxx")
     with pytest.raises(ValueError, match="round_to: expected an integer >= 1, got 0"):
-        export_run(finished.folder, round_to=0)
+        export(finished.folder, round_to=0)
 
 
-def test_what_is_written_may_be_trained_once_more(script, finished, tmp_path):
+def test_what_is_written_may_be_trained_once_more(finished, tmp_path):
     settings = PostTraining(epochs=3, learning_rate=0.01, batch_size=64)
     out = tmp_path / "small.safetensors"
-    config = script.ExportConfig(finished.folder, format="safetensors", round_to=16, out=out, device="cpu", posttraining=settings)
-    report = script.export_run(config)
+    config = ExportConfig(finished.folder, format="safetensors", round_to=16, out=out, device="cpu", posttraining=settings)
+    report = export_run.export_run(config)
     rounded, trained = report["networks"]["rounded to 16"], report["networks"]["trained again"]
     assert report["network"] == "trained again"
     assert report["posttraining"]["epochs"] == 3

@@ -1,4 +1,4 @@
-"""The numbers that the RL-Pruner paper prints; ``published/README.md`` describes their columns."""
+"""The numbers that the RL-Pruner paper prints; ``README.md`` describes the files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-FOLDER = Path(__file__).with_name("published")
+FOLDER = Path(__file__).parent
 
 
 def published(table: str, **key: object) -> list[dict[str, str]]:
