@@ -42,6 +42,20 @@ def test_draws_are_as_equal_as_the_counts_allow(labels: list[int], n: int, seed:
     np.testing.assert_array_equal(rows, stratified(array, n, seed))
 
 
+def test_draws_are_turns_in_the_random_order() -> None:
+    """Exactly: pass over the images in the random order again and again; every pass takes the first new image of each class."""
+    labels = np.random.default_rng(1).choice(9, 300, p=np.arange(1, 10) / 45)
+    order, drawn = shuffled(300, 5).tolist(), []
+    while len(drawn) < 200:
+        served: set[int] = set()
+        for row in order:
+            if row not in drawn and labels[row] not in served:
+                served.add(labels[row])
+                drawn.append(row)
+    for n in (5, 50, 123, 200):
+        assert stratified(labels, n, 5).tolist() == sorted(drawn[:n])
+
+
 def test_a_class_with_fewer_images_than_its_share_gives_all() -> None:
     labels = np.repeat([0, 1, 2], [200, 7, 300])  # sorted
     rows = stratified(labels, 100)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -144,6 +144,21 @@ def test_labels_are_classes_of_the_network() -> None:
     for logits, kind in (((torch.zeros(7, 3),), "tuple"), (torch.zeros(3), r"a tensor of shape \(3,\)"), (None, "NoneType")):
         with pytest.raises(TypeError, match=rf"model: expected one tensor of logits \(N, classes\) as its output, got {kind}"):
             check_labels(torch.tensor([0]), logits)
+
+
+def test_a_split_may_show_a_single_class() -> None:
+    for label in (0, 2):
+        labels = torch.full((5,), label)
+        check_labels(labels, torch.zeros(1, 3))
+        split = Split(pixels(), labels, COLOUR)
+        assert Splits(split, split, split, 3).classes == 3
+
+
+def test_data_cannot_be_reassigned() -> None:
+    split = Split(pixels(), torch.arange(5), COLOUR)
+    for value, name in ((split, "labels"), (Splits(split, split, split, 5), "train"), (COLOUR, "mean")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, name, None)
 
 
 def test_bad_data_sets() -> None:

@@ -196,9 +196,9 @@ def test_an_epoch_that_gets_everything_wrong_is_kept_before_none(tiny_task, monk
 
 
 def test_no_epochs_change_nothing(tiny_task):
-    student, random = Noting().requires_grad_(False), torch.get_rng_state()
-    before = copy.deepcopy(student.state_dict())
-    found = posttraining.distill(student, Noting(), tiny_task.train, tiny_task.val, PostTraining(epochs=0), 0)
+    student, teacher = Noting().requires_grad_(False), Noting()
+    before, random = copy.deepcopy(student.state_dict()), torch.get_rng_state()
+    found = posttraining.distill(student, teacher, tiny_task.train, tiny_task.val, PostTraining(epochs=0), 0)
     assert found == accuracy(student, tiny_task.val)
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
