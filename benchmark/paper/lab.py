@@ -201,6 +201,8 @@ class Lab:
 class Watched(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     """Shows every state that a step leads to, that at the end of the episode included."""
 
+    keeps_reward = True
+
     def __init__(self, env: Any, visit: Visit):
         super().__init__(env)
         self.visit = visit
