@@ -89,7 +89,7 @@ def test_names_are_told() -> None:
         "mine.reward",
         "mine.Weighted",
         "mine.made.<locals>.inner",
-        "functools.partial",
+        "mine.reward",
         "mine.Weighted.scaled",
         "mine.endless",
     ]
