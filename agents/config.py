@@ -98,6 +98,8 @@ class RunConfig:
             raise ValueError("resume: expected --out with the folder of the run to go on with, got none.")
         if self.task != OWN:
             check_choice("task", self.task, tasks.TASKS)
+        if self.reward == "vector":
+            raise ValueError("reward: expected a reward that is one number, from which agents learn, got 'vector'.")
         if self.reward != OWN or self.reward_weights is not None:
             make_reward(self.reward, self.reward_weights)
         if self.yardstick != OWN:

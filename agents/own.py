@@ -50,7 +50,10 @@ class Own:
 def describe_function(function: Any) -> str:
     """The qualified name of a function or callable object, and a fingerprint of what it computes: bytecode, constants, defaults,
     and the values and functions that it refers to. Functions and classes of other modules count by their names."""
-    named = function if hasattr(function, "__qualname__") else type(function)
+    named = function
+    while isinstance(named, partial):
+        named = named.func
+    named = named if hasattr(named, "__qualname__") else type(named)
     return f"{named.__module__}.{named.__qualname__} {digest(function, named.__module__)}"
 
 

@@ -252,11 +252,14 @@ def _check_wrappers(env: gymnasium.Env, agent: str) -> PruningEnv:
     inner = env.unwrapped
     if not isinstance(inner, PruningEnv):
         raise TypeError(f"env: expected a PruningEnv, got {type(inner).__name__}.")
+    if hasattr(inner, "reward_space"):
+        raise ValueError(f"env: {agent} learns from one number; make the environment with another reward than 'vector'.")
     reward = reward_wrapper(env)
     if reward is not None:
         raise ValueError(
-            f"env: {agent} previews rewards of the environment itself, and {type(reward).__name__} would change those of steps "
-            "alone; pass the environment without it, and a function (before, after, baseline) as its argument reward=."
+            f"env: {agent} previews the rewards of the environment itself, and {type(reward).__name__} may change those of "
+            "steps; pass the environment without it, and a function (before, after, baseline) as its argument reward=. A wrapper "
+            "that only watches says so by the class attribute keeps_reward = True."
         )
     wrapper: Any = env
     while isinstance(wrapper, gymnasium.Wrapper):

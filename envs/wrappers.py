@@ -7,7 +7,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import NormalizeReward
 
 from prune_gym.arguments import check_number
 from prune_gym.envs.pruning import PruningEnv
@@ -129,10 +128,14 @@ class ImprovementReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np
         return observation, reward, terminated, truncated, info
 
 
+KEEP_REWARD = ("Wrapper", "ActionWrapper", "ObservationWrapper", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics")
+
+
 def reward_wrapper(env: gymnasium.Env) -> gymnasium.Wrapper | None:
-    """The outermost wrapper of ``env`` that changes its rewards, or None."""
+    """The outermost wrapper that may change the reward, or None if there is none."""
     while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.RewardWrapper | NormalizeReward | ImprovementReward | VectorReward):
+        owner = next(each for each in type(env).__mro__ if "step" in vars(each))
+        if owner.__name__ not in (*KEEP_REWARD, "TimeLimit", "Monitor") and vars(owner).get("keeps_reward") is not True:
             return env
         env = env.env
     return None

@@ -208,6 +208,8 @@ def draw(split: Split, images: int | None) -> Split:
 class StepObserver(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     """Calls ``visit`` with every state that a step leads to, the one at the end of the episode included."""
 
+    keeps_reward = True
+
     def __init__(self, env: Any, visit: Visit):
         super().__init__(env)
         self.visit = visit

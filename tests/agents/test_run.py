@@ -163,11 +163,11 @@ def test_a_thing_and_its_name_are_not_both_taken(tiny_task, tmp_path):
     def reward(before, after, baseline):
         return after.accuracy
 
-    with pytest.raises(ValueError, match="task: expected a name in the settings or an object for run.., got both"):
+    with pytest.raises(ValueError, match=r"task: expected a name in the settings or an object for run.., got both"):
         run(RunConfig(task="digits", out=tmp_path / "run"), task=tiny_task)
-    with pytest.raises(ValueError, match="reward: expected a name in the settings or an object for run.., got both"):
+    with pytest.raises(ValueError, match=r"reward: expected a name in the settings or an object for run.., got both"):
         run(RunConfig(reward="accuracy", out=tmp_path / "run"), reward=reward)
-    with pytest.raises(ValueError, match="task: expected network, data and weights in the settings or a Task"):
+    with pytest.raises(ValueError, match=r"task: expected network, data and weights in the settings or a Task"):
         run(RunConfig(network="vgg19", data="cifar10", weights="x", out=tmp_path / "run"), task=tiny_task)
     with pytest.raises(ValueError, match="reward_weights: expected None unless reward is 'paper'"):
         run(RunConfig(reward_weights=(1, 2, 3), reward="own", out=tmp_path / "run"), reward=reward)
@@ -308,6 +308,7 @@ def test_numbers_of_numpy_are_as_good_as_python_s(tmp_path):
         ({"reward": "acc"}, r"reward: expected one of .*; got 'acc'"),
         ({"reward": ["accuracy"]}, r"reward: expected a name, got list; pass an object of your own to run\(config, reward=...\)"),
         ({"reward": max}, r"reward: expected a name, got builtin_function_or_method; pass .* run\(config, reward=...\)"),
+        ({"reward": "vector"}, "reward: expected a reward that is one number, from which agents learn, got 'vector'"),
         ({"yardstick": max}, r"yardstick: expected a name, .* run\(config, yardstick=...\)"),
         ({"rounding": "x"}, r"rounding: expected one of .*; got 'x'"),
         ({"importance": "tailor"}, r"importance: .* Did you mean 'taylor'"),
@@ -349,7 +350,13 @@ def test_a_damaged_summary_is_named(result, tmp_path):
         path.write_text(damaged)
         with pytest.raises(ValueError, match=r"summary.json: .*damaged"):
             run(RunConfig(out=tmp_path / "run", resume=True))
-    entries = [*result.summary, "before.macs", "before.test_accuracy", "after.val_accuracy", "after.channel_sparsity"]
+    entries = [
+        *(result.summary.keys() - {"yardstick"}),
+        "before.macs",
+        "before.test_accuracy",
+        "after.val_accuracy",
+        "after.channel_sparsity",
+    ]
     for entry in entries:
         path.write_text(json.dumps(without(result.summary, entry)))
         with pytest.raises(ValueError, match=rf"summary.json: damaged, its entry '{entry}' is missing or of another kind; run"):
@@ -366,12 +373,12 @@ def test_a_damaged_summary_is_named(result, tmp_path):
         with pytest.raises(ValueError, match=rf"summary.json: damaged, its entry '{entry}'"):
             read_summary(tmp_path / "run")
     path.write_text("[]")
-    with pytest.raises(ValueError, match=r"summary.json: damaged"):
+    with pytest.raises(ValueError, match=r"summary.json: .*damaged"):
         read_summary(tmp_path / "run")
 
 
 def test_folders_without_a_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run: expected the folder of a run, .* is not a folder"):
+    with pytest.raises(FileNotFoundError, match=r"run: expected the folder of a run, .* is not a folder"):
         read_summary(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=r"run: .* holds no finished run, as it has no summary.json"):
         read_summary(tmp_path)
