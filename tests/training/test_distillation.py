@@ -17,8 +17,8 @@ from torch.optim import SGD
 from prune_gym import compact, trace
 from prune_gym.envs import PruningEnv
 from prune_gym.simulation import weight_store
-from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.recipes import Network, Weights
+from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.weight_store import WeightStore
 from prune_gym.surgery.slicing import named_tensors, scatter_tensors, slice_tensors
 from prune_gym.training import distillation as posttraining
