@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import wrappers
+from stable_baselines3.common.monitor import Monitor
 
-from prune_gym.envs import ImprovementReward, PruningEnv, SoftmaxAction, VectorReward
+from prune_gym.envs import ImprovementReward, PruningEnv, SoftmaxAction, reward_wrapper
 
 
 @pytest.fixture
@@ -12,10 +16,14 @@ def env(tiny_task):
     return PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.2, device="cpu")
 
 
+# ------------------------------------------------------------------------------------------------ actions
+
+
 def test_softmax_action(env):
     wrapped = SoftmaxAction(env, scale=2.0)
     n = wrapped.action_space.shape[0]
     assert (wrapped.action_space.low == -1).all()
+    assert (wrapped.action_space.high == 1).all()
     assert wrapped.action_space.dtype == np.float32
     np.testing.assert_allclose(wrapped.action(np.zeros(n)), env.uniform_action)
     action = np.zeros(n)
@@ -24,7 +32,25 @@ def test_softmax_action(env):
     assert distribution.sum() == pytest.approx(1)
     odds = distribution[0] / distribution[1]
     assert odds == pytest.approx(np.exp(2.0) * env.uniform_action[0] / env.uniform_action[1])
-    np.testing.assert_array_equal(wrapped.action(np.full(n, 7.0)), wrapped.action(np.ones(n)))
+
+
+def test_softmax_action_by_hand(env):
+    action = np.array([0.5, -1.0, 0.0, 1.0, 0.25])
+    filters = np.array([16, 6, 24, 8, 10])
+    expected = filters * np.exp(3 * action)
+    np.testing.assert_allclose(SoftmaxAction(env).action(action), expected / expected.sum(), rtol=1e-12)
+
+
+def test_softmax_action_clips(env):
+    wrapped = SoftmaxAction(env, scale=2.0)
+    beyond, edge = np.array([7.0, -3.0, 0.5, 1.0, -1.0]), np.array([1.0, -1.0, 0.5, 1.0, -1.0])
+    np.testing.assert_array_equal(wrapped.action(beyond), wrapped.action(edge))
+    assert (wrapped.action(edge) != wrapped.action(0.9 * edge)).all()
+
+
+def test_softmax_action_of_a_large_scale(env):
+    found = SoftmaxAction(env, scale=1e4).action(np.array([1.0, -1, -1, -1, -1]))
+    np.testing.assert_array_equal(found, [1, 0, 0, 0, 0])
 
 
 @pytest.mark.parametrize(
@@ -41,34 +67,156 @@ def test_softmax_action_refuses(env, bad, message):
         SoftmaxAction(env, scale=-1)
 
 
-def test_improvement_reward_sums_to_the_final_reward(env):
-    wrapped = ImprovementReward(env)
-    for _ in range(2):
-        wrapped.reset()
-        total, terminated = 0.0, False
+# ------------------------------------------------------------------------------------------------ improvement
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9, 0.0])
+@pytest.mark.parametrize("reward", ["paper", "flops", "state"])
+def test_improvements_telescope(tiny_task, gamma, reward):
+    """By another formula for the reward of a state than the environment's, whatever the actions were."""
+
+    def potential(accuracy, flops, baseline_accuracy):
+        return {"paper": accuracy, "flops": accuracy + 0.25 * flops, "state": 2 * accuracy - baseline_accuracy}[reward]
+
+    given = (lambda before, after, baseline: 2 * after.accuracy - baseline.accuracy) if reward == "state" else reward
+    env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.1, reward=given, device="cpu")
+    wrapped = ImprovementReward(env, gamma)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        _, info = wrapped.reset()
+        baseline = info["accuracy"]
+        phi = [potential(baseline, 0.0, baseline)]
+        rewards, terminated = [], False
         while not terminated:
-            _, reward, terminated, _, info = wrapped.step(env.uniform_action)
-            total += reward
-        assert total == pytest.approx(info["accuracy"] - env.simulator.baseline.accuracy)
+            _, step_reward, terminated, _, info = wrapped.step(rng.random(5))
+            rewards.append(step_reward)
+            phi.append(potential(info["accuracy"], info["flops_reduction"], baseline))
+        assert rewards == pytest.approx([gamma * b - a for a, b in pairwise(phi)], abs=1e-12)
+        assert type(rewards[0]) is float
+        discounted = sum(gamma**t * r for t, r in enumerate(rewards))
+        assert discounted == pytest.approx(gamma ** len(rewards) * phi[-1] - phi[0], abs=1e-12)
+        assert len(set(phi)) > 2
 
 
-def test_vector_reward(env):
-    wrapped = VectorReward(env)
+def test_improvements_after_restore(env):
+    wrapped = ImprovementReward(env, 1.0)
+    wrapped.reset()
+    action = np.array([0.0, 0, 1, 0, 0])
+    wrapped.step(env.uniform_action)
+    here, before = env.snapshot(), env.score().accuracy
+    first = wrapped.step(action)[1]
+    env.restore(here)
+    assert wrapped.step(action)[1] == first == env.score().accuracy - before
+
+
+def test_improvement_needs_a_discount_and_a_reward_of_its_own(env, tiny_task):
+    with pytest.raises(TypeError, match="gamma"):
+        ImprovementReward(env)
+    with pytest.raises(ValueError, match=r"gamma: expected a number in \[0, 1\], got 1.5"):
+        ImprovementReward(env, 1.5)
+    with pytest.raises(
+        ValueError, match=r"env: TransformReward changes the reward, .* wrap the environment in ImprovementReward first"
+    ):
+        ImprovementReward(wrappers.TransformReward(env, lambda reward: -reward), 1.0)
+    with pytest.raises(TypeError, match="env: expected an environment whose reward is a number, got one with reward='vector'"):
+        ImprovementReward(PruningEnv(tiny_task, sparsity=0.5, reward="vector", device="cpu"), 1.0)
+    wrapped = wrappers.TransformReward(ImprovementReward(env, 1.0), lambda reward: -reward)
     wrapped.reset()
     _, reward, _, _, info = wrapped.step(env.uniform_action)
-    assert wrapped.reward_space.contains(reward)
-    np.testing.assert_allclose(reward, [info["accuracy"], info["flops_reduction"], info["params_reduction"]], rtol=1e-6)
+    assert reward == env.simulator.baseline.accuracy - info["accuracy"]
 
 
-@pytest.mark.parametrize("wrapper", [SoftmaxAction, ImprovementReward, VectorReward])
-def test_wrappers_need_a_pruning_environment(wrapper):
+# ------------------------------------------------------------------------------------------------ which wrappers change rewards
+
+
+class Silent(gymnasium.Wrapper):
+    """Does nothing, and has a ``step`` of its own to do so."""
+
+    def step(self, action):
+        return self.env.step(action)
+
+
+class Watching(Silent):
+    keeps_reward = True
+
+    def step(self, action):
+        return self.env.step(action)
+
+
+class LoudTimeLimit(wrappers.TimeLimit):
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, -reward, *rest
+
+
+class Scaled(gymnasium.RewardWrapper):
+    def reward(self, reward):
+        return 2 * reward
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda env: env,
+        SoftmaxAction,
+        Monitor,
+        Watching,
+        wrappers.OrderEnforcing,
+        wrappers.PassiveEnvChecker,
+        wrappers.RecordEpisodeStatistics,
+        wrappers.Autoreset,
+        wrappers.FlattenObservation,
+        wrappers.ClipAction,
+        wrappers.NormalizeObservation,
+        lambda env: wrappers.TimeAwareObservation(wrappers.TimeLimit(env, 100)),
+        lambda env: wrappers.TimeLimit(env, 100),
+        lambda env: wrappers.FrameStackObservation(env, 2),
+        lambda env: Monitor(SoftmaxAction(wrappers.TimeLimit(env, 5))),
+        type("Plain", (gymnasium.Wrapper,), {}),
+        type("Sub", (wrappers.TimeLimit,), {"__init__": lambda self, env: wrappers.TimeLimit.__init__(self, env, 7)}),
+    ],
+)
+def test_wrappers_that_hand_the_reward_on(env, wrap):
+    assert reward_wrapper(wrap(env)) is None
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda env: wrappers.TransformReward(env, lambda reward: -reward),
+        lambda env: wrappers.ClipReward(env, 0, 1),
+        wrappers.NormalizeReward,
+        lambda env: ImprovementReward(env, 0.9),
+        lambda env: LoudTimeLimit(env, 100),
+        lambda env: wrappers.RepeatAction(env, 2) if hasattr(wrappers, "RepeatAction") else Silent(env),
+        Scaled,
+        Silent,
+        type("Sub", (Scaled,), {"keeps_reward": True}),
+        type("Sub", (Watching,), {"step": Silent.step}),
+    ],
+)
+def test_wrappers_that_may_change_it(env, wrap):
+    wrapped = wrap(env)
+    assert reward_wrapper(wrapped) is wrapped
+    assert reward_wrapper(Monitor(SoftmaxAction(wrapped))) is wrapped
+    assert reward_wrapper(Scaled(wrapped)) is not wrapped  # the outermost
+
+
+def test_environments_of_gymnasium_make_have_none():
+    assert reward_wrapper(gymnasium.make("PruneGym/Digits-v0", max_episode_steps=50, device="cpu")) is None
+
+
+@pytest.mark.parametrize("wrap", [SoftmaxAction, lambda env: ImprovementReward(env, 1.0)])
+def test_wrappers_need_a_pruning_environment(wrap):
     env = gymnasium.make("Pendulum-v1")
     with pytest.raises(TypeError, match="env: expected a PruningEnv inside, got PendulumEnv"):
-        wrapper(env).reset()
+        wrap(env)
 
 
 def test_wrapped_environments_can_be_made_again_from_their_spec():
-    env = SoftmaxAction(gymnasium.make("PruneGym/Digits-v0", sparsity=0.25, device="cpu"), scale=1.5)
+    made = gymnasium.make("PruneGym/Digits-v0", sparsity=0.25, device="cpu")
+    env = ImprovementReward(SoftmaxAction(made, scale=1.5), gamma=0.9)
     again = gymnasium.make(env.spec)
     assert again.get_wrapper_attr("scale") == 1.5
+    assert again.get_wrapper_attr("improvement").gamma == 0.9
     assert again.unwrapped.simulator.target_filters == env.unwrapped.simulator.target_filters

@@ -22,9 +22,9 @@ import prune_gym
 from prune_gym import Architecture, ChannelGraph, compact, models, trace
 from prune_gym.graph.program import Program, leaves
 from prune_gym.scoring import evaluation, masked
+from prune_gym.scoring.aliasing import writes_through_views
 from prune_gym.scoring.evaluation import Evaluator
 from prune_gym.scoring.folding import Inference, fold
-from prune_gym.scoring.aliasing import writes_through_views
 from prune_gym.scoring.masked import MaskedNetwork, captured
 from prune_gym.surgery.slicing import named_tensors
 from prune_gym.tasks import Task

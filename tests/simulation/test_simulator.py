@@ -19,10 +19,10 @@ import prune_gym
 from prune_gym.data.splits import Split
 from prune_gym.simulation import scorer as scorer_module
 from prune_gym.simulation.allocation import ROUNDINGS, allocate
+from prune_gym.simulation.recipes import Network, Weights
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.simulator import Simulator
 from prune_gym.simulation.state import PruningState
-from prune_gym.simulation.recipes import Network, Weights
 from prune_gym.tasks import Task
 from prune_gym.training import train as training
 

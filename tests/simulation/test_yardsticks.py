@@ -72,7 +72,15 @@ def test_yardsticks_of_other_arguments_too() -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [lambda a, b, c: 1.0, lambda *scores: 1.0, lambda a, b, c, d=1: 1.0, PaperReward(), Methods().three, partial(Methods.three, 0), max],
+    [
+        lambda a, b, c: 1.0,
+        lambda *scores: 1.0,
+        lambda a, b, c, d=1: 1.0,
+        PaperReward(),
+        Methods().three,
+        partial(Methods.three, 0),
+        max,
+    ],
 )
 def test_functions_that_can_be_called_are_taken(function: Any) -> None:
     check_takes("reward", function, ("before", "after", "baseline"))

@@ -20,8 +20,8 @@ from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split
 from prune_gym.envs import PruningEnv
 from prune_gym.simulation import weight_store
-from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.recipes import Network, Weights
+from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.weight_store import WeightStore
 from prune_gym.surgery.slicing import named_tensors, scatter_tensors, slice_tensors
 from prune_gym.training import distillation as posttraining
