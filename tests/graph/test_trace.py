@@ -527,13 +527,13 @@ def test_a_layer_may_be_of_any_width(size: int) -> None:
 
 
 def test_a_tensor_from_nowhere_is_refused() -> None:
+    """Such as one that an earlier forward pass left in a list that is no part of the model."""
     kept: list[Tensor] = []
 
     def forward(x: Tensor) -> Tensor:
         kept.append(x + 1)
         return x * kept[0]
 
-    trace(Inner(forward), torch.ones(2, 3))
     with pytest.raises(ValueError, match="came from no operator"):
         trace(Inner(forward), torch.ones(2, 3))
 
