@@ -40,7 +40,9 @@ def between(function: Any) -> nn.Module:
 
 def flawed(graph: ChannelGraph, op: str, change: Any) -> ChannelGraph:
     """The graph with one of its nodes changed."""
-    nodes = [Node(node.op, change(node.args), node.kwargs, node.outputs) if node.op == op else node for node in graph.program.nodes]
+    nodes = [
+        Node(node.op, change(node.args), node.kwargs, node.outputs) if node.op == op else node for node in graph.program.nodes
+    ]
     assert nodes != list(graph.program.nodes)
     return replace(graph, program=replace(graph.program, nodes=tuple(nodes)))
 
