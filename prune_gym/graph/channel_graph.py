@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from prune_gym.graph.cost import CONVENTIONS, Cost, CostModel
-from prune_gym.graph.program import Program
+from prune_gym.graph.program import Named, Program, Value
+from prune_gym.graph.tables import graph_table, group_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,17 @@ class PrunableLayer:
     filters_per_index: int = 1
 
 
+@dataclass(frozen=True)
+class BoundLayer:
+    """A layer of which ``filters`` of all its ``width`` filters always stay, and the first ``reason`` why: what they reach, or
+    the operator whose rule says so."""
+
+    layer: str
+    filters: int
+    width: int
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:
     """The prunable layers that share units, and those units.
@@ -54,6 +66,9 @@ class ChannelGroup:
             that a zeroed channel is not the same as an absent one.
         slices: what goes with a unit, tensor by tensor.
         first_unit: the number of its first unit; units are numbered over all groups.
+        mixed_by: the first operator that computes across its channels, and its module; empty where there is none.
+
+    ``print(group)`` shows its slices as a table.
     """
 
     name: str
@@ -63,6 +78,7 @@ class ChannelGroup:
     mixed: bool
     first_unit: int = 0
     tensor_units: Mapping[str, tuple[np.ndarray | None, ...]] = field(default_factory=dict)  # of the whole graph
+    mixed_by: str = ""
 
     @cached_property
     def slices(self) -> tuple[Slice, ...]:
@@ -81,6 +97,9 @@ class ChannelGroup:
         sizes = f"width={self.width}, layers={len(self.layers)}, filters_per_unit={self.filters_per_unit}"
         return f"ChannelGroup({self.name!r}, {sizes})"
 
+    def __str__(self) -> str:
+        return group_table(self)
+
 
 @dataclass(frozen=True, eq=False)
 class ChannelGraph:
@@ -93,6 +112,11 @@ class ChannelGraph:
         units: for every tensor with prunable channels, the unit of each index of each dimension (None: all stay).
         shapes: of all parameters, buffers and captured constants of the original network, by name.
         constants: tensors that the forward pass uses without registering them.
+        module_outputs: for every call of a module, in the order in which they end, its name, the number of nodes of the program
+            before that, and the values that it returns (None: one that the program does not hold).
+        bound_layers: the layers with filters that always stay, and why.
+
+    ``print(graph)`` shows the groups as a table.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -102,6 +126,11 @@ class ChannelGraph:
     shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Tensor]
     cost_model: CostModel
+    module_outputs: tuple[tuple[str, int, tuple[Value | Named | None, ...]], ...] = ()
+    bound_layers: tuple[BoundLayer, ...] = ()
+
+    def __str__(self) -> str:
+        return graph_table(self)
 
     def __repr__(self) -> str:
         return f"ChannelGraph({len(self.groups)} groups, {self.n_units} units, {self.n_filters} filters)"

@@ -50,7 +50,9 @@ def _instance_norm() -> tuple[Any, Callable[..., dict[str, Any]]]:
 
 
 def _cdist() -> tuple[Any, Callable[..., dict[str, Any]]]:
-    def given(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> dict[str, Any]:
+    def given(
+        x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary"
+    ) -> dict[str, Any]:
         modes = ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist")
         return {"x1": x1, "x2": x2, "p": p, "compute_mode": modes.index(compute_mode)}
 

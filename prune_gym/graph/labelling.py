@@ -23,7 +23,15 @@ from prune_gym.graph.operators import (
 from prune_gym.graph.program import BatchSize, Named, Node, Program, Value, leaves, map_argument, signature
 from prune_gym.graph.recorder import RecordedCall, Recording
 
-OUTPUT = "is part of the model's output"
+OUTPUT = "reaches the model's output"
+
+
+def describe(reason: Any) -> str:
+    """Why labels are bound or mixed, in words: a text, or the operator and the module whose rule says so."""
+    if not isinstance(reason, tuple):
+        return str(reason)
+    func, module = reason
+    return f"{str(func).removesuffix('.default')} in {module or 'the model itself'}"
 
 
 @dataclass(frozen=True)

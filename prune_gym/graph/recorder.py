@@ -56,7 +56,9 @@ class Recording:
 
     def first_use(self, name: str) -> int:
         """The number of the first call that reads a named tensor, -1 if only the output holds it."""
-        uses = (i for i, call in enumerate(self.calls) if any(leaf == Named(name) for leaf in leaves(list(call.arguments.values()))))
+        uses = (
+            i for i, call in enumerate(self.calls) if any(leaf == Named(name) for leaf in leaves(list(call.arguments.values())))
+        )
         return next(uses, -1)
 
     def where(self, position: int) -> str:
@@ -211,7 +213,8 @@ class _Recorder(TorchDispatchMode):
     def record(self, func: torch._ops.OpOverload, given: dict[str, Any], result: Any) -> None:
         """Note a call, and that ``result`` comes from it."""
         arguments = {
-            name: map_argument(self._source, item) if isinstance(item, NESTS) else self._source(item) for name, item in given.items()
+            name: map_argument(self._source, item) if isinstance(item, NESTS) else self._source(item)
+            for name, item in given.items()
         }
         single = isinstance(result, Tensor)
         self._note(func, arguments, tuple(map(self._add, [result] if single else result)), single)
@@ -335,7 +338,15 @@ def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
 
 
 def _convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list, padding: list, dilation: list, transposed: bool, _: Any, groups: int
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list,
+    padding: list,
+    dilation: list,
+    transposed: bool,
+    _: Any,
+    groups: int,
 ) -> Tensor | None:
     """The result of an ordinary convolution, None for any other."""
     shape, kernel, n = x.shape, weight.shape, x.ndim - 2

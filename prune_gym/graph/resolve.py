@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from prune_gym.graph.channel_graph import ChannelGraph, ChannelGroup, PrunableLayer
+from prune_gym.graph.channel_graph import BoundLayer, ChannelGraph, ChannelGroup, PrunableLayer
 from prune_gym.graph.cost import CostModel
 from prune_gym.graph.labels import BOUND, LabelBook, Labels
-from prune_gym.graph.labelling import Labelled
+from prune_gym.graph.labelling import Labelled, describe
 from prune_gym.graph.operators import Size
 from prune_gym.graph.program import BatchSize, Count, Node, Program, map_argument
 
@@ -46,11 +46,12 @@ def resolve(labelled: Labelled) -> ChannelGraph:
         per_dim = tuple(_units_or_none(unit_of_label, labels) for labels in traced.labels)
         if any(array is not None for array in per_dim):
             units[name] = per_dim
-    groups = _groups(widths, group_of_unit, filters, units, unit_of_label, [labels for labels, _ in labelled.book.mixed])
+    groups = _groups(widths, group_of_unit, filters, units, unit_of_label, labelled.book.mixed)
     cost_model = _cost_model(labelled, units, unit_of_label, group_of_unit, widths)
     return ChannelGraph(
-        groups, tuple(filters), _count(labelled, unit_of_label), units, labelled.shapes, labelled.constants, cost_model
-    )
+        groups, tuple(filters), _count(labelled, unit_of_label), units, labelled.shapes, labelled.constants, cost_model,
+        labelled.module_outputs, _bound_layers(labelled, layers, unit_of_label),
+    )  # fmt: skip
 
 
 def _components(labelled: Labelled, layers: list[tuple[str, str, int, int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +71,7 @@ def _components(labelled: Labelled, layers: list[tuple[str, str, int, int, np.nd
         third = [labels for factors in products for labels in [k for k in factors if varies[k].any()][2:]]
         if not third:
             return component, first_made
+        book.begin_rule("a cost would be a product of three widths")
         for labels in third:
             book.bind(labels)
 
@@ -130,7 +132,7 @@ def _groups(
     filters: list[PrunableLayer],
     units: Mapping[str, tuple[np.ndarray | None, ...]],
     unit_of_label: np.ndarray,
-    mixed: list[np.ndarray],
+    mixed: list[tuple[np.ndarray, Any]],
 ) -> tuple[ChannelGroup, ...]:
     layers: list[list[str]] = [[] for _ in widths]
     n_filters = np.zeros(len(widths), np.int64)
@@ -140,9 +142,11 @@ def _groups(
             layers[group].append(entry.layer)
         n_filters += np.bincount(present, minlength=len(widths)) * entry.filters_per_index
 
-    touched = unit_of_label[np.concatenate([labels.ravel() for labels in mixed])] if mixed else np.zeros(0, np.int64)
-    is_mixed = np.zeros(len(widths), bool)
-    is_mixed[group_of_unit[touched[touched >= 0]]] = True
+    mixers: list[str] = [""] * len(widths)
+    for labels, reason in mixed:
+        touched = unit_of_label[labels]
+        for group in np.unique(group_of_unit[touched[touched >= 0]]):
+            mixers[group] = mixers[group] or describe(reason)
 
     starts = np.cumsum(widths) - widths
     names: dict[str, int] = {}
@@ -152,8 +156,21 @@ def _groups(
         names[first] = names.get(first, 0) + 1
         name = first if names[first] == 1 else f"{first}#{names[first]}"
         per_unit = int(n_filters[g]) // width
-        groups.append(ChannelGroup(name, width, tuple(layers[g]), per_unit, bool(is_mixed[g]), int(starts[g]), units))
+        groups.append(ChannelGroup(name, width, tuple(layers[g]), per_unit, bool(mixers[g]), int(starts[g]), units, mixers[g]))
     return tuple(groups)
+
+
+def _bound_layers(
+    labelled: Labelled, layers: list[tuple[str, str, int, int, np.ndarray]], unit_of_label: np.ndarray
+) -> tuple[BoundLayer, ...]:
+    """The layers with filters that stay."""
+    reason_of = labelled.book.reasons()
+    found = []
+    for name, _, _, times, labels in layers:
+        stays = labels[unit_of_label[labels] < 0]
+        if len(stays):
+            found.append(BoundLayer(name, len(stays) * times, len(labels) * times, describe(reason_of(stays))))
+    return tuple(found)
 
 
 def _count(labelled: Labelled, unit_of_label: np.ndarray) -> Program:

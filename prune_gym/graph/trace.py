@@ -158,10 +158,11 @@ class _Recordings:
         return recording, shapes, None if any_type else self.dtype
 
     def _in_another_type(self) -> tuple[torch.dtype | None, Recording | None]:
-        """A recording of the network in half precision (or single, if it is in half), where that is possible."""
+        """A recording of the network in double precision (or single, if it is in double), where that is possible. Not in half,
+        for which PyTorch takes some functions apart in another way."""
         if self.dtype is None:
             return None, None
-        dtype = torch.float32 if self.dtype is torch.float16 else torch.float16
+        dtype = torch.float32 if self.dtype is torch.float64 else torch.float64
         recording = self._try(dtype, lambda n: n)
         return (None, None) if recording is None else (dtype, recording)
 

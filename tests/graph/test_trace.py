@@ -500,7 +500,12 @@ class Pair(nn.Module):
         ),
         (nn.Sequential(nn.Flatten(), nn.Linear(9, 2)), torch.ones(2, 8), ValueError, r"shape \(2, 8\), in module '1'"),
         (nn.Conv2d(3, 4, 3), [torch.ones(2, 3, 8, 8)] * 2, TypeError, r"got 2 input\(s\), which Conv2d.forward\(input.*too many"),
-        (Pair(), [torch.ones(2, 3)], TypeError, r"got 1 input\(s\), which Pair.forward\(a, b\).*missing a required argument: 'b'"),
+        (
+            Pair(),
+            [torch.ones(2, 3)],
+            TypeError,
+            r"got 1 input\(s\), which Pair.forward\(a, b\).*missing a required argument: 'b'",
+        ),
         (Pair(), {"a": torch.ones(2, 3), "c": torch.ones(2, 3)}, TypeError, r"a dict with the keys 'a', 'c', which Pair.forward"),
     ],
 )
@@ -527,13 +532,13 @@ def test_a_layer_may_be_of_any_width(size: int) -> None:
 
 
 def test_a_tensor_from_nowhere_is_refused() -> None:
+    """Such as one that an earlier forward pass left in a list that is no part of the model."""
     kept: list[Tensor] = []
 
     def forward(x: Tensor) -> Tensor:
         kept.append(x + 1)
         return x * kept[0]
 
-    trace(Inner(forward), torch.ones(2, 3))
     with pytest.raises(ValueError, match="came from no operator"):
         trace(Inner(forward), torch.ones(2, 3))
 
