@@ -21,7 +21,8 @@ from prune_gym.agents.registry import AgentMaker, make_agent
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.files import csv_text, write_atomically
 from prune_gym.scoring.evaluation import Score
-from prune_gym.simulation.result_cache import Journal, ResultCache, remove_journal
+from prune_gym.simulation.journal import Journal, remove_journal
+from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.simulator import PROTOCOLS
 from prune_gym.surgery.pruned_file import save_pruned
 from prune_gym.training.train import accuracy, deterministic

@@ -9,7 +9,7 @@ network was written: a forward with a hard-coded ``x.view(-1, 400)`` shrinks lik
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -34,9 +34,15 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
-    """A multiple of the batch size of the first input."""
+    """``multiple * n + offset``, where n is the batch size of the first input."""
 
     multiple: int = 1
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FloatType:
+    """The floating-point type that the network runs in: that of its inputs, else that of its parameters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,18 +124,25 @@ def takes_device(call: torch._ops.OpOverload) -> bool:
 
 @dataclass(frozen=True)
 class Program:
-    """``inputs`` values come first (indices 0 ..), then come those that the nodes make; ``output`` is a nest of values."""
+    """``inputs`` values come first (indices 0 ..), then come those that the nodes make; ``output`` is a nest of values.
+
+    ``shapes`` holds the size of every dimension of every input, None where the program takes any (the batch, and the image
+    size where nothing in the program depends on it). ``dtype`` is the only type of floating-point inputs that the program is
+    right for, None if it follows theirs. A program made without them is not checked.
+    """
 
     inputs: int
     nodes: tuple[Node, ...]
     output: Any
+    shapes: tuple[tuple[int | None, ...], ...] = ()
+    dtype: torch.dtype | None = None
 
-    def __reduce__(self) -> tuple:
-        return Program, (self.inputs, self.nodes, self.output)  # without the resolved callables
+    def __reduce__(self) -> tuple:  # without the resolved callables
+        return Program, (self.inputs, self.nodes, self.output, self.shapes, self.dtype)
 
     @cached_property
     def _steps(self) -> list[tuple]:
-        return [_step(node, dies) for node, dies in zip(self.nodes, _last_uses(self), strict=True)]
+        return [_step(node, dies) for node, dies in zip(self.nodes, last_uses(self), strict=True)]
 
     @cached_property
     def _open(self) -> list[int]:
@@ -151,12 +164,35 @@ class Program:
             node = self.nodes[i]
             nodes[i] = Node(node.op, map_argument(fill, node.args), map_argument(fill, node.kwargs), node.outputs)
             steps[i] = _step(nodes[i], steps[i][-1])
-        program = Program(self.inputs, tuple(nodes), self.output)
+        program = replace(self, nodes=tuple(nodes))
         program.__dict__["_steps"] = steps  # most nodes are those of this program, so most of the work is done
         return program
 
+    def check(self, inputs: Sequence[Tensor]) -> None:
+        """Raise ValueError for inputs that the program would compute something else for than the network it was traced from."""
+        batch = inputs[0].shape[:1]
+        for i, (x, sizes) in enumerate(zip(inputs, self.shapes, strict=False)):
+            wanted = [have if size is None else size for size, have in zip(sizes, x.shape, strict=False)]
+            if len(sizes) != x.ndim or wanted != list(x.shape):
+                traced = ", ".join("any" if size is None else str(size) for size in sizes)
+                raise ValueError(
+                    f"input {i}: expected a tensor of shape ({traced}), as traced, got {tuple(x.shape)}. Sizes that the forward "
+                    "pass computes with are part of the program; trace the network again with an input of this shape."
+                )
+            if sizes and sizes[0] is None and x.shape[:1] != batch:
+                raise ValueError(f"input {i}: expected as many images as in input 0, {batch[0]}, got {x.shape[0]}.")
+            if self.dtype is not None and x.is_floating_point() and x.dtype != self.dtype:
+                raise ValueError(
+                    f"input {i}: expected {self.dtype}, as traced, got {x.dtype}. The forward pass depends on the number type in a "
+                    "way that a program cannot follow; convert the network and trace it again."
+                )
+
     def run(self, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], training: bool = False) -> Any:
-        """Evaluate the program. ``tensors`` holds what :class:`Named` refers to; batch norm and dropout read ``training``."""
+        """Evaluate the program. ``tensors`` holds what :class:`Named` refers to; batch norm and dropout read ``training``.
+
+        Raises ValueError for inputs of other sizes or types than the program takes.
+        """
+        self.check(inputs)
         first = inputs[0]
         values: list[Any] = [*inputs, *[None] * (self._size - self.inputs)]
 
@@ -167,22 +203,26 @@ class Program:
             if kind is Named:
                 return tensors[argument.name]
             if kind is BatchSize:
-                return argument.multiple * first.shape[0]
+                return argument.multiple * first.shape[0] + argument.offset
+            if kind is FloatType:
+                return next(x.dtype for x in (*inputs, *tensors.values()) if x.is_floating_point())
             if kind is Training:
                 return training
             if kind is list:
                 return [look_up(item) for item in argument]
             return argument
 
-        for call, template, to_fill, kwargs, fresh, outputs, dead in self._steps:
+        for call, template, to_fill, keywords, keywords_to_fill, fresh, outputs, dead in self._steps:
             arguments = template.copy()
             for position in to_fill:
                 arguments[position] = look_up(template[position])
-            if fresh:  # a factory such as zeros: it must land where the images are
-                filled = {key: look_up(item) for key, item in kwargs.items()}
-                result = call(*arguments, **filled, device=first.device)
+            if fresh or keywords_to_fill:
+                filled = keywords | {key: look_up(keywords[key]) for key in keywords_to_fill}
+                if fresh:  # a factory such as zeros: it must land where the images are
+                    filled["device"] = first.device
+                result = call(*arguments, **filled)
             else:
-                result = call(*arguments, **kwargs)
+                result = call(*arguments, **keywords)
             if type(outputs) is int:
                 values[outputs] = result
             else:
@@ -193,7 +233,7 @@ class Program:
         return map_argument(look_up, self.output)
 
 
-def _last_uses(program: Program) -> list[list[int]]:
+def last_uses(program: Program) -> list[list[int]]:
     """For every node the values that no later one reads."""
     last_use: dict[int, int] = {}
     for position, node in enumerate(program.nodes):
@@ -211,12 +251,17 @@ def _last_uses(program: Program) -> list[list[int]]:
     return dead
 
 
-SYMBOLS = (Value, Named, BatchSize, Training)
+SYMBOLS = (Value, Named, BatchSize, FloatType, Training)
 
 
 def _step(node: Node, dead: list[int]) -> tuple:
     """What :meth:`Program.run` does for a node: the callable, its arguments, which of them to fill, the values that die."""
+
+    def holds_symbols(argument: Any) -> bool:
+        return any(isinstance(leaf, SYMBOLS) for leaf in leaves(argument))
+
     call = operator(node.op)
-    to_fill = [i for i, argument in enumerate(node.args) if any(isinstance(leaf, SYMBOLS) for leaf in leaves(argument))]
+    to_fill = [i for i, argument in enumerate(node.args) if holds_symbols(argument)]
+    keywords_to_fill = [key for key, argument in node.kwargs.items() if holds_symbols(argument)]
     fresh = takes_device(call) and not any(isinstance(leaf, Value | Named) for leaf in node.arguments())
-    return call, list(node.args), to_fill, node.kwargs, fresh, node.outputs, dead
+    return call, list(node.args), to_fill, node.kwargs, keywords_to_fill, fresh, node.outputs, dead

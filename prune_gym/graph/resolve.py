@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -188,7 +188,7 @@ def _count(recording: Recording, unit_of_label: np.ndarray) -> Program:
     for index in recording.sized:
         node = nodes[index]
         nodes[index] = Node(node.op, map_argument(resolved, node.args), map_argument(resolved, node.kwargs), node.outputs)
-    return Program(recording.program.inputs, tuple(nodes), recording.program.output)
+    return replace(recording.program, nodes=tuple(nodes))
 
 
 def _cost_model(

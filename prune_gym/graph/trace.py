@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -131,6 +132,7 @@ class _Tracer(TorchDispatchMode):
         self._taken = {name.partition(".")[0] for name in tensors} | {name for name, _ in model.named_children()}
         self._dispatched = 0
         self._input_storages: list[int] = []
+        self._input_shapes: list[tuple[int | None, ...]] = []
         self._writes_input = False
         self._debtors: list[Traced] = []
         self._values = 0
@@ -140,6 +142,7 @@ class _Tracer(TorchDispatchMode):
 
     def add_input(self, x: Tensor) -> None:
         self._input_storages.append(x.untyped_storage()._cdata)
+        self._input_shapes.append((None if count_images(x.shape[0]) else x.shape[0], *x.shape[1:]))
         self._add(x, self._value(), [None] * x.ndim, static=False, zeroed=True)
 
     def _value(self) -> Value:
@@ -328,7 +331,7 @@ class _Tracer(TorchDispatchMode):
         for name, tensor in self._tensors.items():
             if tensor.untyped_storage()._cdata != self._memory[name]:
                 raise UnknownOperatorError(f"trace: the forward pass assigns to {name}.data; the smaller network would not.")
-        program = Program(len(self._input_storages), tuple(self.nodes), map_argument(to_value, output))
+        program = Program(len(self._input_storages), tuple(self.nodes), map_argument(to_value, output), tuple(self._input_shapes))
         unused = {traced.source for traced in self._debtors if traced.debt is not None}
         if unused or self._writes_input:
             program = self._tidied(program, unused)
@@ -362,7 +365,7 @@ class _Tracer(TorchDispatchMode):
                 sized.add(len(nodes))
             nodes.append(Node(node.op, map_argument(rename, node.args), map_argument(rename, node.kwargs), outputs))
         self.sized = sized
-        return Program(n, tuple(nodes), map_argument(rename, program.output))
+        return replace(program, nodes=tuple(nodes), output=map_argument(rename, program.output))
 
 
 _ELEMENTWISE = frozenset(
