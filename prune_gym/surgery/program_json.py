@@ -7,6 +7,7 @@ that :mod:`prune_gym.surgery.admission` admits, with arguments of the types that
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -61,6 +62,9 @@ def decode_program(content: Mapping[str, Any], max_nodes: int) -> Program:
                 raise PrunedFileError(f"the results of {node.op!r} are numbered wrongly")
             available += 1
         decoded.append(node)
+    names = {node.op.split(".")[1] for node in decoded}
+    if "squeeze" in names and any(name.startswith("_fft_") for name in names):
+        raise PrunedFileError("it squeezes dimensions and transforms others, whose numbers could then depend on the batch")
     output = _decode(content["output"])
     _check_values(leaves(output), available)
     return Program(inputs, tuple(decoded), output, _decode_shapes(content["shapes"], inputs), _decode_dtype(content["dtype"]))
@@ -125,7 +129,7 @@ def _encode(argument: Any) -> Any:
             return {"training": True}
         case torch.dtype():
             return {"dtype": str(argument).removeprefix("torch.")}
-        case float() if argument != argument or argument in (float("inf"), -float("inf")):
+        case float() if not isfinite(argument):
             return {"float": str(argument)}  # JSON has no word for these
         case None | bool() | int() | float() | str():
             return argument
