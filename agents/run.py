@@ -21,7 +21,8 @@ from prune_gym.agents.results import SUMMARY, read_summary, write_results
 from prune_gym.agents.run_folder import CONFIG, JOURNAL, check_free, continued, make_folder, to_json, write_config
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.files import write_atomically
-from prune_gym.simulation.result_cache import Journal, ResultCache, remove_journal
+from prune_gym.simulation.journal import Journal, remove_journal
+from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.rewards import Reward
 from prune_gym.simulation.yardsticks import Yardstick
 from prune_gym.tasks import Task

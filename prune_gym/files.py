@@ -1,27 +1,43 @@
-"""Files that are whole or not there, and where they are kept."""
+"""Files that are whole or not there, JSON that somebody else may have written, and where files are kept."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
+import shutil
+import stat
+import struct
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
+
+MAX_JSON = 2**24  # bytes; Python objects take some ten times as many
+STALE_AFTER = 3600.0  # seconds without a change, after which nobody writes a temporary file any more
+
+
+def as_path(argument: str, value: object) -> Path:
+    """``value`` as a path, with ``~`` as it is. Raises TypeError unless it is text or a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{argument}: expected a path, got {type(value).__name__}.")
+    return Path(value)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write under a temporary name beside ``path`` and rename: readers see the old file or the new one, never half of it.
 
-    Missing folders are made. Raises OSError, with the path, if the folder cannot be written or the disk is full; then
-    nothing is left behind.
+    Missing folders are made. A temporary file that a killed process left behind an hour ago or earlier is removed. Raises
+    OSError, with the path, if the folder cannot be written or the disk is full; then nothing is left behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale_temporaries(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -39,15 +55,114 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise
 
 
+def remove_stale_temporaries(path: Path) -> None:
+    """Remove what killed processes left behind while they wrote ``path``: temporary files that nobody has changed for an hour."""
+    prefix, suffix = f".{path.name}.", ".tmp"
+    for file in path.parent.iterdir():
+        middle = file.name.removeprefix(prefix).removesuffix(suffix)
+        if len(middle) != 8 or file.name != prefix + middle + suffix:  # as mkstemp names them
+            continue
+        try:
+            status = file.lstat()
+            if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > STALE_AFTER:
+                file.unlink()
+        except FileNotFoundError:  # another process was faster
+            continue
+
+
 def check_writable(path: Path, bytes_needed: int = 0) -> None:
-    """Raise OSError, with the path, if no file of ``bytes_needed`` can be written there; before long work is done for it."""
+    """Raise OSError, with the path, if no file of ``bytes_needed`` bytes can be written there; before work that takes long is
+    done for it. Missing folders are made, and nothing else is left behind."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"):
+        free = shutil.disk_usage(path.parent).free
+    if free < bytes_needed:
+        raise OSError(errno.ENOSPC, f"No space left on device ({bytes_needed} bytes are needed, {free} are free)", str(path))
+
+
+# -------------------------------------------------------------------------------------------------------------- JSON
+
+
+def to_json(argument: str, value: object, indent: int | None = None) -> str:
+    """``value`` as JSON. Raises TypeError for what JSON cannot hold, ValueError for numbers that are not finite."""
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as file:
-            file.write(bytes(bytes_needed))
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except TypeError as error:
+        raise TypeError(f"{argument}: expected what JSON can hold, but {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{argument}: expected what JSON can hold, but {error}.") from error
+
+
+def parse_json(content: str | bytes) -> dict[str, Any]:
+    """The object that ``content`` holds. Raises ValueError for anything else, however deeply it is nested: what is not JSON,
+    numbers that are not finite, more than :data:`MAX_JSON` characters or bytes, and values that are not objects."""
+    if len(content) > MAX_JSON:
+        raise ValueError(f"it is longer than {MAX_JSON} characters")
+    try:
+        found = json.loads(content, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds no object, but {type(found).__name__}")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def read_json(path: str | Path, what: str) -> dict[str, Any]:
+    """The object in a JSON file; ``what`` says what it should be, such as ``"the settings of a run"``.
+
+    Raises FileNotFoundError, or ValueError, which names the file, for anything that :func:`parse_json` refuses.
+    """
+    path = as_path("path", path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected {what}, but there is no such file.")
+    with path.open("rb") as file:
+        content = file.read(MAX_JSON + 1)
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected {what}, but it is damaged ({error}).") from error
+
+
+def read_zipped_json(path: str | Path, member: str) -> dict[str, Any]:
+    """The object in the JSON file ``member`` of a zip, of which at most :data:`MAX_JSON` bytes are ever unpacked.
+
+    Raises FileNotFoundError, or ValueError, which names the file, if it is damaged or encrypted, holds no such member, or
+    holds anything in it that :func:`parse_json` refuses.
+    """
+    path = as_path("path", path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a zip that holds {member}, but there is no such file.")
+    with path.open("rb") as raw:
+        return _read_member(path, raw, member)
+
+
+def _read_member(path: Path, raw: IO[bytes], member: str) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(raw) as file:
+            entry = file.getinfo(member)
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack more than is asked for
+                raise ValueError(f"it is compressed by method {entry.compress_type}")
+            with file.open(entry) as stream:
+                content = stream.read(MAX_JSON + 1)
+        return parse_json(content)
+    except KeyError:
+        raise ValueError(f"{path}: expected a zip that holds {member}, but it does not.") from None
+    except _ZIP_ERRORS as error:
+        raise ValueError(f"{path}: expected a zip that holds {member}, but it is damaged ({error}).") from error
+
+
+_ZIP_ERRORS = (  # what zipfile raises: RuntimeError for encryption, NotImplementedError for methods, OSError for offsets
+    *(zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, NotImplementedError, EOFError, OverflowError, OSError),
+    *(struct.error, IndexError, AttributeError),
+)
+
+
+# ------------------------------------------------------------------------------------------------------ tables and places
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
@@ -63,20 +178,3 @@ def cache_folder() -> Path:
     """Where base networks and downloads are kept: ``$PRUNE_GYM_CACHE``, else ``prune_gym`` in the user's cache folder."""
     chosen = os.environ.get("PRUNE_GYM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "prune_gym"
     return Path(chosen).expanduser()
-
-
-def read_json(path: Path, what: str) -> Any:
-    """The content of a JSON file. Raises FileNotFoundError, or ValueError for a damaged file; ``what`` says what it should be."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected {what}, but it is damaged ({error}).") from error
-
-
-def read_zipped_json(path: Path, member: str) -> Any:
-    """The content of a JSON file in a zip. Raises FileNotFoundError, or ValueError for a damaged or foreign file."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return json.loads(file.read(member))
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, RecursionError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{path}: expected a zip that holds {member}, but {error}.") from error

@@ -22,7 +22,7 @@ from prune_gym.agents.registry import make_agent
 from prune_gym.arguments import choose_device
 from prune_gym.benchmark.paper.scales import Scale
 from prune_gym.data.splits import Split, Splits
-from prune_gym.simulation.result_cache import Journal
+from prune_gym.simulation.journal import Journal
 from prune_gym.simulation.simulator import PROTOCOLS, PruningState, Simulator, filters_per_step
 from prune_gym.tasks import Task
 from prune_gym.training.train import accuracy, deterministic

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from prune_gym.graph.labels import Key, LabelBook
@@ -20,7 +19,7 @@ from prune_gym.graph.operators import (
     labels_that_cannot_be_zeroed,
     zeros_stay,
 )
-from prune_gym.graph.program import BatchSize, Named, Node, Program, Value, leaves, map_argument, signature
+from prune_gym.graph.program import BatchSize, Named, Node, Program, Value, map_argument, signature
 from prune_gym.graph.recorder import RecordedCall, Recording
 
 OUTPUT = "reaches the model's output"

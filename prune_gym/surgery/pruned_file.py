@@ -1,7 +1,12 @@
 """Pruned networks as files: tensors in safetensors, the program as JSON in its header. No pickle, and no code of the model.
 
-``load_pruned`` rebuilds the network from the file alone. A file can only name operators that tracing knows, so loading and
-running a file from a stranger computes with tensors and does nothing else.
+``load_pruned`` rebuilds the network from the file alone, and trusts nothing in it. The program may call only operators on a
+closed list, with arguments of the right types (:mod:`prune_gym.surgery.admission`), and it is rehearsed on the meta device
+within a limit of memory before the network is handed out (:mod:`prune_gym.surgery.rehearsal`). So loading and running a file
+from a stranger computes with tensors and does nothing else. What the network computes is the stranger's choice.
+
+The digest in a file finds accidental damage. It proves nothing about who wrote the file, as whoever writes one writes the
+digest too.
 """
 
 from __future__ import annotations
@@ -11,36 +16,43 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from prune_gym.files import write_atomically
+from prune_gym.arguments import check_integer
+from prune_gym.files import as_path, parse_json, to_json, write_atomically
 from prune_gym.fingerprint import fingerprint
-from prune_gym.graph.operators import is_known
-from prune_gym.graph.program import BatchSize, FloatType, Named, Node, Program, Training, Value, leaves
+from prune_gym.graph.program import Named, Program, leaves
+from prune_gym.surgery.admission import DTYPES
+from prune_gym.surgery.program_json import PrunedFileError, decode_program, program_content
 from prune_gym.surgery.pruned_network import PrunedNetwork
+from prune_gym.surgery.rehearsal import TooLargeError, rehearse
 
-FORMAT = "prune_gym network 1"
-
-
-class PrunedFileError(ValueError):
-    """The file is damaged, or not a pruned network of this project."""
+FORMAT = "prune_gym network 2"
+MAX_ELEMENTS = 2**28  # 1 GiB in float32
+MAX_NODES = 20_000
+MAX_HEADER = 2**24  # characters of JSON
+MAX_DEPTH = 64  # modules in modules
 
 
 def save_pruned(path: str | Path, network: PrunedNetwork, info: Mapping[str, Any] | None = None) -> None:
-    """Write ``network`` (from :func:`prune_gym.compact`) to one safetensors file, atomically.
+    """Write ``network`` (the program form, from :func:`prune_gym.compact`) to one safetensors file, atomically.
 
     ``info`` is any JSON object to keep beside it; :func:`pruned_info` reads it back.
+
+    Raises TypeError for arguments of another type, ValueError for ``info`` with numbers that are not finite and for a network
+    that :func:`load_pruned` would refuse, OSError if the file cannot be written. A file that was there is then left as it was.
     """
-    write_atomically(Path(path), pruned_bytes(network, info))
+    write_atomically(as_path("path", path), pruned_bytes(network, info))
 
 
 def pruned_bytes(network: PrunedNetwork, info: Mapping[str, Any] | None = None) -> bytes:
     """The content of the file that :func:`save_pruned` writes."""
     if not isinstance(network, PrunedNetwork):
         raise TypeError(f"network: expected a PrunedNetwork from prune_gym.compact, got {type(network).__name__}.")
+    if not isinstance(info, Mapping | None):
+        raise TypeError(f"info: expected a JSON object (a dict) or None, got {type(info).__name__}.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(network).items()}
     content = {
         "format": FORMAT,
@@ -49,54 +61,103 @@ def pruned_bytes(network: PrunedNetwork, info: Mapping[str, Any] | None = None) 
         "frozen": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
         "buffers": [name for name, _ in network.named_buffers()],
         "transient": sorted(tensors.keys() - network.state_dict().keys()),
-        "info": dict(info or {}),
+        "info": json.loads(to_json("info", dict(info or {}))),
     }
-    header = json.loads(json.dumps(content))  # as it will be read
+    header = json.loads(json.dumps(content, allow_nan=False))  # as it will be read
     header["digest"] = _digest(header, tensors)
-    return save(tensors, {"prune_gym": json.dumps(header)})
+    text = json.dumps(header, allow_nan=False)
+    try:
+        _build(header, tensors, len(network.program.nodes))
+        if len(text) > MAX_HEADER:
+            raise PrunedFileError(f"its program and info take {len(text)} characters, more than {MAX_HEADER}")
+    except PrunedFileError as error:
+        raise ValueError(f"network: it cannot be saved, as {error}.") from error
+    return save(tensors, {"prune_gym": text})
 
 
-def program_content(program: Program) -> dict[str, Any]:
-    """A program at given widths as what JSON can hold."""
-    nodes = [[node.op, _encode(node.args), _encode(node.kwargs), node.outputs] for node in program.nodes]
-    return {
-        "inputs": program.inputs,
-        "nodes": nodes,
-        "output": _encode(program.output),
-        "shapes": [list(sizes) for sizes in program.shapes],
-        "dtype": _encode(program.dtype),
-    }
-
-
-def load_pruned(path: str | Path) -> PrunedNetwork:
+def load_pruned(path: str | Path, max_elements: int = MAX_ELEMENTS, max_nodes: int = MAX_NODES) -> PrunedNetwork:
     """The network in a file of :func:`save_pruned`, in evaluation mode, on the CPU.
 
-    Raises FileNotFoundError, or :class:`PrunedFileError` (a ValueError) that says what is wrong with the file.
+    ``max_elements`` is how many elements the results of its operators, and the unfolded inputs of its convolutions, may hold
+    at once, per image of a batch; the default is 1 GiB in float32. The weights do not count, as the file holds as many.
+    ``max_nodes`` is how many operators it may call. Raise them for a network that you trust and that is larger.
+
+    Raises TypeError for a path of another type, FileNotFoundError, or :class:`PrunedFileError` (a ValueError) that says what
+    is wrong with the file.
     """
-    header, tensors = _read(Path(path))
+    check_integer("max_elements", max_elements, 1)
+    check_integer("max_nodes", max_nodes, 1)
+    path = as_path("path", path)
+    header, tensors = _read(path)
     try:
-        program = _decode_program(header)
-        names = {*header["parameters"], *header["buffers"]}
-        used = leaves([program.output, *([node.args, node.kwargs] for node in program.nodes)])
-        missing = (names - tensors.keys()) | ({leaf.name for leaf in used if isinstance(leaf, Named)} - names)
-        if missing:
-            raise PrunedFileError(f"the tensor {min(missing)!r} is missing")
-        parameters = {name: nn.Parameter(tensors[name], name not in header["frozen"]) for name in header["parameters"]}
-        buffers = {name: tensors[name] for name in header["buffers"]}
-        return PrunedNetwork(program, parameters, buffers, set(header["transient"])).eval()
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-        raise PrunedFileError(
-            f"{path}: expected a pruned network, but {_reason(error)}; save it again with save_pruned."
-        ) from error
+        program, network = _build(header, tensors, max_nodes)
+        rehearse(program, tensors, max_elements)
+    except TooLargeError as error:
+        raise PrunedFileError(f"{path}: {error}; raise the limit if you trust the file.") from error
+    except ValueError as error:
+        raise PrunedFileError(f"{path}: expected a pruned network, but {error}; save it again with save_pruned.") from error
+    return network.eval()
 
 
 def pruned_info(path: str | Path) -> dict[str, Any]:
     """The ``info`` that was saved with a network. Raises like :func:`load_pruned`."""
-    return _read(Path(path))[0].get("info", {})
+    path = as_path("path", path)
+    info = _read(path)[0].get("info")
+    if not isinstance(info, dict):
+        raise PrunedFileError(f"{path}: expected an object as its info, got {type(info).__name__}.")
+    return info
 
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, PrunedFileError) else f"its header is malformed ({type(error).__name__}: {error})"
+def _build(header: Mapping[str, Any], tensors: Mapping[str, Tensor], max_nodes: int) -> tuple[Program, PrunedNetwork]:
+    """Raises :class:`PrunedFileError` for a header that does not describe a network with these tensors."""
+    try:
+        program = decode_program(header, max_nodes)
+        parameters, buffers, frozen, transient = (_names(header[key]) for key in ("parameters", "buffers", "frozen", "transient"))
+        names = {*parameters, *buffers}
+        used = leaves([program.output, *([node.args, node.kwargs] for node in program.nodes)])
+        missing = (names - tensors.keys()) | ({leaf.name for leaf in used if isinstance(leaf, Named)} - names)
+        if missing:
+            raise PrunedFileError(f"the tensor {min(missing)!r} is missing")
+        _check_names(names, len(parameters) + len(buffers), max_nodes)
+        if strangers := tensors.keys() - names:
+            raise PrunedFileError(f"the tensor {min(strangers)!r} is neither a parameter nor a buffer")
+        if not {*frozen} <= {*parameters} or not {*transient} <= {*buffers}:
+            raise PrunedFileError("it freezes what is no parameter, or leaves out of its state what is no buffer")
+        network = PrunedNetwork(
+            program,
+            {name: nn.Parameter(tensors[name], name not in frozen) for name in parameters},
+            {name: tensors[name] for name in buffers},
+            transient,
+        )
+    except PrunedFileError:
+        raise
+    except Exception as error:  # whatever Python raises for content of another form
+        raise PrunedFileError(f"its header is malformed ({type(error).__name__}: {str(error)[:200]})") from error
+    return program, network
+
+
+def _names(content: Any) -> dict[str, None]:
+    """A list of names, in its order, as keys: fast to look up."""
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise PrunedFileError("its names of tensors are not a list of text")
+    if len(set(content)) < len(content):
+        raise PrunedFileError("it names a tensor twice")
+    return dict.fromkeys(content)
+
+
+def _check_names(names: Iterable[str], count: int, max_nodes: int) -> None:
+    """Names are paths of modules, and modules take memory."""
+    names = set(names)
+    if len(names) < count:
+        raise PrunedFileError("a tensor is both a parameter and a buffer")
+    modules: set[str] = set()
+    for name in names:
+        parts = name.split(".")
+        if len(parts) > MAX_DEPTH or not all(parts):
+            raise PrunedFileError(f"{name[:100]!r} is no name of a tensor")
+        modules.update(".".join(parts[:i]) for i in range(1, len(parts)))
+        if len(modules) > 10 * max_nodes:
+            raise PrunedFileError(f"its tensors lie in more than {10 * max_nodes} modules, too many for max_nodes={max_nodes}")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -104,18 +165,27 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileNotFoundError(f"{path}: no such file.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["prune_gym"])
+            text = (file.metadata() or {}).get("prune_gym")
+            if text is None:
+                raise PrunedFileError(f"{path}: this safetensors file was not written by save_pruned.")
+            if len(text) > MAX_HEADER:
+                raise PrunedFileError(f"{path}: expected a header of at most {MAX_HEADER} characters, got {len(text)}.")
             # clones, as get_tensor gives windows on the file, which may change; and keys(), as it is not a dict
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        digest = _digest(header, tensors) if isinstance(header, dict) else ""
-    except KeyError:
-        raise PrunedFileError(f"{path}: this safetensors file was not written by save_pruned.") from None
-    except (SafetensorError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except PrunedFileError:
+        raise
+    except (SafetensorError, ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
         raise PrunedFileError(f"{path}: damaged, or not a safetensors file ({error}).") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        found = header.get("format") if isinstance(header, dict) else header
-        raise PrunedFileError(f"{path}: expected format {FORMAT!r}, got {found!r}.")
-    if header.get("digest") != digest:
+    try:
+        header = parse_json(text)
+    except ValueError as error:
+        raise PrunedFileError(f"{path}: damaged, its header is no JSON object ({error}).") from error
+    if header.get("format") != FORMAT:
+        raise PrunedFileError(f"{path}: expected format {FORMAT!r}, got {header.get('format')!r}.")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES.values():
+            raise PrunedFileError(f"{path}: the tensor {name!r} is of the type {tensor.dtype}, which no pruned network holds.")
+    if header.get("digest") != _digest(header, tensors):
         raise PrunedFileError(f"{path}: damaged (its content is not what was saved).")
     return header, tensors
 
@@ -128,99 +198,3 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """A fingerprint of everything in the file but the fingerprint."""
     content = json.dumps({key: value for key, value in header.items() if key != "digest"})
     return fingerprint(content, tensors)
-
-
-# ------------------------------------------------------------------------------------------ arguments as JSON
-
-
-def _encode(argument: Any) -> Any:
-    match argument:
-        case list():
-            return [_encode(item) for item in argument]
-        case tuple():
-            return {"tuple": [_encode(item) for item in argument]}
-        case dict():
-            return {"dict": {key: _encode(item) for key, item in argument.items()}}
-        case Value(index):
-            return {"value": index}
-        case Named(name):
-            return {"tensor": name}
-        case BatchSize(multiple, offset):
-            return {"batch": [multiple, offset]}
-        case FloatType():
-            return {"float type": True}
-        case Training():
-            return {"training": True}
-        case torch.dtype() | torch.memory_format():
-            return {"torch": str(argument).removeprefix("torch.")}
-        case None | bool() | int() | float() | str():
-            return argument
-        case _:
-            raise TypeError(f"network: cannot save the argument {argument!r} of type {type(argument).__name__}.")
-
-
-def _decode(argument: Any) -> Any:
-    if isinstance(argument, list):
-        return [_decode(item) for item in argument]
-    if not isinstance(argument, dict):
-        return argument
-    if len(argument) != 1:
-        raise PrunedFileError(f"the argument {argument!r} is not one that save_pruned writes")
-    ((kind, content),) = argument.items()
-    match kind, content:
-        case "tuple", list():
-            return tuple(_decode(item) for item in content)
-        case "dict", dict():
-            return {key: _decode(item) for key, item in content.items()}
-        case "value", int():
-            return Value(content)
-        case "tensor", str():
-            return Named(content)
-        case "batch", [int(multiple), int(offset)]:
-            return BatchSize(multiple, offset)
-        case "float type", True:
-            return FloatType()
-        case "training", True:
-            return Training()
-        case "torch", str():
-            found = vars(torch).get(content)
-            if isinstance(found, torch.dtype | torch.memory_format):
-                return found
-    raise PrunedFileError(f"the argument {argument!r} is not one that save_pruned writes")
-
-
-def _decode_program(header: Mapping[str, Any]) -> Program:
-    """The program of a header, every operator checked to be known and every value to be there before it is used."""
-    inputs = header["inputs"]
-    if not isinstance(inputs, int) or inputs < 1:
-        raise PrunedFileError(f"it has {inputs!r} inputs")
-    available = inputs
-    nodes = []
-    for op, args, kwargs, outputs in header["nodes"]:
-        if not isinstance(op, str) or not is_known(op):
-            raise PrunedFileError(f"it calls {op!r}, which is not an operator that pruned networks use")
-        node = Node(op, _decode(args), _decode(kwargs), tuple(outputs) if isinstance(outputs, list) else outputs)
-        if not isinstance(node.args, list) or not isinstance(node.kwargs, dict):
-            raise PrunedFileError(f"the arguments of {op!r} are not a list and a dict")
-        _check_values(node.arguments(), available)
-        for index in node.outputs if isinstance(node.outputs, tuple) else (node.outputs,):
-            if type(index) is not int or index != available:
-                raise PrunedFileError(f"the results of {op!r} are numbered wrongly")
-            available += 1
-        nodes.append(node)
-    output = _decode(header["output"])
-    _check_values(leaves(output), available)
-    shapes, dtype = header["shapes"], _decode(header["dtype"])
-    if not isinstance(shapes, list) or not all(
-        isinstance(sizes, list) and all(size is None or type(size) is int for size in sizes) for sizes in shapes
-    ):
-        raise PrunedFileError(f"its input shapes are {shapes!r}")
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise PrunedFileError(f"its number type is {dtype!r}")
-    return Program(inputs, tuple(nodes), output, tuple(map(tuple, shapes)), dtype)
-
-
-def _check_values(arguments: Iterable[Any], available: int) -> None:
-    for leaf in arguments:
-        if isinstance(leaf, Value) and not 0 <= leaf.index < available:
-            raise PrunedFileError(f"a value ({leaf.index}) is used before it is computed")

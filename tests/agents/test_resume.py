@@ -25,7 +25,7 @@ from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run, run_fo
 from prune_gym.agents.run_folder import JOURNAL
 from prune_gym.data import datasets as data
 from prune_gym.scoring.evaluation import Evaluator
-from prune_gym.simulation.result_cache import Journal
+from prune_gym.simulation.journal import Journal
 from prune_gym.tasks import BaseTask
 from prune_gym.training.distillation import PostTraining
 from prune_gym.training.train import Recipe
@@ -342,16 +342,16 @@ def test_trained_weights_that_are_lost(loss, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         run(RunConfig(out=tmp_path / "run", **config))
     monkeypatch.undo()
-    files = list((tmp_path / "run" / "weights").iterdir())
+    files = list((tmp_path / "run" / ".journal_tensors").iterdir())
     assert files
     if loss == "damaged":
         for file in files:
             content = bytearray(file.read_bytes())
             content[-1] ^= 1
             file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"weights/.*safetensors: damaged .*; delete it, and the network is trained again"):
+        with pytest.raises(ValueError, match=r"_tensors/.*safetensors: damaged .*; delete it, and the network is trained again"):
             run(RunConfig(out=tmp_path / "run", resume=True))
-    shutil.rmtree(tmp_path / "run" / "weights")
+    shutil.rmtree(tmp_path / "run" / ".journal_tensors")
     same(whole.folder, run(RunConfig(out=tmp_path / "run", resume=True)).folder)
 
 
@@ -377,7 +377,7 @@ def test_killed_in_its_last_moment(config, tmp_path, monkeypatch):
             run(RunConfig(out=tmp_path / "run", **config))
     assert (tmp_path / "run" / JOURNAL).exists()
     run(RunConfig(out=tmp_path / "run", resume=True, **config))
-    assert not {JOURNAL, f"{JOURNAL}.lock", "weights"} & {path.name for path in (tmp_path / "run").iterdir()}
+    assert not {JOURNAL, f"{JOURNAL}.lock", ".journal_tensors"} & {path.name for path in (tmp_path / "run").iterdir()}
 
 
 def test_nested_settings_are_named_one_by_one(stopped):

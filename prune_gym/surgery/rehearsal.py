@@ -1,0 +1,127 @@
+"""A program from a file is rehearsed before it runs: on the meta device, where tensors have shapes and types but no memory.
+
+The rehearsal finds sizes that do not fit each other, arguments that an operator refuses, and a program that would need more
+memory than its limit, and it costs no memory itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prune_gym.graph.program import (
+    BatchSize,
+    FloatType,
+    Named,
+    Node,
+    Program,
+    Training,
+    Value,
+    last_uses,
+    map_argument,
+    operator,
+    takes_device,
+)
+from prune_gym.surgery.admission import check_tensors
+
+BATCHES = (1, 64)  # with one size alone, a program that squares the number of images would look harmless
+IMAGE_SIZES = (64, 224, 32, 8, 512)  # tried in turn where a program takes any
+
+
+class TooLargeError(ValueError):
+    """The program needs more memory than the limit."""
+
+
+def rehearse(program: Program, tensors: Mapping[str, Tensor], max_elements: int) -> None:
+    """Raise ValueError if the program cannot run on inputs of its shapes, or if its results and the unfolded inputs of its
+    convolutions hold more than ``max_elements`` elements at once, per image. ``tensors`` are the network's own; only their
+    shapes and types are read.
+
+    Where the program takes any image size, it must run on one of :data:`IMAGE_SIZES`.
+    """
+    metas = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in tensors.items()}
+    dtypes = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
+    floating = program.dtype or next(iter(dtypes), torch.float32)
+    is_free = any(size is None for sizes in program.shapes for size in sizes[1:])
+    error: Exception | None = None
+    for size, *kinds in product(IMAGE_SIZES if is_free else (1,), *[(floating, torch.int64)] * program.inputs):
+        try:
+            for images in BATCHES:
+                shapes = [
+                    [images if n is None else n for n in sizes[:1]] + [size if n is None else n for n in sizes[1:]]
+                    for sizes in program.shapes
+                ]
+                inputs = [torch.empty(shape, dtype=kind, device="meta") for shape, kind in zip(shapes, kinds, strict=True)]
+                _run(program, metas, inputs, max_elements * images)
+            return
+        except TooLargeError:
+            raise
+        except Exception as problem:  # meta kernels are written in Python, and raise whatever Python raises
+            error = error or problem
+    assert error is not None
+    raise ValueError(f"it does not run on inputs of its shapes ({type(error).__name__}: {str(error)[:500]})") from error
+
+
+@torch.no_grad()
+def _run(program: Program, tensors: Mapping[str, Tensor], inputs: list[Tensor], limit: int) -> None:
+    values: dict[int, Tensor] = dict(enumerate(inputs))
+    images, floating = inputs[0].shape[0], next((x.dtype for x in (*inputs, *tensors.values()) if x.is_floating_point()), None)
+
+    def look_up(leaf: Any) -> Any:
+        match leaf:
+            case Value(index):
+                return values[index]
+            case Named(name):
+                return tensors[name]
+            case BatchSize(multiple, offset):
+                return multiple * images + offset
+            case FloatType():
+                return floating
+            case Training():
+                return False
+        return leaf
+
+    alive = 0
+    for node, dying in zip(program.nodes, last_uses(program), strict=True):
+        args, kwargs = map_argument(look_up, (node.args, node.kwargs))
+        made = _call(node, args, kwargs)
+        workspace = _unfolded(node, args, made)
+        alive += sum(tensor.numel() for tensor in made.values())
+        if alive + workspace > limit:
+            raise TooLargeError(
+                f"at {node.op!r} it holds {alive + workspace} elements at once for a batch of {images}, more than "
+                f"max_elements={limit // images} per image"
+            )
+        values |= made
+        for index in dying:
+            if index >= program.inputs:
+                alive -= values[index].numel()
+            del values[index]
+
+
+def _call(node: Node, args: list[Any], kwargs: dict[str, Any]) -> dict[int, Tensor]:
+    """The results of a node on the meta device, by their numbers."""
+    call = operator(node.op)
+    check_tensors(node.op, args, kwargs)
+    result = call(*args, **kwargs, device="meta") if takes_device(call) else call(*args, **kwargs)
+    indices, results = ((node.outputs,), (result,)) if isinstance(node.outputs, int) else (node.outputs, tuple(result))
+    if len(indices) != len(results) or not all(isinstance(tensor, Tensor) for tensor in results):
+        raise ValueError(f"{node.op!r} does not return {len(indices)} tensors")
+    return dict(zip(indices, results, strict=True))
+
+
+def _unfolded(node: Node, args: list[Any], made: Mapping[int, Tensor]) -> int:
+    """How many elements a convolution may need for its input, every window laid out on its own."""
+    if "conv" not in node.op:
+        return 0
+    x, weight = args[:2]
+    (result,) = made.values()
+    transposed = "transpose" in node.op or (node.op == "aten.convolution.default" and args[6])
+    windows = x.numel() // max(weight.shape[0], 1) if transposed else result.numel() // max(weight.shape[0], 1)
+    channels = result.shape[-weight.ndim + 1] if transposed else x.shape[-weight.ndim + 1]
+    return windows * channels * prod(weight.shape[2:])
