@@ -126,16 +126,3 @@ class ImprovementReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np
         observation, _, terminated, truncated, info = self.env.step(action)
         reward = float(self.improvement(before, inner.score(), inner.simulator.baseline))
         return observation, reward, terminated, truncated, info
-
-
-KEEP_REWARD = ("Wrapper", "ActionWrapper", "ObservationWrapper", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics")
-
-
-def reward_wrapper(env: gymnasium.Env) -> gymnasium.Wrapper | None:
-    """The outermost wrapper that may change the reward, or None if there is none."""
-    while isinstance(env, gymnasium.Wrapper):
-        owner = next(each for each in type(env).__mro__ if "step" in vars(each))
-        if owner.__name__ not in (*KEEP_REWARD, "TimeLimit", "Monitor") and vars(owner).get("keeps_reward") is not True:
-            return env
-        env = env.env
-    return None

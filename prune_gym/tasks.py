@@ -24,7 +24,7 @@ from prune_gym.fingerprint import fingerprint
 from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.graph.trace import trace
 from prune_gym.graph.verify import verify
-from prune_gym.surgery.pruned_file import program_content
+from prune_gym.surgery.program_json import program_content
 from prune_gym.surgery.slicing import named_tensors
 from prune_gym.training.train import Recipe, one_thread, seeded, train
 from prune_gym.training.weights import load_weights, save_weights

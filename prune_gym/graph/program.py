@@ -142,7 +142,7 @@ class Program:
 
     @cached_property
     def _steps(self) -> list[tuple]:
-        return [_step(node, dies) for node, dies in zip(self.nodes, _last_uses(self), strict=True)]
+        return [_step(node, dies) for node, dies in zip(self.nodes, last_uses(self), strict=True)]
 
     @cached_property
     def _open(self) -> list[int]:
@@ -233,7 +233,7 @@ class Program:
         return map_argument(look_up, self.output)
 
 
-def _last_uses(program: Program) -> list[list[int]]:
+def last_uses(program: Program) -> list[list[int]]:
     """For every node the values that no later one reads."""
     last_use: dict[int, int] = {}
     for position, node in enumerate(program.nodes):
