@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from prune_gym.graph.labels import Key, LabelBook
@@ -20,7 +19,7 @@ from prune_gym.graph.operators import (
     labels_that_cannot_be_zeroed,
     zeros_stay,
 )
-from prune_gym.graph.program import BatchSize, Named, Node, Program, Value, leaves, map_argument, signature
+from prune_gym.graph.program import BatchSize, Named, Node, Program, Value, map_argument, signature
 from prune_gym.graph.recorder import RecordedCall, Recording
 
 OUTPUT = "reaches the model's output"
@@ -74,7 +73,7 @@ class _Labelling:
         inputs = [Value(i) for i in range(recording.n_inputs)]
         for value in inputs:
             self._add(value, self._new_value(), [None] * len(recording.shapes[value.index]), static=False, zeroed=True)
-        sources = {memory for memory in recording.memory[: recording.n_inputs]}
+        sources = set(recording.memory[: recording.n_inputs])
         if any(self._writes_to(call) in sources for call in recording.calls):
             for value in inputs:  # in-place operators never change a caller's images
                 copied = self._new_value()

@@ -11,8 +11,8 @@ import numpy as np
 
 from prune_gym.graph.channel_graph import BoundLayer, ChannelGraph, ChannelGroup, PrunableLayer
 from prune_gym.graph.cost import CostModel
-from prune_gym.graph.labels import BOUND, LabelBook, Labels
 from prune_gym.graph.labelling import Labelled, describe
+from prune_gym.graph.labels import BOUND, Labels
 from prune_gym.graph.operators import Size
 from prune_gym.graph.program import BatchSize, Count, Node, Program, map_argument
 
