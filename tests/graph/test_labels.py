@@ -252,6 +252,8 @@ def test_kernels_of_every_image_are_traced_in_bounded_memory() -> None:
     x = torch.randn(3, 3, 4, 4).double()
     graph = trace(model, x)
     assert [group.name for group in graph.groups][-1] == "last"
-    kept = [np.arange(group.width) % 2 == 0 if group.name in ("a", "last") else np.ones(group.width, bool) for group in graph.groups]
+    kept = [
+        np.arange(group.width) % 2 == 0 if group.name in ("a", "last") else np.ones(group.width, bool) for group in graph.groups
+    ]
     architecture = graph.architecture(kept)
     assert zoo.relative_error(compact(model, graph, architecture)(x), mask(model, graph, architecture)(x)) < 1e-12

@@ -95,7 +95,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_sizes_that_cannot_be_followed_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"depends on the batch size in a way that cannot be followed.* module '(second|third)' "):
+    with pytest.raises(
+        ValueError, match=r"depends on the batch size in a way that cannot be followed.* module '(second|third)' "
+    ):
         small(Then(REFUSED[name]))
 
 
@@ -212,7 +214,9 @@ def test_all_inputs_are_checked() -> None:
 def test_the_check_survives_export_with_a_dynamic_batch() -> None:
     model = convolutional(ONE_SIZE["windows"]).float()
     network = small(model, 16)
-    exported = torch.export.export(network, (torch.randn(4, 3, 16, 16),), dynamic_shapes={"inputs": ({0: torch.export.Dim("n")},)})
+    exported = torch.export.export(
+        network, (torch.randn(4, 3, 16, 16),), dynamic_shapes={"inputs": ({0: torch.export.Dim("n")},)}
+    )
     x = torch.randn(7, 3, 16, 16)
     assert zoo.relative_error(exported.module()(x), model(x)) < 1e-5
 

@@ -1,8 +1,9 @@
 """How channel labels flow through ATen operators: one rule per operator, found by its name and never guessed.
 
 A rule reads a :class:`Call`, says what goes together in a :class:`~prune_gym.graph.labels.LabelBook`, and returns the labels
-of every dimension of every output. Where an argument depends on how many channels are kept, the rule replaces it by a
-:class:`Size` of labels, so that the recorded call runs at every width.
+of every dimension of every output. Labels of an input that the rule neither returns nor mentions are bound. Where an argument
+depends on how many channels are kept, the rule replaces it by a :class:`Size` of labels, so that the recorded call runs at
+every width.
 
 To teach the tracer a new operator, write its rule in the module it belongs to and decorate it with ``@rule("name")``.
 """
