@@ -59,6 +59,18 @@ def _cdist() -> tuple[Any, Callable[..., dict[str, Any]]]:
     return torch.ops.aten.cdist.default, given
 
 
+def _by_schema(func: torch._ops.OpOverload) -> Callable[..., dict[str, Any]]:
+    return lambda *args, **kwargs: dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+
+
+def _upsampling() -> dict[Any, tuple[Any, Callable[..., dict[str, Any]]]]:
+    kinds = ["nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d"]
+    names = [f"upsample_{kind}" for kind in kinds] + [f"_upsample_nearest_exact{n}d" for n in (1, 2, 3)]
+    names += ["_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"]
+    operators = {getattr(torch._C._nn, name): getattr(torch.ops.aten, name).vec for name in names}
+    return {function: (op, _by_schema(op)) for function, op in operators.items()}
+
+
 CASTS = frozenset([
     Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16,
 ])  # fmt: skip
@@ -72,13 +84,9 @@ def _casts(func: Any, args: tuple, kwargs: dict) -> bool:
     return func is not Tensor.to or any(isinstance(given, torch.dtype | Tensor) for given in (*args[1:], *kwargs.values()))
 
 
-def _by_schema(func: torch._ops.OpOverload) -> Callable[..., dict[str, Any]]:
-    return lambda *args, **kwargs: dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-
-
 class Composites(TorchFunctionMode):
     """Sees some functions before they fall apart into operators: those whose parts forget the training mode (dropout,
-    instance norm), which pooling it was (the paper's FLOPs count an adaptive pooling, not a mean), that there was a cast, or that
+    instance norm), a size that is given as a factor (upsampling), which pooling it was (the paper's FLOPs count an adaptive pooling, not a mean), that there was a cast, or that
     fall apart differently for different sizes (cdist)."""
 
     FUNCTIONS: ClassVar = {
@@ -93,6 +101,7 @@ class Composites(TorchFunctionMode):
         F.adaptive_avg_pool3d: _adaptive_avg_pool(3),
         F.instance_norm: _instance_norm(),
         torch.cdist: _cdist(),
+        **_upsampling(),
     }
 
     OPERATORS = frozenset(op for op, _ in FUNCTIONS.values()) | frozenset(map(operator, REPLACEMENTS))  # of PrunedNetworks

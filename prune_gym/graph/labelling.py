@@ -73,7 +73,7 @@ class _Labelling:
         inputs = [Value(i) for i in range(recording.n_inputs)]
         for value in inputs:
             self._add(value, self._new_value(), [None] * len(recording.shapes[value.index]), static=False, zeroed=True)
-        sources = {memory for memory in recording.memory[: recording.n_inputs]}
+        sources = set(recording.memory[: recording.n_inputs])
         if any(self._writes_to(call) in sources for call in recording.calls):
             for value in inputs:  # in-place operators never change a caller's images
                 copied = self._new_value()

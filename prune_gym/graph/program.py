@@ -183,8 +183,8 @@ class Program:
                 raise ValueError(f"input {i}: expected as many images as in input 0, {batch[0]}, got {x.shape[0]}.")
             if self.dtype is not None and x.is_floating_point() and x.dtype != self.dtype:
                 raise ValueError(
-                    f"input {i}: expected {self.dtype}, as traced, got {x.dtype}. The forward pass depends on the number type in a "
-                    "way that a program cannot follow; convert the network and trace it again."
+                    f"input {i}: expected {self.dtype}, as traced, got {x.dtype}. The forward pass depends on the number type "
+                    "in a way that a program cannot follow; convert the network and trace it again."
                 )
 
     def run(self, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], training: bool = False) -> Any:

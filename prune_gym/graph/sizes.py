@@ -18,7 +18,7 @@ from prune_gym.graph.program import NESTS, FloatType, Value, leaves
 from prune_gym.graph.recorder import Recording
 
 
-class Mismatch(Exception):
+class MismatchError(Exception):
     """Two recordings differ in a way that cannot be followed. ``position`` is the number of the call, -1 at the output."""
 
     def __init__(self, position: int, what: str):
@@ -55,7 +55,7 @@ def _integers(recording: Recording) -> Iterator[int]:
 
 def follow_batch(recording: Recording, other: Recording) -> None:
     """Replace in ``recording`` every size that follows the batch by a :class:`BatchCount`, and every number type that follows the
-    network's by a :class:`FloatType`, judging by the ``other`` recording of the same network. Raises :class:`Mismatch`."""
+    network's by a :class:`FloatType`, judging by the ``other`` recording of the same network. Raises :class:`MismatchError`."""
 
     def follow(a: Any, b: Any) -> Any:
         if type(a) is int and type(b) is int:
@@ -71,7 +71,7 @@ def follow_batch(recording: Recording, other: Recording) -> None:
 
 
 def compare(recording: Recording, other: Recording) -> None:
-    """Raise :class:`Mismatch` unless the two recordings hold the same operators with the same arguments."""
+    """Raise :class:`MismatchError` unless the two recordings hold the same operators with the same arguments."""
     _compare(recording, other, lambda _a, _b: NotImplemented)
 
 
@@ -79,12 +79,12 @@ def _compare(recording: Recording, other: Recording, follow: Any) -> None:
     follows_batch = recording.batch != other.batch
     for position, (a, b) in enumerate(zip(recording.calls, other.calls, strict=False)):
         if a.func is not b.func:
-            raise Mismatch(position, f"calls {a.func} instead of {b.func}")
+            raise MismatchError(position, f"calls {a.func} instead of {b.func}")
         if a.arguments != b.arguments:
             for name, argument in a.arguments.items():
                 merged = _merge(argument, b.arguments.get(name), follow)
                 if merged is NotImplemented:
-                    raise Mismatch(position, f"calls {a.func} with other values of {name!r}")
+                    raise MismatchError(position, f"calls {a.func} with other values of {name!r}")
                 a.arguments[name] = merged
         if follows_batch:
             for value in a.outputs:
@@ -92,17 +92,17 @@ def _compare(recording: Recording, other: Recording, follow: Any) -> None:
                 if shape != expected:
                     merged = _merge(shape, expected, follow)
                     if merged is NotImplemented:
-                        raise Mismatch(position, f"calls {a.func}, whose result has a shape that cannot be followed")
+                        raise MismatchError(position, f"calls {a.func}, whose result has a shape that cannot be followed")
                     recording.shapes[value.index] = merged
     if len(recording.calls) != len(other.calls):
         position = min(len(recording.calls), len(other.calls))
-        raise Mismatch(min(position, len(recording.calls) - 1), "calls more or fewer operators")
+        raise MismatchError(min(position, len(recording.calls) - 1), "calls more or fewer operators")
     for name, constant in recording.constants.items():
         if not _equal(constant, other.constants.get(name)):
-            raise Mismatch(recording.first_use(name), "makes a tensor of other numbers")
+            raise MismatchError(recording.first_use(name), "makes a tensor of other numbers")
     merged = _merge(recording.output, other.output, follow)
     if merged is NotImplemented:
-        raise Mismatch(-1, "has another output")
+        raise MismatchError(-1, "has another output")
     recording.output = merged
 
 

@@ -19,7 +19,8 @@ def graph_table(graph: ChannelGraph) -> str:
     the group went, as a fraction of the network's; what lies between two groups counts in both."""
     full = graph.full()
     cost = graph.cost(full)
-    title = f"{len(graph.groups)} groups, {graph.n_units} units, {graph.n_filters} filters, {cost.macs:,} MACs, {cost.params:,} parameters"
+    counts = f"{len(graph.groups)} groups, {graph.n_units} units, {graph.n_filters} filters"
+    title = f"{counts}, {cost.macs:,} MACs, {cost.params:,} parameters"
     rows = []
     for g, group in enumerate(graph.groups):
         without = full.widths.astype(np.float64)[None].copy()

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.graph.copying import MetaCopies, meta_tensors
 from prune_gym.graph.labelling import Labelled, label
-from prune_gym.graph.program import map_argument
+from prune_gym.graph.program import leaves, map_argument
 from prune_gym.graph.recorder import Recording, UnknownOperatorError, record
 from prune_gym.graph.resolve import resolve
-from prune_gym.graph.sizes import Mismatch, batch_for, compare, follow_batch
+from prune_gym.graph.sizes import MismatchError, batch_for, compare, follow_batch
 
 __all__ = ["Example", "UnknownOperatorError", "arguments", "trace"]
 
@@ -122,8 +122,7 @@ class _Recordings:
 
     def __init__(self, model: nn.Module, args: list[Any], kwargs: dict[str, Any]):
         self.args, self.kwargs = args, kwargs
-        self.inputs: list[Tensor] = []
-        map_argument(lambda leaf: self.inputs.append(leaf), [args, kwargs])
+        self.inputs: list[Tensor] = list(leaves([args, kwargs]))
         self.n_images = self.inputs[0].shape[0]
         self.originals = dict([*model.named_parameters(), *model.named_buffers()])
         self.copies = MetaCopies(model, self.originals)
@@ -140,7 +139,7 @@ class _Recordings:
         recording = self._record_or_explain(batch_for(small))
         try:
             follow_batch(recording, small)
-        except Mismatch as mismatch:
+        except MismatchError as mismatch:
             if dtype is None:
                 raise self._depends_on_batch(recording, mismatch) from None
             # the batch or the number type: another recording in the network's own type says which
@@ -148,7 +147,7 @@ class _Recordings:
             recording = self._record_or_explain(recording.batch)
             try:
                 follow_batch(recording, small)
-            except Mismatch as again:
+            except MismatchError as again:
                 raise self._depends_on_batch(recording, again) from None
         any_size = self._any_size(small, dtype)
         shapes = tuple(
@@ -176,7 +175,7 @@ class _Recordings:
             return False
         try:
             compare(recording, other)
-        except Mismatch:
+        except MismatchError:
             return False
         return True
 
@@ -217,10 +216,10 @@ class _Recordings:
                 f"for the batch size: {error}"
             ) from error
 
-    def _depends_on_batch(self, recording: Recording, mismatch: Mismatch) -> ValueError:
+    def _depends_on_batch(self, recording: Recording, mismatch: MismatchError) -> ValueError:
         return ValueError(
             f"trace: the forward pass depends on the batch size in a way that cannot be followed: with {recording.batch} images, "
-            f"module {recording.where(mismatch.position)} {mismatch} than with {SMALL_BATCH}. Sizes that are a multiple of the batch "
-            "size plus a constant are followed; replace anything else (x.shape[0] // 2, x.chunk(2, 0), 1 / len(x), a branch on "
+            f"module {recording.where(mismatch.position)} {mismatch} than with {SMALL_BATCH}. Sizes that are a multiple of the "
+            "batch size plus a constant are followed; replace anything else (x.shape[0] // 2, x.chunk(2, 0), 1 / len(x), a branch on "
             "len(x), torch.tensor([...] * len(x))) by operators on the tensor itself."
         )

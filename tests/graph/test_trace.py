@@ -10,6 +10,7 @@ import time
 import warnings
 from collections import OrderedDict, namedtuple
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from zoo import Net, conv, mean
 
 from prune_gym import ChannelGraph, UnknownOperatorError, compact, mask, trace
+from prune_gym.graph.verify import verify
 
 TORCHVISION = [
     name
@@ -444,6 +446,32 @@ def test_unknown_operators_are_named_with_their_module(operator: str, function: 
         trace(nested, torch.randn(2, 3, 8, 8))
 
 
+def checked(x: Tensor) -> Tensor:
+    assert not torch.isnan(x).any()
+    return x
+
+
+@pytest.mark.parametrize(
+    ("function", "advice"),
+    [
+        (checked, "Python reads a tensor's value there"),
+        (lambda x: x * x.sum().item(), "Python reads a tensor's value there"),
+        (lambda x: x if x.max() > 0 else -x, "Python reads a tensor's value there"),
+        (lambda x: x[x.nonzero()[0]], "the size of its result depends on values.*backbone and head"),
+        (lambda x: x[x > 0], "the size of its result depends on values"),
+        (lambda x: x[torchvision.ops.nms(x[0, :4, 0, :4].reshape(-1, 4), x[0, 0, 0, :4], 0.5)], "backbone and head"),
+        (torch.rand_like, "draws random numbers"),
+        (lambda x: x + torch.randn(x.shape), "draws random numbers"),
+        (lambda x: x * torch.bernoulli(x.sigmoid()), "draws random numbers"),
+        (lambda x: x.view(torch.int32), "add one to prune_gym/graph/operators"),
+        (lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255), "prepared for quantisation"),
+    ],
+)
+def test_what_to_do_about_an_unknown_operator(function: Any, advice: str) -> None:
+    with pytest.raises(UnknownOperatorError, match=rf"trace: operator \S+ in module '1' .*{advice}"):
+        trace(nn.Sequential(conv(3, 4), Inner(function)), torch.randn(2, 3, 8, 8))
+
+
 def test_unknown_operator_of_the_model_itself_and_of_a_library() -> None:
     with pytest.raises(UnknownOperatorError, match=r"in module '\(the model itself\)'"):
         trace(Inner(torch.linalg.svdvals), torch.randn(2, 3, 8, 8))
@@ -468,6 +496,95 @@ def test_assigning_to_the_data_of_a_parameter_is_refused() -> None:
 def test_a_branch_on_data_is_refused() -> None:
     with pytest.raises(UnknownOperatorError, match="in module '1'"):
         trace(nn.Sequential(conv(3, 4), Inner(lambda x: x if x.max() > 0 else -x)), torch.randn(2, 3, 8, 8))
+
+
+# ------------------------------------------------------------------------------------------------ kinds of input and output
+
+
+@dataclass
+class Result:
+    logits: Tensor
+    feature: Tensor | None = None
+
+
+class ModelOutput(OrderedDict):
+    """A dict with attributes, as libraries define."""
+
+
+class Heads(nn.Module):
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind, self.conv, self.head = kind, conv(3, 5), nn.Linear(5, 2)
+
+    def run(self, image: Tensor, scale: Tensor | None = None) -> Any:
+        logits = self.head(mean(self.conv(image)))
+        logits = logits if scale is None else logits * scale
+        return {"dataclass": Result(logits), "model output": ModelOutput(logits=logits)}.get(self.kind, logits)
+
+
+class OneDict(Heads):
+    def forward(self, batch: dict[str, Tensor]) -> Any:
+        return self.run(batch["image"], batch.get("scale"))
+
+
+class Keywords(Heads):
+    def forward(self, image: Tensor, *, scale: Tensor | None = None, **_: Any) -> Any:
+        return self.run(image, scale)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["tensor", "dataclass", "model output"])
+@pytest.mark.parametrize("model_type", [OneDict, Keywords])
+def test_dicts_and_dataclasses(model_type: Any, kind: str) -> None:
+    model = zoo.prepare(model_type(kind))
+    x = {"image": torch.randn(3, 3, 8, 8).double(), "scale": torch.randn(3, 1).double()}
+    for example in (x, {"image": x["image"]}):
+        graph = trace(model, example)
+        assert zoo.groups_of(graph) == (("conv", 5, 1, ("conv",), False),)
+        verify(model, graph, example)
+        expected = model(example) if model_type is OneDict else model(**example)
+        output = compact(model, graph, graph.full())(*example.values())
+        if kind != "tensor":
+            assert type(output) is dict
+            assert list(output) == ["logits", "feature"][: 2 if kind == "dataclass" else 1]
+            expected, output = getattr(expected, "logits", None) if kind == "dataclass" else expected["logits"], output["logits"]
+        assert zoo.relative_error(output, expected) < 1e-12
+
+
+# ------------------------------------------------------------------------------------------------ recurrent layers
+
+
+class Recurrent(nn.Module):
+    """A convolution, whose rows a recurrent layer reads one after the other."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.conv, self.head = conv(3, 6), nn.Linear(5, 3)
+        options = {} if kind.endswith("Cell") else {"batch_first": True}
+        self.layer = getattr(nn, kind)(6, 5, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).amax(3).transpose(1, 2)
+        if isinstance(self.layer, nn.RNNBase):
+            return self.head(self.layer(x)[0][:, -1])
+        state = None
+        for step in x.unbind(1):
+            state = self.layer(step, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"])
+def test_recurrent_layers(kind: str) -> None:
+    model, x = zoo.prepare(Recurrent(kind)), torch.randn(3, 3, 4, 4).double()
+    graph = trace(model, x)
+    assert graph.groups[0].name == "conv"
+    verify(model, graph, x)
+    architecture = zoo.random_architecture(graph, 0)
+    network = compact(model, graph, architecture)
+    assert graph.cost(architecture).params == zoo.parameters(network)
+    if not any(group.mixed for group in graph.groups):
+        assert zoo.relative_error(network(x), mask(model, graph, architecture)(x)) < 1e-12
 
 
 # ------------------------------------------------------------------------------------------------ bad input

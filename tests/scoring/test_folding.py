@@ -73,7 +73,7 @@ class Awkward(nn.Module):
         self.first, self.last = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 4)
         self.a, self.b = nn.BatchNorm2d(6), nn.BatchNorm2d(6, affine=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         y = self.first(x)
         match self.kind:
             case "read twice":
@@ -87,6 +87,8 @@ class Awkward(nn.Module):
                 y = self.a(y.relu_())
             case "statistics of the batch":
                 y = F.batch_norm(y, None, None, self.a.weight, self.a.bias, training=True)
+            case "also an output":
+                return self.last(self.a(y).relu().mean((2, 3))), y
         return self.last(y.relu().mean((2, 3)))
 
 
@@ -98,6 +100,7 @@ class Awkward(nn.Module):
         ("input changed in between", 0),
         ("output changed in between", 1),
         ("statistics of the batch", 1),
+        ("also an output", 1),
     ],
 )
 def test_awkward_norms(kind: str, left: int) -> None:

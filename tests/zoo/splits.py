@@ -52,6 +52,17 @@ def halves_swapped() -> nn.Module:
     return Net(run, conv1=conv(3, 8), last=conv(8, 5), head=nn.Linear(5, 3))
 
 
+@network("conv1 5\nconv1#2 3: conv1\nlast 5")
+def slices_swapped() -> nn.Module:
+    """The same by slices, which nothing but their bounds tells apart."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        x = net.conv1(x)
+        return net.head(mean(net.last(torch.cat([x[:, 5:], x[:, :5]], 1))))
+
+    return Net(run, conv1=conv(3, 8), last=conv(8, 5), head=nn.Linear(5, 3))
+
+
 @network("stem 3\nstem#2 3: stem\nstem#3 3: stem k1\nk2 3\nlast 5")
 def hierarchical_split() -> nn.Module:
     """As in Res2Net: every part is added to what became of the one before it; the first goes around."""

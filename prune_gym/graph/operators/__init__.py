@@ -1,8 +1,9 @@
 """How channel labels flow through ATen operators: one rule per operator, found by its name and never guessed.
 
 A rule reads a :class:`Call`, says what goes together in a :class:`~prune_gym.graph.labels.LabelBook`, and returns the labels
-of every dimension of every output. Where an argument depends on how many channels are kept, the rule replaces it by a
-:class:`Size` of labels, so that the recorded call runs at every width.
+of every dimension of every output. Labels of an input that the rule neither returns nor mentions are bound. Where an argument
+depends on how many channels are kept, the rule replaces it by a :class:`Size` of labels, so that the recorded call runs at
+every width.
 
 To teach the tracer a new operator, write its rule in the module it belongs to and decorate it with ``@rule("name")``.
 """
@@ -27,8 +28,8 @@ __all__ = [
 REPLACEMENTS = {  # what rules record in place of what was dispatched
     "aten.batch_norm.default", "aten.layer_norm.default", "aten.group_norm.default", "aten.instance_norm.default",
     "aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default",
-    "aten.feature_alpha_dropout.default", "aten.to.dtype", "aten.cdist.default", "aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default",
-    "aten.adaptive_avg_pool3d.default", "aten.split_with_sizes.default", "aten.flatten.using_ints", "aten.unflatten.int",
+    "aten.feature_alpha_dropout.default", "aten.to.dtype", "aten.cdist.default", "aten.adaptive_avg_pool1d.default",
+    "aten.adaptive_avg_pool2d.default", "aten.adaptive_avg_pool3d.default", "aten.split_with_sizes.default", "aten.flatten.using_ints", "aten.unflatten.int",
     "aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default",
     "aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input",
 }  # fmt: skip
