@@ -148,9 +148,11 @@ TASKS = {
 
 
 def load(name: str, progress: bool = False) -> Task:
-    """A named task; its base network is trained at the first call on a machine and read from the cache later.
+    """A named task. Its base network is trained on the first call on a machine, which takes some seconds, and is read from the
+    cache folder later.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name and for a damaged file in the cache, OSError if the cache folder cannot be written or
+    has too little space; the network is not trained then.
     """
     check_choice("task", name, TASKS)
     key = name, cache_folder()
@@ -187,7 +189,10 @@ def _load(name: str, folder: Path, progress: bool) -> Task:
 
 def build(network: str, splits: Splits, seed: int = 0) -> nn.Module:
     """The network that :func:`prune_gym.models.create` knows by this name, made for a data set, with fresh weights from
-    ``seed``. Raises ValueError for an unknown network, and for images that it cannot take."""
+    ``seed``. Raises TypeError for other than :class:`Splits`, ValueError for an unknown network and for images that it cannot
+    take."""
+    if not isinstance(splits, Splits):
+        raise TypeError(f"splits: expected Splits, got {type(splits).__name__}.")
     images = splits.train.inputs(slice(1))
     with seeded(seed, torch.device("cpu")):
         model = models.create(network, num_classes=splits.classes, in_channels=images.shape[1])
@@ -200,7 +205,7 @@ def build(network: str, splits: Splits, seed: int = 0) -> nn.Module:
 
 
 def make(network: str, data: str, weights: str | Path | None = None, download: bool = False) -> Task:
-    """A task of any network on any data set, with weights that are there already.
+    """A task of any network on any data set, with weights that were trained before.
 
     Args:
         network: a name that :func:`prune_gym.models.create` knows.
@@ -209,8 +214,8 @@ def make(network: str, data: str, weights: str | Path | None = None, download: b
             ``scripts/train_base.py`` makes one.
         download: whether a data set that is not there may be downloaded.
 
-    Raises ValueError for an unknown name, weights that do not fit, and if no weights are given; FileNotFoundError for a file
-    that is not there.
+    Raises ValueError for an unknown name, for weights that are missing or do not fit, and for what :class:`Task` refuses;
+    FileNotFoundError for a file that is not there.
     """
     if weights is None:
         raise ValueError(

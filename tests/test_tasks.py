@@ -376,6 +376,11 @@ def test_a_network_has_to_take_the_images() -> None:
         tasks.build("torchvision/resnet18", data.digits())
 
 
+def test_building_wants_a_data_set() -> None:
+    with pytest.raises(TypeError, match=r"^splits: expected Splits, got NoneType\.$"):
+        tasks.build("digits_vgg", None)  # type: ignore[arg-type]
+
+
 def test_building_depends_on_the_seed_alone() -> None:
     first, again, other = (tasks.build("digits_vgg", data.digits(), seed).state_dict() for seed in (1, 1, 2))
     torch.rand(1)

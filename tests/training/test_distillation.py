@@ -161,12 +161,13 @@ def test_teacher_and_student_see_the_same_augmented_images(tiny_task):
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def test_without_augmentation_the_images_are_as_they_are(tiny_task):
+def test_without_augmentation_the_images_are_as_they_are_and_nothing_is_shown(tiny_task, capsys):
     student = Noting()
     posttraining.distill(student, Noting(), tiny_task.train, tiny_task.val, replace(SETTINGS, epochs=1), 0)
     learned = torch.cat([x for x, trains in student.seen if trains])
     order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
     assert torch.equal(learned, tiny_task.train.images[order])
+    assert capsys.readouterr().err == ""
 
 
 def test_the_first_of_the_best_epochs_is_kept_whole(tiny_task, monkeypatch):
