@@ -95,7 +95,7 @@ class BudgetedEnv:
         )
         self._left -= 1
         self.finished = terminated or truncated
-        self._steps_reserved = 0 if self.finished else self.steps_left
+        self._steps_reserved = self.steps_left
         self._remember(step)
         if not self._on_evaluation(action, step, info, False):
             raise OutOfBudget

@@ -128,7 +128,8 @@ def check_settings(config: object) -> None:
     lists by tuples and strings by paths where a tuple or a path is expected, so that configurations compare equal and go into
     JSON. Raises TypeError or ValueError for a value that does not fit; the message begins with the name of the field.
     """
-    for name, annotation in _annotations(type(config)).items():
+    kind: Any = type(config)
+    for name, annotation in _annotations(kind).items():
         given = getattr(config, name)
         value = _checked(name, given, annotation)
         if value is not given:
