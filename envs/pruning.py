@@ -164,7 +164,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._state: PruningState | None = None
         self.observation_space = spaces.Box(0.0, 1.0, (len(self._observe(self.simulator.initial())),), np.float32)
 
-    @property  # type: ignore[override]
+    @property
     def spec(self) -> EnvSpec | None:
         """How :func:`gymnasium.make` made it, with settings as JSON can hold them; None if it was made without."""
         return self._spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class Scorer:
 
     def scores(self, networks: Sequence[Network]) -> list[Score]:
         """The scores of networks; those of the same weights are evaluated together, and no network twice."""
-        known = {network.key: self.cache.get("accuracy", network.key) for network in networks}
+        known: dict[str, Any] = {network.key: self.cache.get("accuracy", network.key) for network in networks}
         new: defaultdict[str, dict[str, Network]] = defaultdict(dict)
         for network in networks:
             if known[network.key] is None:

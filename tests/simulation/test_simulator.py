@@ -236,6 +236,27 @@ def test_the_last_step_carries_nothing_over(tiny_task: Task) -> None:
     assert (tiny_task.graph.widths - states[-1].architecture.widths)[2] == 2
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_the_last_step_goes_beyond_the_target_rather_than_short_of_it(rounding: str, tiny_task: Task) -> None:
+    """When only units of 4 filters are left and 7 filters are missing, two units go."""
+    simulator = Simulator(tiny_task, 41 / 64, 34 / 64, rounding, importance="l1")
+    states = episode(simulator, np.array([[14.0, 5, 0, 6, 9], [1, 1, 1, 1, 1]]))
+    assert [state.architecture.widths.tolist() for state in states[1:]] == [[1, 1, 6, 1, 1], [1, 1, 4, 1, 1]]
+    assert [simulator.steps_left(state) for state in states] == [2, 1, 0]
+    assert not states[-1].carry.any()
+
+
+def test_a_step_is_a_successor_and_its_training(tiny_task: Task) -> None:
+    simulator = Simulator(tiny_task, 0.5, 0.2)
+    action = np.array([1.0, 2, 3, 4, 5])
+    (expected,) = simulator.successors(simulator.initial(), [action])
+    found = simulator.step(simulator.initial(), action)
+    assert found.architecture == expected.architecture
+    assert (found.steps, found.weights.version) == (1, "")
+    action[:] = 0  # whoever owns the array may go on with it
+    np.testing.assert_array_equal(found.action, [1, 2, 3, 4, 5])
+
+
 def test_carry_is_what_is_owed(tiny_task: Task) -> None:
     simulator = Simulator(tiny_task, 0.5, 8 / 64, "carry")
     actions = np.random.default_rng(3).dirichlet([2] * 5, 3)
