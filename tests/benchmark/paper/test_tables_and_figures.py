@@ -11,11 +11,27 @@ import numpy as np
 import pytest
 
 from prune_gym import importance, tasks
+from prune_gym.agents import RunConfig
 from prune_gym.benchmark.paper import experiment, tables_and_figures
 from prune_gym.benchmark.paper.experiment import Experiment
 from prune_gym.benchmark.paper.scales import Scale
+from prune_gym.benchmark.paper.tables_and_figures import REWARDS
 from prune_gym.benchmark.rows import Rows
 from prune_gym.training.train import accuracy
+
+
+@pytest.fixture
+def configs(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The settings of all agents that are made."""
+    seen: list[RunConfig] = []
+    make = experiment.make_agent
+
+    def note(config: RunConfig, env: Any) -> Any:
+        seen.append(config)
+        return make(config, env)
+
+    monkeypatch.setattr(experiment, "make_agent", note)
+    return seen
 
 
 def content(rows: Any) -> list[dict[str, str]]:
@@ -23,8 +39,9 @@ def content(rows: Any) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_table2(make_experiment: Callable[..., Experiment], tiny: Scale) -> None:
+def test_table2(make_experiment: Callable[..., Experiment], tiny: Scale, configs: list[RunConfig]) -> None:
     rows = tables_and_figures.table2(make_experiment())
+    assert [config.agent for config in configs] == ["rl_pruner", "uniform", "taylor", "taylor"]  # one-shot: once a sparsity
     found = content(rows)
     ours = [row for row in found if row["top1"]]
     assert [(row["method"], row["sparsity"]) for row in ours] == [
@@ -69,7 +86,9 @@ def test_an_interrupted_experiment_goes_on(
     assert tables_and_figures.table1(make_experiment("stopped", brief)).path.read_bytes() == whole.path.read_bytes()
 
 
-def test_table1_stands_beside_the_paper(make_experiment: Callable[..., Experiment], brief: Scale) -> None:
+def test_table1_stands_beside_the_paper(
+    make_experiment: Callable[..., Experiment], brief: Scale, configs: list[RunConfig]
+) -> None:
     found = content(tables_and_figures.table1(make_experiment(scale=brief)))
     assert [(row["reward"], row["sparsity"], row["paper_top1"]) for row in found] == [
         ("accuracy", "0.2", "70.79"),
@@ -79,17 +98,16 @@ def test_table1_stands_beside_the_paper(make_experiment: Callable[..., Experimen
         ("params", "0.2", "71.41"),
         ("params", "0.4", "68.46"),
     ]
+    assert [(config.agent, config.reward) for config in configs] == [("rl_pruner", reward) for reward in REWARDS]
 
 
 def test_table3_differs_in_exploration_alone(
-    make_experiment: Callable[..., Experiment], brief: Scale, monkeypatch: pytest.MonkeyPatch
+    make_experiment: Callable[..., Experiment], brief: Scale, configs: list[RunConfig]
 ) -> None:
-    seen = []
-    make = experiment.make_agent
-    monkeypatch.setattr(experiment, "make_agent", lambda config, env: seen.append(config) or make(config, env))
     rows = tables_and_figures.table3(make_experiment(scale=replace(brief, sparsities=(0.25,), step_ratio=0.25)))
-    assert [(c.rl_pruner.epsilon, c.rl_pruner.epsilon_decay) for c in seen] == list(tables_and_figures.EXPLORATION)
-    assert {c.rl_pruner.samples for c in seen} == {2}
+    found = [(config.rl_pruner.epsilon, config.rl_pruner.epsilon_decay) for config in configs]
+    assert found == list(tables_and_figures.EXPLORATION)
+    assert {config.rl_pruner.samples for config in configs} == {2}
     assert len(rows.rows) == 7
     assert {row["paper_top1"] for row in rows.rows} == {"72.94", "72.71", "73.10", "72.98", "73.46"}
 
@@ -139,13 +157,14 @@ def test_figure1_shares(make_experiment: Callable[..., Experiment], brief: Scale
     assert {row["channel_sparsity"] for row in last} == {str(round(removed / base.task.graph.n_filters, 4))}
 
 
-def test_figure3_tells_every_step(make_experiment: Callable[..., Experiment], brief: Scale) -> None:
+def test_figure3_tells_every_step(make_experiment: Callable[..., Experiment], brief: Scale, configs: list[RunConfig]) -> None:
     found = content(tables_and_figures.figure3(make_experiment(scale=replace(brief, sparsities=(0.4,)))))
     groups = [group.name for group in tasks.load("digits-resnet").graph.groups]
     assert [(row["reward"], row["step"], row["group"]) for row in found] == [
-        (reward, str(step), group) for reward in ("accuracy", "flops", "params") for step in range(3) for group in groups
+        (reward, str(step), group) for reward in REWARDS for step in range(3) for group in groups
     ]
     assert all(int(row["kept"]) == int(row["width"]) for row in found if row["step"] == "0")
+    assert [(config.agent, config.reward) for config in configs] == [("rl_pruner", reward) for reward in REWARDS]
 
 
 def test_results_of_other_settings_are_not_mixed(make_experiment: Callable[..., Experiment], brief: Scale) -> None:
