@@ -29,14 +29,15 @@ MEMORY = 2 * 1024**3  # bytes that the process may take beside what PyTorch itse
 MAX_ELEMENTS = 2**22
 NETWORKS = (
     "plain", "paddings_and_poolings", "places", "parametrized", "norms_by_hand", "group_norms", "vision_transformer", "segnet",
-    "activations", "transposed_grouped", "convolution_by_hand", "channels_that_stay", "compiled_and_checkpointed", "pixel_shuffles",
-    "three_dimensional", "in_place", "shuffle_with_groups", "halves_added",
+    "activations", "transposed_grouped", "convolution_by_hand", "channels_that_stay", "compiled_and_checkpointed",
+    "pixel_shuffles", "three_dimensional", "in_place", "shuffle_with_groups", "halves_added",
 )  # fmt: skip
 NUMBERS = [0, 1, -1, 2, -2, 3, 7, 64, 1000, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63), 2**64, 10**30, 0.5, -1.5, 1e308]
 WORDS = ["", "a", "none", "inf", "forward", "__class__", "a..b", "program", "aten.add.Tensor", "\ud800", "float32"]
 ODD: list[Any] = [None, True, False, [], {}, [[]], {"value": 0}, {"value": -1}, {"value": 10**9}, {"tensor": "nowhere"},
     {"batch": [1, 0]}, {"batch": [2**62, 0]}, {"batch": [0, -5]}, {"dtype": "int64"}, {"dtype": "bool"}, {"dtype": "complex64"},
-    {"float": "nan"}, {"float": "inf"}, {"training": True}, {"float type": True}, {"tuple": []}, {"dict": {"a": 1}}, [1] * 70]  # fmt: skip
+    {"float": "nan"}, {"float": "inf"}, {"training": True}, {"float type": True}, {"tuple": []},
+    {"dict": {"a": 1}}, [1] * 70]  # fmt: skip
 
 
 def good_files(folder: Path) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:

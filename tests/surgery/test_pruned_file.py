@@ -208,9 +208,9 @@ def test_only_pruned_networks_are_saved(tmp_path: Path) -> None:
 
 def test_a_good_file_survives_a_save_that_fails(network: PrunedNetwork, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = path.read_bytes()
-    with pytest.raises(TypeError, match="info: expected what JSON can hold, but .*not JSON serializable"):
+    with pytest.raises(TypeError, match=r"info: expected what JSON can hold, but .*not JSON serializable"):
         save_pruned(path, network, {"bad": object()})
-    with pytest.raises(ValueError, match="info: expected what JSON can hold, but .*not JSON compliant"):
+    with pytest.raises(ValueError, match=r"info: expected what JSON can hold, but .*not JSON compliant"):
         save_pruned(path, network, {"accuracy": float("nan")})
     for bad in ([1], "text", 0):
         with pytest.raises(TypeError, match=f"info: expected a JSON object \\(a dict\\) or None, got {type(bad).__name__}"):
