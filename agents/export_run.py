@@ -16,6 +16,7 @@ from prune_gym.agents.run_folder import read_config
 from prune_gym.arguments import check_choice, check_integer, choose_device
 from prune_gym.files import check_writable, write_atomically
 from prune_gym.graph.trace import trace
+from prune_gym.scoring.importance import importance
 from prune_gym.scoring.latency import latencies, peak_memory
 from prune_gym.surgery.compact import compact
 from prune_gym.surgery.export import EXPORTERS, compare, export
@@ -73,11 +74,13 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
     summary = read_summary(config.run)
     pruned = load_pruned(config.run.expanduser() / "pruned.safetensors")
     task = read_config(config.run.expanduser(), device="auto").load_task(progress=True)
-    networks = {"original": compact(task.model, task.graph, task.graph.full()).eval(), "pruned": pruned}
+    networks = {"original": compact(task.model, task.graph, task.graph.full(), form="program").eval(), "pruned": pruned}
     check_writable(config.file)
     if config.round_to > 1:
         images, labels = task.calibration.images, task.calibration.labels
-        networks[f"rounded to {config.round_to}"] = round_widths(pruned, images, labels, config.round_to)
+        graph = trace(pruned, images[:1])
+        scores = importance("taylor")(pruned, graph, images, labels)
+        networks[f"rounded to {config.round_to}"] = round_widths(pruned, graph, scores, config.round_to)
     if config.posttraining.epochs:
         networks["trained again"] = trained_again(networks, task, config)
     name, shipped = list(networks.items())[-1]

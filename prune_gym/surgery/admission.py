@@ -180,6 +180,16 @@ def _guard_fourier(op: str, given: Mapping[str, Any]) -> None:
         raise ValueError(f"{op!r} takes different dimensions from 0 to {ndim - 1}, got {dims}")
 
 
+def _guard_products(op: str, given: Mapping[str, Any]) -> None:
+    """The meta device multiplies whatever has the right shape."""
+    dtypes = {str(value.dtype) for value in given.values() if isinstance(value, torch.Tensor)}
+    if len(dtypes) > 1:
+        raise ValueError(f"{op!r} takes tensors of one type, got {' and '.join(sorted(dtypes))}")
+    dilation = given.get("dilation", 1)
+    if any(step < 1 for step in (dilation if isinstance(dilation, list) else [dilation])):
+        raise ValueError(f"{op!r} takes a dilation of at least 1, got {dilation}")
+
+
 def _guard_indices(op: str, given: Mapping[str, Any]) -> None:
     """A mask in place of indices would make the shape of the result depend on values."""
     for table in given["indices"]:
@@ -202,6 +212,8 @@ MAX_SCALE = 1024
 GUARDS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     "_weight_norm_interface": _guard_weight_norm,
     **dict.fromkeys(["_fft_r2c", "_fft_c2r", "_fft_c2c"], _guard_fourier),
+    **dict.fromkeys(["mm", "addmm", "bmm", "baddbmm", "mv", "dot", "vdot"], _guard_products),
+    **dict.fromkeys(["convolution", *(op.split(".")[1] for op in COMPOSITES if "conv" in op)], _guard_products),
     **dict.fromkeys(["index", "index_put"], _guard_indices),
     **dict.fromkeys((name for name in SPACE if "upsample" in name), _guard_scales),
 }

@@ -62,7 +62,7 @@ def export(network: PrunedNetwork, example: Tensor | Sequence[Tensor], format: s
 
     Raises:
         ValueError: an unknown format, or an example that the network does not run on.
-        TypeError: ``network`` is not a PrunedNetwork.
+        TypeError: ``network`` is not a PrunedNetwork, or ``example`` is neither a tensor nor a sequence of tensors.
         ImportError: ONNX needs a package that is not installed.
         ExportError: PyTorch's ONNX exporter has no translation for an operator of the network, or ONNX Runtime no
             implementation (it has none for convolutions in double precision).
@@ -70,13 +70,17 @@ def export(network: PrunedNetwork, example: Tensor | Sequence[Tensor], format: s
     if not isinstance(network, PrunedNetwork):
         raise TypeError(f"network: expected a PrunedNetwork from prune_gym.compact, got {type(network).__name__}.")
     check_choice("format", format, EXPORTERS)
-    inputs = [example] if isinstance(example, Tensor) else list(example)
+    inputs = [example] if isinstance(example, Tensor) else list(example) if isinstance(example, Sequence) else []
+    if not inputs or not all(isinstance(x, Tensor) and x.ndim > 0 for x in inputs):
+        raise TypeError(
+            f"example: expected a tensor (N, C, H, W) or a non-empty sequence of tensors, got {type(example).__name__}."
+        )
     zeros = tuple(torch.zeros(2, *x.shape[1:], dtype=x.dtype) for x in inputs)  # a batch of one would be taken for a constant
     own = copy.deepcopy(network).cpu().eval()
     try:
         with torch.no_grad():
             own(*zeros)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ValueError(f"example: the network does not run on the shape {shapes}: {error}") from error
     return EXPORTERS[format](own, zeros)
@@ -89,6 +93,8 @@ def compare(exported: Exported, network: PrunedNetwork, images: Tensor | Iterabl
     Raises :class:`ExportError` if any logit differs by more than 1e-3 of the largest one (of 1, if all are smaller), or is not
     a number. Within that, an image whose two best classes are as near to each other may change its class; these are counted.
     """
+    if not isinstance(images, Iterable):
+        raise TypeError(f"images: expected a tensor (N, C, H, W) or batches of them, got {type(images).__name__}.")
     own = copy.deepcopy(network).cpu().eval()
     count, changed, difference, scale = 0, 0, 0.0, 1.0
     batches = (images[:1], *images[1:].split(64)) if isinstance(images, Tensor) else images

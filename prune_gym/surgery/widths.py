@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import gcd, lcm
 
 import numpy as np
-from torch import Tensor
 
 from prune_gym.arguments import check_integer
 from prune_gym.graph.channel_graph import ChannelGraph
-from prune_gym.graph.trace import trace
-from prune_gym.scoring.importance import importance
 from prune_gym.surgery.compact import compact
 from prune_gym.surgery.pruned_network import PrunedNetwork
 
 
-def round_widths(network: PrunedNetwork, images: Tensor, labels: Tensor, multiple: int) -> PrunedNetwork:
+def round_widths(network: PrunedNetwork, graph: ChannelGraph, scores: Sequence[np.ndarray], multiple: int) -> PrunedNetwork:
     """A network whose groups are cut down until what each holds of a layer is a multiple of ``multiple`` channels.
 
-    The units that go are those that matter least by first-order Taylor importance on ``images`` (N, C, H, W) and ``labels``
-    (N,), which lie on the device of the network. A group that is narrower than that keeps its channels. So a layer has
-    another number of channels only if it holds such a group, or channels that cannot be removed. ``network`` is left as it
-    is; with ``multiple`` 1 the result is a copy of it.
+    ``graph`` is the traced ``network``, and ``scores`` has an array (width,) of importances for every group, as
+    :func:`prune_gym.importance` gives them: the units with the lowest scores go. A group that is narrower than that keeps its
+    channels. So a layer has another number of channels only if it holds such a group, or channels that cannot be removed.
+    ``network`` is left as it is; with ``multiple`` 1 the result is a copy of it.
 
-    Raises TypeError or ValueError unless ``multiple`` is an integer >= 1.
+    Raises TypeError or ValueError unless ``multiple`` is an integer >= 1, ValueError for scores of another form.
     """
     check_integer("multiple", multiple, 1)
-    graph = trace(network, images[:1])
-    scores = importance("taylor")(network, graph, images, labels)
+    widths = graph.widths.tolist()
+    if [np.shape(values) for values in scores] != [(width,) for width in widths]:
+        shapes = [np.shape(values) for values in scores]
+        raise ValueError(f"scores: expected one array per group, with a score per unit, {widths}, got the shapes {shapes}.")
     kept = []
-    for width, step, values in zip(graph.widths.tolist(), _steps(graph, multiple), scores, strict=True):
+    for width, step, values in zip(widths, _steps(graph, multiple), scores, strict=True):
         n_kept = width - width % step if width >= step else width
-        rank = np.argsort(np.argsort(-values, kind="stable"), kind="stable")
+        rank = np.argsort(np.argsort(-np.asarray(values), kind="stable"), kind="stable")
         kept.append(rank < n_kept)
     return compact(network, graph, graph.architecture(kept))
 

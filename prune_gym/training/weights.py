@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from prune_gym.files import write_atomically
+from prune_gym.files import as_path, parse_json, to_json, write_atomically
 from prune_gym.fingerprint import fingerprint
 
 HEADER = "prune_gym_weights"
@@ -22,11 +22,19 @@ def save_weights(path: str | Path, model: nn.Module, recipe: Mapping[str, Any]) 
     """Write the weights of ``model``, atomically, with ``recipe``, any JSON object that says how they were made.
 
     The file also holds a digest of both, so that :func:`load_weights` notices a single wrong bit.
+
+    Raises TypeError for arguments of another type and for a ``recipe`` that JSON cannot hold, ValueError for numbers in it that
+    are not finite, OSError if the file cannot be written.
     """
+    path = as_path("path", path)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
+    if not isinstance(recipe, Mapping):
+        raise TypeError(f"recipe: expected a JSON object (a dict), got {type(recipe).__name__}.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    made = json.dumps(recipe, sort_keys=True)
+    made = json.dumps(json.loads(to_json("recipe", dict(recipe))), sort_keys=True)
     # one entry, as safetensors writes several in an order that changes from run to run
-    write_atomically(Path(path), save(tensors, {HEADER: json.dumps({"recipe": made, "digest": fingerprint(made, tensors)})}))
+    write_atomically(path, save(tensors, {HEADER: json.dumps({"recipe": made, "digest": fingerprint(made, tensors)})}))
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -36,15 +44,19 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     the counters ``num_batches_tracked``, which no network reads in evaluation mode, may be missing, as some files leave them out;
     then they stay as they are. Files of :func:`save_weights` are checked against their digest.
 
-    Raises FileNotFoundError, or ValueError for a damaged file, for one that is not safetensors (a pickled ``.pth`` for
-    example, which is not opened), and for tensors that do not fit; ``model`` is then unchanged.
+    Raises TypeError for arguments of another type, FileNotFoundError, or ValueError for a damaged file, for one that is not
+    safetensors (a pickled ``.pth`` for example, which is not opened), and for tensors that do not fit; ``model`` is then
+    unchanged.
     """
-    path = Path(path)
+    path = as_path("path", path)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a safetensors file of weights.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "null"))
+            text = (file.metadata() or {}).get(HEADER)
+            header = None if text is None else parse_json(text)
             # clones, as get_tensor gives windows on the file, which may change; and keys(), as it is not a dict
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         intact = header is None or header["digest"] == fingerprint(header["recipe"], tensors)
