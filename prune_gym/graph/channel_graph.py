@@ -93,6 +93,7 @@ class ChannelGraph:
         units: for every tensor with prunable channels, the unit of each index of each dimension (None: all stay).
         shapes: of all parameters, buffers and captured constants of the original network, by name.
         constants: tensors that the forward pass uses without registering them.
+        example: the inputs it was traced with, without data: on the meta device.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -102,6 +103,7 @@ class ChannelGraph:
     shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Tensor]
     cost_model: CostModel
+    example: tuple[Tensor, ...] = ()
 
     def __repr__(self) -> str:
         return f"ChannelGraph({len(self.groups)} groups, {self.n_units} units, {self.n_filters} filters)"

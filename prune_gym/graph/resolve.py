@@ -30,6 +30,7 @@ class Recording:
     shapes: Mapping[str, tuple[int, ...]]
     parameters: frozenset[str]
     constants: Mapping[str, Tensor]
+    example: tuple[Tensor, ...]
 
 
 def resolve(recording: Recording) -> ChannelGraph:
@@ -63,9 +64,9 @@ def resolve(recording: Recording) -> ChannelGraph:
             units[name] = per_dim
     groups = _groups(widths, group_of_unit, filters, units, unit_of_label, recording.book.mixed)
     cost_model = _cost_model(recording, units, unit_of_label, group_of_unit, widths)
-    return ChannelGraph(
-        groups, tuple(filters), _count(recording, unit_of_label), units, recording.shapes, recording.constants, cost_model
-    )
+    program = _count(recording, unit_of_label)
+    constants, example = recording.constants, recording.example
+    return ChannelGraph(groups, tuple(filters), program, units, recording.shapes, constants, cost_model, example)
 
 
 def _components(recording: Recording, layers: list[tuple[str, str, int, int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +188,8 @@ def _count(recording: Recording, unit_of_label: np.ndarray) -> Program:
     nodes = list(recording.program.nodes)
     for index in recording.sized:
         node = nodes[index]
-        nodes[index] = Node(node.op, map_argument(resolved, node.args), map_argument(resolved, node.kwargs), node.outputs)
+        args, kwargs = map_argument(resolved, node.args), map_argument(resolved, node.kwargs)
+        nodes[index] = Node(node.op, args, kwargs, node.outputs, node.module)
     return Program(recording.program.inputs, tuple(nodes), recording.program.output)
 
 

@@ -81,7 +81,7 @@ def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], 
     with torch.inference_mode(False), torch.no_grad():
         originals = dict([*model.named_parameters(), *model.named_buffers()])
         copied, tensors = meta_copy(model, originals)
-        tracer = _Tracer(model, originals, tensors)
+        tracer = _Tracer(model, inputs, originals, tensors)
         tracer.book.prefers_first = prefers_first
         batch = inputs[0].shape[0]
         metas = [
@@ -110,7 +110,7 @@ def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], 
 class _Tracer(TorchDispatchMode):
     """Records every dispatched operator as a node and lets labels flow through it."""
 
-    def __init__(self, model: nn.Module, originals: dict[str, Tensor], tensors: dict[str, Tensor]):
+    def __init__(self, model: nn.Module, inputs: list[Tensor], originals: dict[str, Tensor], tensors: dict[str, Tensor]):
         super().__init__()
         self.book = LabelBook()
         self.nodes: list[Node] = []
@@ -119,6 +119,7 @@ class _Tracer(TorchDispatchMode):
         self.extras: list[CostTerm] = []
         self.path: list[str] = []
         self.constants: dict[str, Tensor] = {}
+        self.example = tuple(torch.empty_like(x, device="meta") for x in inputs)
         self.composites = Composites(self.record)
         self._traced: dict[int, Traced] = {}
         self._alive: list[Tensor] = []  # ids are only unique among living tensors
@@ -168,7 +169,7 @@ class _Tracer(TorchDispatchMode):
         if name is None and tensor.is_meta:
             whole = self._look_up(self._same_memory(tensor))
             alias = self._add(tensor, self._value(), whole.labels, whole.static, whole.zeroed)
-            self.nodes.append(Node("aten.detach.default", [whole.source], {}, self._values - 1))
+            self.nodes.append(Node("aten.detach.default", [whole.source], {}, self._values - 1, self._module))
             return alias
         if name is None:  # a tensor that the forward pass made or holds without registering it
             if any(count_images(n) for n in tensor.shape):
@@ -281,13 +282,12 @@ class _Tracer(TorchDispatchMode):
         single = isinstance(result, Tensor) or call.drop == 1
         values = [self._value() for _ in outputs[: call.drop]]
         node_args, node_kwargs = map_argument(to_source, call.args), map_argument(to_source, call.kwargs)
-        self.nodes.append(
-            Node(call.op, node_args, node_kwargs, values[0].index if single else tuple(value.index for value in values))
-        )
+        made = values[0].index if single else tuple(value.index for value in values)
+        self.nodes.append(Node(call.op, node_args, node_kwargs, made, self._module))
         for op, more in call.then:
             node_args = [values[0], *map_argument(to_source, more)]
             values = [self._value()]
-            self.nodes.append(Node(op, node_args, {}, values[0].index))
+            self.nodes.append(Node(op, node_args, {}, values[0].index, self._module))
         for tensor, value, dims in zip(outputs, values, labels, strict=False):
             traced = self._add(tensor, value, list(dims), static, zeroed)
             if call.debt is not None:
@@ -307,8 +307,12 @@ class _Tracer(TorchDispatchMode):
         self.path.pop()
 
     @property
+    def _module(self) -> str:
+        return self.path[-1] if self.path else ""
+
+    @property
     def where(self) -> str:
-        return repr(self.path[-1] or "(the model itself)") if self.path else "'(the model itself)'"
+        return repr(self._module or "(the model itself)")
 
     # ------------------------------------------------------------------------------------------------ the end
 
@@ -336,7 +340,7 @@ class _Tracer(TorchDispatchMode):
         shapes |= {name: tuple(t.shape) for name, t in self.constants.items()}
         sized = frozenset(self.sized)
         return Recording(
-            self.book, program, sized, self.layers, self.extras, self.named, shapes, self._parameters, self.constants
+            self.book, program, sized, self.layers, self.extras, self.named, shapes, self._parameters, self.constants, self.example
         )
 
     def _tidied(self, program: Program, unused: set[Value | Named]) -> Program:
@@ -360,7 +364,8 @@ class _Tracer(TorchDispatchMode):
             outputs = tuple(range(first, first + len(made))) if isinstance(node.outputs, tuple) else first
             if position in self.sized:
                 sized.add(len(nodes))
-            nodes.append(Node(node.op, map_argument(rename, node.args), map_argument(rename, node.kwargs), outputs))
+            args, kwargs = map_argument(rename, node.args), map_argument(rename, node.kwargs)
+            nodes.append(Node(node.op, args, kwargs, outputs, node.module))
         self.sized = sized
         return Program(n, tuple(nodes), map_argument(rename, program.output))
 

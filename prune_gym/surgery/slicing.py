@@ -32,6 +32,13 @@ def named_tensors(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
     return tensors
 
 
+def like(tensor: Tensor, values: Tensor) -> Tensor:
+    """``values`` as what ``tensor`` is: a parameter or a buffer, with its ``requires_grad`` and the attributes set on it."""
+    new = type(tensor)(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values  # type: ignore[call-arg]
+    new.__dict__.update(tensor.__dict__)
+    return new
+
+
 def check_architecture(architecture: Architecture, graph: ChannelGraph) -> None:
     """Raise ValueError if the architecture is one of another network."""
     if not isinstance(architecture, Architecture):
