@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import CellType, FunctionType
 from typing import Any
 
@@ -36,7 +36,8 @@ def copy_model(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
     tensors nor immutable go through ``deepcopy``. It also copies models that ``deepcopy`` refuses: those that hold a lock or an
     open file, of which there stays only one, and those that keep a tensor that a forward pass with gradients computed.
     """
-    memo: dict[int, Any] = {**_detached(model), **tensors}
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in attribute_tensors(model) if not t.is_leaf}
+    memo |= tensors
     modules = list(model.modules())
     for module in modules:
         if hasattr(type(module), "__deepcopy__"):  # its class knows how, as that of torch.fx does
@@ -74,19 +75,14 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 _IMMUTABLE = frozenset([int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, FunctionType])
 
 
-def _detached(model: nn.Module) -> dict[int, Any]:
-    """A memo for ``deepcopy`` with the tensors that it refuses to copy: those that a forward pass with gradients computed and
-    that the model keeps in an attribute."""
-    memo = {}
+def attribute_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """The tensors that modules hold in attributes without registering them, also in lists, tuples and dicts."""
     for module in model.modules():
         for key, value in module.__dict__.items():
             if type(value) in _IMMUTABLE or key in _REGISTERED:  # most of them
                 continue
             if isinstance(value, Tensor) or (isinstance(value, NESTS) and value):
-                for leaf in leaves(value):
-                    if isinstance(leaf, Tensor) and not leaf.is_leaf:
-                        memo[id(leaf)] = leaf.detach().clone()
-    return memo
+                yield from (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
 
 
 def _rebind(twin: nn.Module, memo: Mapping[int, Any]) -> None:
