@@ -83,7 +83,7 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
     summary = read_summary(config.run)
     pruned = load_pruned(config.run.expanduser() / "pruned.safetensors")
     task = read_config(config.run.expanduser(), device="auto").load_task(progress=True)
-    networks = {"original": compact(task.model, task.graph, task.graph.full()).eval(), "pruned": pruned}
+    networks = {"original": compact(task.model, task.graph, task.graph.full(), form="program").eval(), "pruned": pruned}
     check_writable(config.file)
     if config.round_to > 1:
         images, labels = task.calibration.images, task.calibration.labels

@@ -208,7 +208,7 @@ def beside(theirs: Sequence[dict[str, str]]) -> dict[str, object]:
 
 def from_scratch(lab: Lab, base: Base, architecture: Architecture) -> float:
     """Percent of the test images that a network of this architecture classifies after training with new weights."""
-    network = compact(base.fresh(lab.seed), base.task.graph, architecture).to(lab.device)
+    network = compact(base.fresh(lab.seed), base.task.graph, architecture, form="program").to(lab.device)
     whole = base.whole
     train(network, whole.train.to(lab.device), replace(lab.scale.scratch, seed=lab.seed), augmentation=whole.augmentation)
     return lab.test(network, whole)

@@ -340,7 +340,16 @@ class _Tracer(TorchDispatchMode):
         shapes |= {name: tuple(t.shape) for name, t in self.constants.items()}
         sized = frozenset(self.sized)
         return Recording(
-            self.book, program, sized, self.layers, self.extras, self.named, shapes, self._parameters, self.constants, self.example
+            self.book,
+            program,
+            sized,
+            self.layers,
+            self.extras,
+            self.named,
+            shapes,
+            self._parameters,
+            self.constants,
+            self.example,
         )
 
     def _tidied(self, program: Program, unused: set[Value | Named]) -> Program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -117,8 +118,8 @@ class _Trial:
         return _tensors_in(self.program.run(tensors, [x.clone() for x in self.images]))
 
     def _output_of_model(self, watch: Callable[[nn.Module, str, str, Any], None]) -> list[Tensor]:
-        """Of a copy. ``watch`` gets every module that runs, its path, the path of the one that called it, and what goes in;
-        and once more with its own path twice and what comes out."""
+        """Of a copy. Whatever goes into a module or comes out of it, ``watch`` gets: the module, its path, the path of the
+        module that made the values (the caller, or itself), and the values."""
         registered = [*self.model.named_parameters(), *self.model.named_buffers()]
         twins = {id(tensor): self._cast(tensor) for tensor in attribute_tensors(self.model)}
         twins |= {id(tensor): like(tensor, self.tensors[name].detach().clone()) for name, tensor in registered}
@@ -141,17 +142,18 @@ class _Trial:
         except Exception as error:  # code that was written for other sizes may raise anything
             raise _ModelFailedError(running[-1]) from error
 
-    def _set_channels(self, module: nn.Module, name: str, caller: str, inputs: Any) -> None:
+    def _set_channels(self, module: nn.Module, name: str, maker: str, values: Any) -> None:
         """Norms without parameters get their number of channels from what reaches them."""
-        if name == caller or any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
+        is_norm = isinstance(module, _NormBase | nn.GroupNorm)
+        if name == maker or not is_norm or [*module.parameters(), *module.buffers()]:
             return
-        channels = _tensors_in(inputs)[0].shape[1] if isinstance(module, _NormBase | nn.GroupNorm) else 0
+        channels = _tensors_in(values)[0].shape[1]
         for norm in (module, self.model.get_submodule(name)):
-            if isinstance(norm, _NormBase):
-                norm.num_features = channels
-            elif isinstance(norm, nn.GroupNorm):
+            if isinstance(norm, nn.GroupNorm):
                 norm.num_groups = channels if norm.num_groups == norm.num_channels else norm.num_groups
                 norm.num_channels = channels
+            elif isinstance(norm, _NormBase):
+                norm.num_features = channels
 
     # ------------------------------------------------------------------------------------------------ comparison
 
@@ -162,41 +164,51 @@ class _Trial:
         for a, b in zip(output, expected, strict=True):
             if a.is_meta or a.numel() == 0:
                 continue
-            a, b, dtype = a.double(), b.double(), a.dtype
-            scale = float(b.nan_to_num(0, 0, 0).abs().max())
-            share = 1e-9 if self.dtype is not None else torch.finfo(dtype).eps ** 0.5 if dtype.is_floating_point else 0.0
-            if not torch.allclose(a, b, rtol=0, atol=share * scale, equal_nan=True):
-                return f"what it gives differs by {float((a - b).abs().max()) / (scale or 1.0):.1e} of the largest value"
+            largest = float(b.double().nan_to_num(0, 0, 0).abs().max())
+            allowed = largest * _tolerance(a.dtype)
+            if not torch.allclose(a.double(), b.double(), rtol=0, atol=allowed, equal_nan=True):
+                error = float((a.double() - b.double()).abs().max())
+                return f"what it gives differs by {error / (largest or 1.0):.1e} of the largest value"
         return None
 
     def where_they_part(self) -> str:
         """The first module that gives, or is given, a tensor that the program does not know. Tensors are told by their shape,
         sum and sum of squares, so that none has to be kept."""
-        known: dict[tuple[int, ...], list[Tensor]] = {}
+        known: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
         parted: list[str] = []
+        if self.device.type == "meta":
+            return ""
 
         class Remember(TorchDispatchMode):
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 result = func(*args, **(kwargs or {}))
                 for tensor in _tensors_in([result]):
-                    known.setdefault(tuple(tensor.shape), []).append(_moments(tensor))
+                    known[tensor.shape].append(_moments(tensor))
                 return result
 
-        def check(module: nn.Module, name: str, caller: str, values: Any) -> None:
+        def check(module: nn.Module, name: str, maker: str, values: Any) -> None:
             for tensor in _tensors_in([values]) if not parted else []:
-                moments = _moments(tensor)
-                if not any(torch.allclose(moments, other, rtol=1e-6, equal_nan=True) for other in known.get(tuple(tensor.shape), [])):
-                    parted.append(caller)
+                alike = (
+                    torch.allclose(_moments(tensor), other, rtol=1e-6, equal_nan=True) for other in known.get(tensor.shape, ())
+                )
+                if not any(alike):
+                    parted.append(maker)
 
         with Remember():
             self._output_of_program()
         for image in self.images:
-            known.setdefault(tuple(image.shape), []).append(_moments(image))
+            known[image.shape].append(_moments(image))
         try:
             self._output_of_model(check)
         except _ModelFailedError as error:
             parted.append(error.module)
         return parted[0] if parted else ""
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    if dtype == torch.float64:
+        return 1e-9
+    return torch.finfo(dtype).eps ** 0.5 if dtype.is_floating_point else 0.0
 
 
 def _tensors_in(values: Any) -> list[Tensor]:

@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from prune_gym.arguments import check_choice
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.graph.trace import trace
 from prune_gym.surgery.narrowing import FormError, narrow
 from prune_gym.surgery.pruned_network import PrunedNetwork
 from prune_gym.surgery.slicing import check_architecture, like, named_tensors, slice_tensors
 
 FORMS = ("auto", "model", "program")
+EXAMPLE = "_prune_gym_example"  # an attribute of the model form: shapes and dtypes of the inputs that it was traced with
+
+
+@overload
+def compact(
+    model: nn.Module,
+    graph: ChannelGraph,
+    architecture: Architecture,
+    form: Literal["program"],
+    weights: Mapping[str, Tensor] | None = None,
+) -> PrunedNetwork: ...
+
+
+@overload
+def compact(
+    model: nn.Module,
+    graph: ChannelGraph,
+    architecture: Architecture,
+    form: str = "auto",
+    weights: Mapping[str, Tensor] | None = None,
+) -> nn.Module: ...
 
 
 def compact(
@@ -49,7 +72,9 @@ def compact(
     small = _cut(tensors, graph, architecture, weights)
     if form != "program" and not isinstance(model, PrunedNetwork):  # whose own class is the program form
         try:
-            return narrow(model, graph, architecture, small)
+            narrowed = narrow(model, graph, architecture, small)
+            setattr(narrowed, EXAMPLE, [(tuple(x.shape), x.dtype) for x in graph.example])
+            return narrowed
         except FormError as error:
             if form == "model":
                 raise
@@ -60,6 +85,24 @@ def compact(
     parameters = {name: tensor for name, tensor in small.items() if isinstance(tensor, nn.Parameter)}
     buffers = {name: tensor for name, tensor in small.items() if name not in parameters}
     return PrunedNetwork(graph.program.at(architecture.mask), parameters, buffers, transient).train(model.training)
+
+
+def program_form(network: nn.Module) -> PrunedNetwork:
+    """The program form of a network from :func:`compact`, in whatever state it is now. A program is given back as it is; the
+    model form is traced anew, so that a new head or another dtype is part of it. Raises TypeError for any other model."""
+    if isinstance(network, PrunedNetwork):
+        return network
+    example = getattr(network, EXAMPLE, None)
+    if not isinstance(network, nn.Module) or example is None:
+        raise TypeError(
+            f"network: expected a network from prune_gym.compact, got {type(network).__name__}; for a model of another origin "
+            "give compact(model, graph, graph.full(), form='program'), with graph = trace(model, images)."
+        )
+    own = next((parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()), None)
+    types = [own if own is not None and dtype.is_floating_point else dtype for _, dtype in example]
+    inputs = [torch.empty(shape, dtype=dtype, device="meta") for (shape, _), dtype in zip(example, types, strict=True)]
+    graph = trace(network, inputs)
+    return compact(network, graph, graph.full(), form="program")
 
 
 def _cut(

@@ -20,6 +20,7 @@ from prune_gym.files import write_atomically
 from prune_gym.fingerprint import fingerprint
 from prune_gym.graph.operators import is_known
 from prune_gym.graph.program import BatchSize, Named, Node, Program, Training, Value, leaves
+from prune_gym.surgery.compact import program_form
 from prune_gym.surgery.pruned_network import PrunedNetwork
 
 FORMAT = "prune_gym network 1"
@@ -29,18 +30,17 @@ class PrunedFileError(ValueError):
     """The file is damaged, or not a pruned network of this project."""
 
 
-def save_pruned(path: str | Path, network: PrunedNetwork, info: Mapping[str, Any] | None = None) -> None:
-    """Write ``network`` (from :func:`prune_gym.compact`) to one safetensors file, atomically.
+def save_pruned(path: str | Path, network: nn.Module, info: Mapping[str, Any] | None = None) -> None:
+    """Write ``network`` (from :func:`prune_gym.compact`, in either form) to one safetensors file, atomically.
 
     ``info`` is any JSON object to keep beside it; :func:`pruned_info` reads it back.
     """
     write_atomically(Path(path), pruned_bytes(network, info))
 
 
-def pruned_bytes(network: PrunedNetwork, info: Mapping[str, Any] | None = None) -> bytes:
+def pruned_bytes(network: nn.Module, info: Mapping[str, Any] | None = None) -> bytes:
     """The content of the file that :func:`save_pruned` writes."""
-    if not isinstance(network, PrunedNetwork):
-        raise TypeError(f"network: expected a PrunedNetwork from prune_gym.compact, got {type(network).__name__}.")
+    network = program_form(network)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(network).items()}
     content = {
         "format": FORMAT,

@@ -128,12 +128,13 @@ def _collect(
     return sizes
 
 
-def _tensors(module: nn.Module, twin: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+def _tensors(module: nn.Module, narrowed: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     """What a module itself holds, before and after."""
-    for before, after in ((module._parameters, twin._parameters), (module._buffers, twin._buffers)):
+    for before, after in ((module._parameters, narrowed._parameters), (module._buffers, narrowed._buffers)):
         for name, tensor in before.items():
-            if tensor is not None:
-                yield tensor, after[name]
+            twin = after[name]
+            if tensor is not None and twin is not None:
+                yield tensor, twin
 
 
 def _shape(layer: nn.Module) -> Shape:
