@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -93,7 +94,7 @@ class ChannelGraph:
         units: for every tensor with prunable channels, the unit of each index of each dimension (None: all stay).
         shapes: of all parameters, buffers and captured constants of the original network, by name.
         constants: tensors that the forward pass uses without registering them.
-        example: the inputs it was traced with, without data: on the meta device.
+        example: the arguments and keyword arguments it was traced with, their tensors without data: on the meta device.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -103,7 +104,7 @@ class ChannelGraph:
     shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Tensor]
     cost_model: CostModel
-    example: tuple[Tensor, ...] = ()
+    example: tuple[list[Any], dict[str, Any]] = field(default_factory=lambda: ([], {}))
 
     def __repr__(self) -> str:
         return f"ChannelGraph({len(self.groups)} groups, {self.n_units} units, {self.n_filters} filters)"

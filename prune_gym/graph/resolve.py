@@ -30,7 +30,7 @@ class Recording:
     shapes: Mapping[str, tuple[int, ...]]
     parameters: frozenset[str]
     constants: Mapping[str, Tensor]
-    example: tuple[Tensor, ...]
+    example: tuple[list[Any], dict[str, Any]]
 
 
 def resolve(recording: Recording) -> ChannelGraph:

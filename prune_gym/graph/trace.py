@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.graph.composites import Composites
-from prune_gym.graph.copying import empty_like, meta_copy
+from prune_gym.graph.copying import MetaCopies, empty_like, meta_tensors
 from prune_gym.graph.labels import Key, LabelBook
 from prune_gym.graph.operators import BATCH, Call, CostTerm, Size, Traced, count_images, find_rule, poles, zeros_stay
 from prune_gym.graph.program import BatchSize, Named, Node, Program, Value, leaves, map_argument, signature, takes_device
@@ -80,7 +80,8 @@ def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], 
     # out of any inference mode, under which operators would arrive as composites
     with torch.inference_mode(False), torch.no_grad():
         originals = dict([*model.named_parameters(), *model.named_buffers()])
-        copied, tensors = meta_copy(model, originals)
+        tensors = meta_tensors(originals)
+        copied = MetaCopies(model, originals).copy(tensors)
         tracer = _Tracer(model, inputs, originals, tensors)
         tracer.book.prefers_first = prefers_first
         batch = inputs[0].shape[0]
@@ -119,7 +120,7 @@ class _Tracer(TorchDispatchMode):
         self.extras: list[CostTerm] = []
         self.path: list[str] = []
         self.constants: dict[str, Tensor] = {}
-        self.example = tuple(torch.empty_like(x, device="meta") for x in inputs)
+        self.example: tuple[list[Any], dict[str, Any]] = ([torch.empty_like(x, device="meta") for x in inputs], {})
         self.composites = Composites(self.record)
         self._traced: dict[int, Traced] = {}
         self._alive: list[Tensor] = []  # ids are only unique among living tensors

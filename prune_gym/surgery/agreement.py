@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_gym.graph.copying import attribute_tensors, copy_model
-from prune_gym.graph.program import Program, leaves
+from prune_gym.graph.program import Program, leaves, map_argument
 from prune_gym.surgery.slicing import like
 
+Arguments = tuple[list[Any], dict[str, Any]]
 BATCH = 2
 
 
@@ -31,7 +32,7 @@ class Disagreement:
 @torch.inference_mode(False)
 @torch.no_grad()
 def find_disagreement(
-    model: nn.Module, program: Program, constants: Mapping[str, Tensor], example: Sequence[Tensor]
+    model: nn.Module, program: Program, constants: Mapping[str, Tensor], example: Arguments
 ) -> Disagreement | None:
     """Run ``model`` and ``program`` in evaluation mode on the same random images, and compare all outputs.
 
@@ -75,7 +76,7 @@ class _Trial:
         model: nn.Module,
         program: Program,
         constants: Mapping[str, Tensor],
-        example: Sequence[Tensor],
+        example: Arguments,
         dtype: torch.dtype | None,
     ):
         self.model = model
@@ -86,17 +87,18 @@ class _Trial:
         self.device = next((tensor.device for tensor in registered.values()), torch.device("cpu"))
         self.tensors = {name: self._random_weight(tensor) for name, tensor in registered.items()}
         self.constants = {name: self._cast(tensor) for name, tensor in constants.items()}
-        sizes = [(BATCH if x.shape[0] == example[0].shape[0] else x.shape[0], *x.shape[1:]) for x in example]
-        self.images = [self._random_image(size, x.dtype) for size, x in zip(sizes, example, strict=True)]
+        n = _tensors_in(example)[0].shape[0]
+        self.arguments: Arguments = map_argument(lambda x: self._random_image(x, n) if isinstance(x, Tensor) else x, example)
 
     def _cast(self, tensor: Tensor) -> Tensor:
         dtype = self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
         return tensor.detach().to(dtype, copy=True)
 
-    def _random_image(self, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        if dtype.is_floating_point:
-            return self._cast(torch.randn(size, generator=self.generator).to(self.device, dtype))
-        return torch.randint(256 if dtype == torch.uint8 else 2, size, generator=self.generator).to(self.device, dtype)
+    def _random_image(self, given: Tensor, n: int) -> Tensor:
+        size = (BATCH if given.shape[0] == n else given.shape[0], *given.shape[1:])
+        if given.is_floating_point():
+            return self._cast(torch.randn(size, generator=self.generator).to(self.device, given.dtype))
+        return torch.randint(256 if given.dtype == torch.uint8 else 2, size, generator=self.generator).to(self.device, given.dtype)
 
     def _random_weight(self, tensor: Tensor) -> Tensor:
         """Matrices that keep the size of what they are multiplied with; vectors and scalars grow, so that a variance stays
@@ -115,7 +117,7 @@ class _Trial:
 
     def _output_of_program(self) -> list[Tensor]:
         tensors = {name: tensor.detach().clone() for name, tensor in (self.tensors | self.constants).items()}
-        return _tensors_in(self.program.run(tensors, [x.clone() for x in self.images]))
+        return _tensors_in(self.program.run(tensors, [x.clone() for x in _tensors_in(self.arguments)]))
 
     def _output_of_model(self, watch: Callable[[nn.Module, str, str, Any], None]) -> list[Tensor]:
         """Of a copy. Whatever goes into a module or comes out of it, ``watch`` gets: the module, its path, the path of the
@@ -138,7 +140,8 @@ class _Trial:
             module.register_forward_pre_hook(partial(enter, name=name))
             module.register_forward_hook(partial(leave, name=name))
         try:
-            return _tensors_in(copied(*(x.clone() for x in self.images)))
+            args, kwargs = map_argument(lambda x: x.clone() if isinstance(x, Tensor) else x, self.arguments)
+            return _tensors_in(copied(*args, **kwargs))
         except Exception as error:  # code that was written for other sizes may raise anything
             raise _ModelFailedError(running[-1]) from error
 
@@ -196,7 +199,7 @@ class _Trial:
 
         with Remember():
             self._output_of_program()
-        for image in self.images:
+        for image in _tensors_in(self.arguments):
             known[image.shape].append(_moments(image))
         try:
             self._output_of_model(check)

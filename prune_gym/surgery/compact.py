@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from prune_gym.arguments import check_choice
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.graph.program import map_argument
 from prune_gym.graph.trace import trace
 from prune_gym.surgery.narrowing import FormError, narrow
 from prune_gym.surgery.pruned_network import PrunedNetwork
 from prune_gym.surgery.slicing import check_architecture, like, named_tensors, slice_tensors
 
 FORMS = ("auto", "model", "program")
-EXAMPLE = "_prune_gym_example"  # an attribute of the model form: shapes and dtypes of the inputs that it was traced with
+EXAMPLE = "_prune_gym_example"  # an attribute of the model form: the arguments that it was traced with, without data
 
 
 @overload
@@ -73,7 +74,7 @@ def compact(
     if form != "program" and not isinstance(model, PrunedNetwork):  # whose own class is the program form
         try:
             narrowed = narrow(model, graph, architecture, small)
-            setattr(narrowed, EXAMPLE, [(tuple(x.shape), x.dtype) for x in graph.example])
+            setattr(narrowed, EXAMPLE, graph.example)
             return narrowed
         except FormError as error:
             if form == "model":
@@ -99,9 +100,8 @@ def program_form(network: nn.Module) -> PrunedNetwork:
             "give compact(model, graph, graph.full(), form='program'), with graph = trace(model, images)."
         )
     own = next((parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()), None)
-    types = [own if own is not None and dtype.is_floating_point else dtype for _, dtype in example]
-    inputs = [torch.empty(shape, dtype=dtype, device="meta") for (shape, _), dtype in zip(example, types, strict=True)]
-    graph = trace(network, inputs)
+    args, kwargs = map_argument(lambda x: x.to(own) if own is not None and x.is_floating_point() else x, example)
+    graph = trace(network, kwargs or args)
     return compact(network, graph, graph.full(), form="program")
 
 
