@@ -202,7 +202,8 @@ def prune_past(
 
 def from_scratch(experiment: Experiment, base: Base, architecture: Architecture) -> float:
     """Percent of the test images that a network of this architecture classifies after training with new weights."""
-    network = compact(base.fresh(experiment.seed), base.task.graph, architecture).to(experiment.device)
+    network = compact(base.fresh(experiment.seed), base.task.graph, architecture, form="program")
+    network = network.to(experiment.device)
     full = base.full_task
     recipe = replace(experiment.scale.scratch, seed=experiment.seed)
     train(network, full.train.to(experiment.device), recipe, augmentation=full.augmentation)

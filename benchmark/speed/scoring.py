@@ -35,7 +35,7 @@ def scoring(task: Task, device: torch.device, repetitions: int, candidates: int 
     for _ in range(repetitions):
         actions = rng.random((candidates, len(env.graph.groups)))  # new ones, so that no score is cached
         states = simulator.successors(simulator.initial(), list(actions))
-        networks = [compact(task.model, task.graph, state.architecture).eval().to(device) for state in states]
+        networks = [compact(task.model, task.graph, state.architecture, form="program").eval().to(device) for state in states]
 
         @torch.inference_mode()
         def bare(size: int, count: int = candidates, networks: list = networks) -> None:

@@ -115,6 +115,7 @@ class ChannelGraph:
         module_outputs: for every call of a module, in the order in which they end, its name, the number of nodes of the program
             before that, and the values that it returns (None: one that the program does not hold).
         bound_layers: the layers with filters that always stay, and why.
+        example: the arguments and keyword arguments it was traced with, their tensors without data: on the meta device.
 
     ``print(graph)`` shows the groups as a table.
     """
@@ -128,6 +129,7 @@ class ChannelGraph:
     cost_model: CostModel
     module_outputs: tuple[tuple[str, int, tuple[Value | Named | None, ...]], ...] = ()
     bound_layers: tuple[BoundLayer, ...] = ()
+    example: tuple[list[Any], dict[str, Any]] = field(default_factory=lambda: ([], {}))
 
     def __str__(self) -> str:
         return graph_table(self)

@@ -1,17 +1,17 @@
-"""Copies of a model: without data for a trace, and complete for a mask."""
+"""Copies of a model with other tensors in it: without data for a trace, zeroed for a mask, smaller for surgery."""
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from types import CellType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prune_gym.graph.program import NESTS, leaves
+from prune_gym.graph.program import NESTS, leaves, map_argument
 
 
 def meta_tensors(originals: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -26,30 +26,36 @@ def meta_tensors(originals: Mapping[str, Tensor], dtype: torch.dtype | None = No
     return tensors
 
 
-class MetaCopies:
-    """Copies of a model without data, in evaluation mode.
+def copy_model(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
+    """A copy of the model with other tensors in it; see :meth:`Copies.copy`."""
+    return Copies(model).copy(tensors)
 
-    What ``copy.deepcopy`` would give, but many times faster: the attributes of all modules are looked at once, and only those
-    that are neither modules, tensors nor immutable go through ``deepcopy``.
+
+class Copies:
+    """What ``copy.deepcopy`` would give, with other tensors in it, and many times faster: the attributes of all modules are
+    looked at once, and only those that are neither modules, tensors nor immutable go through ``deepcopy``.
+
+    It also copies models that ``deepcopy`` refuses: those that hold a lock or an open file, of which there stays only one, and
+    those that keep a tensor that a forward pass with gradients computed.
     """
 
-    def __init__(self, model: nn.Module, originals: Mapping[str, Tensor]):
-        """``originals`` are the model's parameters and buffers by name."""
-        self._model, self._originals = model, originals
-        self._modules = list(model.modules())
-        if any(isinstance(module, torch.jit.ScriptModule) for module in self._modules):
-            raise TypeError("model: expected a network in Python, got one with TorchScript in it; use what it was scripted from.")
-        self._detached = _detached(self._modules)
-        self._parts = [_parts(module) for module in self._modules]
+    def __init__(self, model: nn.Module):
+        self._model = model
+        modules = list(model.modules())
+        self._special = [module for module in modules if hasattr(type(module), "__deepcopy__")]
+        self._parts = {module: _parts(module) for module in modules}
+        self._detached = detached(model)
 
-    def copy(self, tensors: Mapping[str, Tensor]) -> nn.Module:
-        """A copy with ``tensors``, from :func:`meta_tensors`, in place of the originals."""
-        memo: dict[int, Any] = dict(self._detached)
-        for name, tensor in self._originals.items():
-            memo[id(tensor)] = tensors[name]
-        for module in self._modules:
+    def copy(self, tensors: Mapping[int, Tensor]) -> nn.Module:
+        """A copy with ``tensors``, one for every parameter and buffer of the model by its id; what was shared stays shared."""
+        memo: dict[int, Any] = {**self._detached, **tensors}
+        for module in self._special:  # their class knows how, as that of torch.fx does
+            copy.deepcopy(module, memo)
+        plain = [module for module in self._parts if id(module) not in memo]
+        for module in plain:
             memo[id(module)] = object.__new__(type(module))
-        for module, (same, registered, empty, other) in zip(self._modules, self._parts, strict=True):
+        for module in plain:
+            same, registered, empty, other = self._parts[module]
             twin = memo[id(module)].__dict__
             twin.update(same)
             for key, items in registered:
@@ -61,9 +67,24 @@ class MetaCopies:
                     twin[key] = copy.deepcopy(value, memo)
                 except TypeError:  # a lock, a logger, an open file: there is only one of it
                     twin[key] = value
-            twin["training"] = False
+        for module in self._parts:
             rebind(memo[id(module)], memo)
         return memo[id(self._model)]
+
+
+class MetaCopies:
+    """Copies of a model without data, in evaluation mode."""
+
+    def __init__(self, model: nn.Module, originals: Mapping[str, Tensor]):
+        """``originals`` are the model's parameters and buffers by name."""
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            raise TypeError("model: expected a network in Python, got one with TorchScript in it; use what it was scripted from.")
+        self._originals = originals
+        self._copies = Copies(model)
+
+    def copy(self, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """A copy with ``tensors``, from :func:`meta_tensors`, in place of the originals."""
+        return self._copies.copy({id(tensor): tensors[name] for name, tensor in self._originals.items()}).eval()
 
 
 def _parts(module: nn.Module) -> tuple[dict[str, Any], list, list, list]:
@@ -96,40 +117,43 @@ _IMMUTABLE = frozenset([int, float, bool, str, bytes, type(None), type, torch.dt
 def detached(model: nn.Module) -> dict[int, Any]:
     """A memo for ``deepcopy`` with the tensors that it refuses to copy: those that a forward pass with gradients computed and
     that the model keeps in an attribute."""
-    return _detached(model.modules())
+    return {id(tensor): tensor.detach().clone() for tensor in attribute_tensors(model) if not tensor.is_leaf}
 
 
-def _detached(modules: Iterable[nn.Module]) -> dict[int, Any]:
-    memo = {}
-    for module in modules:
+def attribute_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """The tensors that modules hold in attributes without registering them, also in lists, tuples and dicts."""
+    for module in model.modules():
         for key, value in module.__dict__.items():
             if type(value) in _IMMUTABLE or key in _REGISTERED:  # most of them
                 continue
             if isinstance(value, Tensor) or (isinstance(value, NESTS) and value):
-                for leaf in leaves(value):
-                    if isinstance(leaf, Tensor) and not leaf.is_leaf:
-                        memo[id(leaf)] = leaf.detach().clone()
-    return memo
+                yield from (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
 
 
 def rebind(twin: nn.Module, memo: Mapping[int, Any]) -> None:
     """Let functions that a copied module holds, such as a lambda that reads ``self.weight``, see the copy. ``deepcopy`` does
     not copy functions, so they would go on to see the original. ``memo`` gives the copy of an object by its id."""
+    seen: set[int] = set()  # a function may refer to itself
 
     def rebound_cell(cell: CellType) -> CellType:
         try:
-            return CellType(memo[id(cell.cell_contents)])
-        except (KeyError, ValueError):  # it holds nothing of the model, or nothing at all
+            content = cell.cell_contents
+        except ValueError:  # it is empty
             return cell
+        new = memo.get(id(content), rebound(content))
+        return cell if new is content else CellType(new)
 
     def rebound(value: Any) -> Any:
-        if not isinstance(value, FunctionType) or not value.__closure__:
+        if not isinstance(value, FunctionType) or not value.__closure__ or id(value) in seen:
             return value
+        seen.add(id(value))
         cells = tuple(map(rebound_cell, value.__closure__))
-        if cells == value.__closure__:
+        seen.remove(id(value))
+        if all(new is old for new, old in zip(cells, value.__closure__, strict=True)):
             return value
         function = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
         function.__kwdefaults__ = value.__kwdefaults__
+        function.__dict__.update(value.__dict__)
         return function
 
     for key, value in twin.__dict__.items():
@@ -138,3 +162,5 @@ def rebind(twin: nn.Module, memo: Mapping[int, Any]) -> None:
         elif isinstance(value, dict) and value and key.endswith("_hooks"):
             for hook, function in value.items():
                 value[hook] = rebound(function)
+        elif type(value) in NESTS and key not in _REGISTERED and any(isinstance(leaf, FunctionType) for leaf in leaves(value)):
+            twin.__dict__[key] = map_argument(rebound, value)

@@ -192,10 +192,10 @@ class _Labelling:
         values = [self._new_value() for _ in kept]
         single = recorded.single or call.n_outputs == 1
         first_node = len(self.nodes)
-        self._note(call.op, call.args, call.kwargs, values, single)
+        self._note(call.op, call.args, call.kwargs, values, single, recorded.module)
         for op, arguments in call.followed_by:
             result = [self._new_value()]
-            self._note(op, [values[0], *arguments], {}, result, True)
+            self._note(op, [values[0], *arguments], {}, result, True, recorded.module)
             values = result
         for i, (value, source, dims) in enumerate(zip(kept, values, labels, strict=False)):
             if sum(isinstance(n, BatchCount) for n in shapes[value.index]) > 1:
@@ -210,7 +210,7 @@ class _Labelling:
                 if len(kept) == 1:
                     self.unread.append((traced, first_node))
 
-    def _note(self, op: str, args: list[Any], kwargs: dict[str, Any], values: list[Value], single: bool) -> None:
+    def _note(self, op: str, args: list[Any], kwargs: dict[str, Any], values: list[Value], single: bool, module: str) -> None:
         def to_source(argument: Any) -> Any:
             if isinstance(argument, Traced):
                 return argument.source
@@ -221,7 +221,7 @@ class _Labelling:
             return argument
 
         outputs = values[0].index if single else tuple(value.index for value in values)
-        self.nodes.append(Node(op, map_argument(to_source, args), map_argument(to_source, kwargs), outputs))
+        self.nodes.append(Node(op, map_argument(to_source, args), map_argument(to_source, kwargs), outputs, module))
 
     # ------------------------------------------------------------------------------------------------ the end
 
@@ -244,7 +244,8 @@ class _Labelling:
                 outputs = tuple(new) if isinstance(node.outputs, tuple) else new[0]
                 if position in self.sized:
                     sized.add(len(nodes))
-                nodes.append(Node(node.op, map_argument(rename, node.args), map_argument(rename, node.kwargs), outputs))
+                args, kwargs = map_argument(rename, node.args), map_argument(rename, node.kwargs)
+                nodes.append(Node(node.op, args, kwargs, outputs, node.module))
             position_of.append(len(nodes))
         self.sized = sized
         kept = tuple((path, position_of[n], tuple(renamed.get(s, s if isinstance(s, Named) else None) for s in sources))

@@ -9,7 +9,7 @@ network was written: a forward with a hard-coded ``x.view(-1, 400)`` shrinks lik
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -93,12 +93,14 @@ def leaves(argument: Any) -> Iterator[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One call: ``outputs = op(*args, **kwargs)``; ``outputs`` is one value index, or one per returned tensor."""
+    """One call: ``outputs = op(*args, **kwargs)``; ``outputs`` is one value index, or one per returned tensor. ``module`` is
+    the path of the innermost module that made the call, which only error messages and surgery ask for."""
 
     op: str
     args: list
     kwargs: dict
     outputs: int | tuple[int, ...]
+    module: str = field(default="", compare=False)
 
     def arguments(self) -> Iterator[Any]:
         return leaves([self.args, self.kwargs])
@@ -136,22 +138,19 @@ class Program:
     output: Any
     shapes: tuple[tuple[int | None, ...], ...] = ()
     dtype: torch.dtype | None = None
+    steps: list[tuple] = field(default_factory=list, repr=False, compare=False)  # what to call, resolved from the nodes
+
+    def __post_init__(self) -> None:
+        """At once, since ``torch.compile`` cannot follow what is computed when it is first asked for."""
+        if len(self.steps) != len(self.nodes):
+            self.steps[:] = [_step(node, dies) for node, dies in zip(self.nodes, last_uses(self), strict=True)]
 
     def __reduce__(self) -> tuple:  # without the resolved callables
         return Program, (self.inputs, self.nodes, self.output, self.shapes, self.dtype)
 
     @cached_property
-    def _steps(self) -> list[tuple]:
-        return [_step(node, dies) for node, dies in zip(self.nodes, last_uses(self), strict=True)]
-
-    @cached_property
     def _open(self) -> list[int]:
         return [i for i, node in enumerate(self.nodes) if any(isinstance(leaf, Count) for leaf in node.arguments())]
-
-    @cached_property
-    def _size(self) -> int:
-        made = [node.outputs if isinstance(node.outputs, tuple) else (node.outputs,) for node in self.nodes]
-        return 1 + max((index for outputs in made for index in outputs), default=self.inputs - 1)
 
     def at(self, kept: np.ndarray) -> Program:
         """This program for the architecture that keeps the units ``kept`` (bool, one per unit)."""
@@ -159,14 +158,12 @@ class Program:
         def fill(argument: Any) -> Any:
             return argument.at(kept) if isinstance(argument, Count) else argument
 
-        nodes, steps = list(self.nodes), list(self._steps)
+        nodes, steps = list(self.nodes), list(self.steps)
         for i in self._open:
             node = self.nodes[i]
-            nodes[i] = Node(node.op, map_argument(fill, node.args), map_argument(fill, node.kwargs), node.outputs)
+            nodes[i] = replace(node, args=map_argument(fill, node.args), kwargs=map_argument(fill, node.kwargs))
             steps[i] = _step(nodes[i], steps[i][-1])
-        program = replace(self, nodes=tuple(nodes))
-        program.__dict__["_steps"] = steps  # most nodes are those of this program, so most of the work is done
-        return program
+        return replace(self, nodes=tuple(nodes), steps=steps)  # most of them are those of this program
 
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Raise ValueError for inputs that the program would compute something else for than the network it was traced from."""
@@ -194,7 +191,7 @@ class Program:
         """
         self.check(inputs)
         first = inputs[0]
-        values: list[Any] = [*inputs, *[None] * (self._size - self.inputs)]
+        values: dict[int, Any] = dict(enumerate(inputs))
 
         def look_up(argument: Any) -> Any:
             kind = type(argument)
@@ -212,7 +209,7 @@ class Program:
                 return [look_up(item) for item in argument]
             return argument
 
-        for call, template, to_fill, keywords, keywords_to_fill, fresh, outputs, dead in self._steps:
+        for call, template, to_fill, keywords, keywords_to_fill, fresh, outputs, dead in self.steps:
             arguments = template.copy()
             for position in to_fill:
                 arguments[position] = look_up(template[position])
@@ -229,7 +226,7 @@ class Program:
                 for index, item in zip(outputs, result, strict=True):
                     values[index] = item
             for index in dead:
-                values[index] = None
+                del values[index]
         return map_argument(look_up, self.output)
 
 

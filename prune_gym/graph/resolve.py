@@ -14,7 +14,7 @@ from prune_gym.graph.cost import CostModel
 from prune_gym.graph.labelling import Labelled, describe
 from prune_gym.graph.labels import BOUND, Labels
 from prune_gym.graph.operators import Size
-from prune_gym.graph.program import BatchSize, Count, Node, Program, map_argument
+from prune_gym.graph.program import BatchSize, Count, Program, map_argument
 
 
 def resolve(labelled: Labelled) -> ChannelGraph:
@@ -189,7 +189,7 @@ def _count(labelled: Labelled, unit_of_label: np.ndarray) -> Program:
     nodes = list(labelled.program.nodes)
     for index in labelled.sized:
         node = nodes[index]
-        nodes[index] = Node(node.op, map_argument(resolved, node.args), map_argument(resolved, node.kwargs), node.outputs)
+        nodes[index] = replace(node, args=map_argument(resolved, node.args), kwargs=map_argument(resolved, node.kwargs))
     return replace(labelled.program, nodes=tuple(nodes))
 
 

@@ -48,7 +48,8 @@ def trace(model: nn.Module, example_input: Example) -> ChannelGraph:
         recording, shapes, dtype = _Recordings(model, args, kwargs).run()
         labelled = _best_reading(recording)
         program = replace(labelled.program, shapes=shapes, dtype=dtype)
-        return resolve(replace(labelled, program=program))
+        example = map_argument(lambda x: torch.empty_like(x, device="meta"), (args, kwargs))
+        return replace(resolve(replace(labelled, program=program)), example=example)
 
 
 def arguments(model: nn.Module, example: Example) -> tuple[list[Any], dict[str, Any]]:

@@ -82,7 +82,8 @@ class WeightStore:
 
     def network(self, network: Network) -> PrunedNetwork:
         """The network as a module, physically small, in evaluation mode; it shares no memory with anything."""
-        small = compact(self.task.model, self.graph, network.architecture, self.tensors(network.weights))
+        weights = self.tensors(network.weights)
+        small = compact(self.task.model, self.graph, network.architecture, form="program", weights=weights)
         return small.to(self.device).eval()
 
     def val_accuracy(self, network: Network) -> float:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from prune_gym.arguments import check_choice
+from prune_gym.surgery.compact import program_form
 from prune_gym.surgery.pruned_file import load_pruned, pruned_bytes
 from prune_gym.surgery.pruned_network import PrunedNetwork
 
@@ -47,7 +48,7 @@ class Agreement:
     changed_predictions: int
 
 
-def export(network: PrunedNetwork, example: Tensor | Sequence[Tensor], format: str) -> Exported:
+def export(network: nn.Module, example: Tensor | Sequence[Tensor], format: str) -> Exported:
     """``network`` in evaluation mode, on the CPU, for any batch size, in a format that others read.
 
     ``example`` is one tensor or a sequence of tensors, images first in every one: (N, C, H, W). Only its shape and dtype
@@ -62,13 +63,12 @@ def export(network: PrunedNetwork, example: Tensor | Sequence[Tensor], format: s
 
     Raises:
         ValueError: an unknown format, or an example that the network does not run on.
-        TypeError: ``network`` is not a PrunedNetwork, or ``example`` is neither a tensor nor a sequence of tensors.
+        TypeError: ``network`` is not from :func:`prune_gym.compact`, or ``example`` is neither a tensor nor a sequence of tensors.
         ImportError: ONNX needs a package that is not installed.
         ExportError: PyTorch's ONNX exporter has no translation for an operator of the network, or ONNX Runtime no
             implementation (it has none for convolutions in double precision).
     """
-    if not isinstance(network, PrunedNetwork):
-        raise TypeError(f"network: expected a PrunedNetwork from prune_gym.compact, got {type(network).__name__}.")
+    network = program_form(network)
     check_choice("format", format, EXPORTERS)
     inputs = [example] if isinstance(example, Tensor) else list(example) if isinstance(example, Sequence) else []
     if not inputs or not all(isinstance(x, Tensor) and x.ndim > 0 for x in inputs):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import nn
 
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
-from prune_gym.graph.copying import detached, rebind
+from prune_gym.graph.copying import copy_model
 from prune_gym.graph.program import is_kept
-from prune_gym.surgery.slicing import check_architecture, named_tensors
+from prune_gym.surgery.slicing import check_architecture, like, named_tensors
 
 
 def mask(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> nn.Module:
@@ -21,8 +19,9 @@ def mask(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> n
     group norm, a mean over channels): a zero counts there, an absent channel does not.
 
     Raises:
+        TypeError: ``model``, ``graph`` or ``architecture`` is something else.
         ValueError: a group with removed units is ``mixed`` in this sense; use :func:`compact` instead.
-        ValueError: ``model`` is not the network that ``graph`` was traced from.
+        ValueError: ``model`` is not the network that ``graph`` was traced from, or ``architecture`` not one of ``graph``.
     """
     named_tensors(model, graph)
     check_architecture(architecture, graph)
@@ -32,15 +31,12 @@ def mask(model: nn.Module, graph: ChannelGraph, architecture: Architecture) -> n
                 f"architecture: group {group.name!r} is normalised or reduced across its channels, where zeros are not the "
                 "same as removed channels; use compact(model, graph, architecture)."
             )
-    memo = detached(model)
-    masked = copy.deepcopy(model, memo)
-    for module in masked.modules():
-        rebind(module, memo)
-    tensors = dict([*masked.named_parameters(), *masked.named_buffers()])
+    registered = dict([*model.named_parameters(), *model.named_buffers()])
+    zeroed = {name: like(tensor, tensor.detach().clone()) for name, tensor in registered.items()}
     with torch.no_grad():
         for name, per_dim in graph.units.items():
             for dim, units in enumerate(per_dim):
-                if units is not None and name in tensors:
+                if units is not None and name in zeroed:
                     removed = np.flatnonzero(~is_kept(units, architecture.mask))
-                    tensors[name].index_fill_(dim, torch.as_tensor(removed, device=tensors[name].device), 0)
-    return masked
+                    zeroed[name].index_fill_(dim, torch.as_tensor(removed, device=zeroed[name].device), 0)
+    return copy_model(model, {id(tensor): zeroed[name] for name, tensor in registered.items()})

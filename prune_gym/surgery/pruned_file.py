@@ -25,6 +25,7 @@ from prune_gym.files import as_path, parse_json, to_json, write_atomically
 from prune_gym.fingerprint import fingerprint
 from prune_gym.graph.program import Named, Program, leaves
 from prune_gym.surgery.admission import DTYPES
+from prune_gym.surgery.compact import program_form
 from prune_gym.surgery.program_json import PrunedFileError, decode_program, program_content
 from prune_gym.surgery.pruned_network import PrunedNetwork
 from prune_gym.surgery.rehearsal import TooLargeError, rehearse
@@ -36,8 +37,8 @@ MAX_HEADER = 2**24  # characters of JSON
 MAX_DEPTH = 64  # modules in modules
 
 
-def save_pruned(path: str | Path, network: PrunedNetwork, info: Mapping[str, Any] | None = None) -> None:
-    """Write ``network`` (the program form, from :func:`prune_gym.compact`) to one safetensors file, atomically.
+def save_pruned(path: str | Path, network: nn.Module, info: Mapping[str, Any] | None = None) -> None:
+    """Write ``network`` (from :func:`prune_gym.compact`, in either form) to one safetensors file, atomically.
 
     ``info`` is any JSON object to keep beside it; :func:`pruned_info` reads it back.
 
@@ -47,10 +48,9 @@ def save_pruned(path: str | Path, network: PrunedNetwork, info: Mapping[str, Any
     write_atomically(as_path("path", path), pruned_bytes(network, info))
 
 
-def pruned_bytes(network: PrunedNetwork, info: Mapping[str, Any] | None = None) -> bytes:
+def pruned_bytes(network: nn.Module, info: Mapping[str, Any] | None = None) -> bytes:
     """The content of the file that :func:`save_pruned` writes."""
-    if not isinstance(network, PrunedNetwork):
-        raise TypeError(f"network: expected a PrunedNetwork from prune_gym.compact, got {type(network).__name__}.")
+    network = program_form(network)
     if not isinstance(info, Mapping | None):
         raise TypeError(f"info: expected a JSON object (a dict) or None, got {type(info).__name__}.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(network).items()}

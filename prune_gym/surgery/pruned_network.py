@@ -31,28 +31,43 @@ class PrunedNetwork(nn.Module):
         super().__init__()
         self.program = program
         self._names = [*parameters, *buffers]
+        # Straight into the registries: register_parameter refuses the names of a module's own attributes, which the original
+        # network may use, such as "program".
         for name, parameter in parameters.items():
-            self._owner(name).register_parameter(name.rpartition(".")[2], parameter)
+            owner, leaf = self._owner(name)
+            owner._parameters[leaf] = parameter
         for name, buffer in buffers.items():
-            self._owner(name).register_buffer(name.rpartition(".")[2], buffer, persistent=name not in transient)
+            owner, leaf = self._owner(name)
+            owner._buffers[leaf] = buffer
+            if name in transient:
+                owner._non_persistent_buffers_set.add(leaf)
 
-    def _owner(self, name: str) -> nn.Module:
+    def _owner(self, name: str) -> tuple[nn.Module, str]:
+        """The module of a tensor, made if need be, and the tensor's name in it."""
         module: nn.Module = self
-        for part in name.split(".")[:-1]:
-            if not part:
-                raise KeyError(f"{name!r} is no name of a tensor")
+        *path, leaf = name.split(".")
+        if not all([*path, leaf]):
+            raise KeyError(f"{name!r} is no name of a tensor")
+        for part in path:
             if part not in module._modules:
-                module._modules[part] = Namespace()  # add_module would refuse the names of this module's own attributes
+                module._modules[part] = Namespace()
             module = module._modules[part]  # type: ignore[assignment]
-        return module
+        return module, leaf
 
     def forward(self, *inputs: Tensor) -> Any:
         if len(inputs) != self.program.inputs:
             raise TypeError(f"Expected {self.program.inputs} input tensors, got {len(inputs)}.")
         modules = dict(self.named_modules())
         places = ((name, name.rpartition(".")) for name in self._names)
-        tensors = {name: getattr(modules[path], leaf) for name, (path, _, leaf) in places}
+        tensors = {name: _tensor(modules[path], leaf) for name, (path, _, leaf) in places}
         return self.program.run(tensors, inputs, self.training)
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    for registry in (module._parameters, module._buffers):
+        if name in registry:
+            return registry[name]  # type: ignore[return-value]
+    return getattr(module, name)  # a replica of data parallelism has plain attributes
 
 
 class Namespace(nn.Module):

@@ -32,13 +32,37 @@ def named_tensors(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
     return tensors
 
 
+def like(tensor: Tensor, values: Tensor) -> Tensor:
+    """``values`` as what ``tensor`` is: a parameter or a buffer, with its ``requires_grad`` and the attributes set on it."""
+    new = type(tensor)(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
+    new.__dict__.update(tensor.__dict__)
+    return new
+
+
 def check_architecture(architecture: Architecture, graph: ChannelGraph) -> None:
-    """Raise ValueError if the architecture is one of another network."""
+    """Raise TypeError if it is no architecture, ValueError if it is one of another network or leaves a group without a unit."""
     if not isinstance(architecture, Architecture):
         raise TypeError(f"architecture: expected an Architecture, got {type(architecture).__name__}.")
-    own = architecture.graph
-    if own is not graph and [(g.name, g.width) for g in own.groups] != [(g.name, g.width) for g in graph.groups]:
+    if architecture.graph is not graph and not _same_units(architecture.graph, graph):
         raise ValueError("architecture: expected one of this graph, got one of another; see graph.architecture.")
+    mask = architecture.mask
+    if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != (graph.n_units,):
+        raise ValueError(f"architecture: expected a boolean mask of {graph.n_units} units; make one with graph.architecture.")
+    for group, width in zip(graph.groups, architecture.widths, strict=True):
+        if width == 0:
+            raise ValueError(f"architecture: group {group.name!r} would lose all its {group.width} units; keep at least one.")
+
+
+def _same_units(one: ChannelGraph, other: ChannelGraph) -> bool:
+    """Whether a mask means the same in both: the same units, which own the same slices of the same tensors. Two traces of a
+    network have the same; networks whose groups have the same names and widths may not."""
+
+    def signature(graph: ChannelGraph) -> tuple:
+        groups = [(group.name, group.first_unit, group.width) for group in graph.groups]
+        units = {name: [None if u is None else u.tobytes() for u in per_dim] for name, per_dim in graph.units.items()}
+        return groups, dict(graph.shapes), units
+
+    return signature(one) == signature(other)
 
 
 def slice_tensors(

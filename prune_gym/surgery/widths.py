@@ -33,7 +33,7 @@ def round_widths(network: PrunedNetwork, graph: ChannelGraph, scores: Sequence[n
         n_kept = width - width % step if width >= step else width
         rank = np.argsort(np.argsort(-np.asarray(values), kind="stable"), kind="stable")
         kept.append(rank < n_kept)
-    return compact(network, graph, graph.architecture(kept))
+    return compact(network, graph, graph.architecture(kept), form="program")
 
 
 def _steps(graph: ChannelGraph, multiple: int) -> list[int]:

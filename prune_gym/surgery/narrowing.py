@@ -1,0 +1,58 @@
+"""The model form of a pruned network: a copy of the model, of the same class, whose layers are narrower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.graph.copying import attribute_tensors, copy_model
+from prune_gym.surgery.agreement import find_disagreement
+from prune_gym.surgery.sizes import correct_sizes
+
+
+class FormError(ValueError):
+    """The model's own forward pass does not compute the pruned network, whichever sizes its modules have."""
+
+
+def narrow(model: nn.Module, graph: ChannelGraph, architecture: Architecture, small: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of ``model`` with the tensors ``small``, by name, and with the sizes in its modules' attributes corrected.
+
+    It is compared with the program on random images, see :func:`find_disagreement`. An attribute that equals a number of
+    channels, but is none, shows there: then it gets its value back. Raises :class:`FormError`, which names the module, where
+    the two differ for another reason.
+    """
+    registered = [*model.named_parameters(), *model.named_buffers()]
+    twins = {id(tensor): small[name] for name, tensor in registered}
+    narrowed = copy_model(model, twins | _cut_attributes(model, graph, small))
+    program = graph.program.at(architecture.mask)
+    constants = {name: small[name] for name in graph.constants}
+    doubtful = correct_sizes(model, narrowed, graph.program, architecture.mask)
+    while (found := find_disagreement(narrowed, program, constants, graph.example)) is not None:
+        undone = [correction for correction in doubtful if correction.module == found.module]
+        if not undone:
+            kind = type(model.get_submodule(found.module)).__name__
+            where = f"module {found.module!r} ({kind})" if found.module else f"the forward pass of {kind}"
+            raise FormError(
+                f"{where} does not work at the widths of this architecture: {found.reason}. It may hold a number of channels, "
+                "or need parts of the same size; take them from the shape of its input, or use form='program'."
+            )
+        for correction in undone:
+            setattr(narrowed.get_submodule(correction.module), correction.attribute, correction.before)
+        doubtful = [correction for correction in doubtful if correction not in undone]
+    return narrowed
+
+
+def _cut_attributes(model: nn.Module, graph: ChannelGraph, small: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """Tensors that modules hold without registering them, cut like the constants of the graph that they are, by their ids."""
+    cut: dict[int, Tensor] = {}
+    left = {name: constant for name, constant in graph.constants.items() if name in graph.units}
+    for tensor in attribute_tensors(model) if left else ():
+        for name, constant in left.items():
+            if tensor.dtype == constant.dtype and torch.equal(tensor.to(constant.device), constant):
+                cut[id(tensor)] = small[name].clone()
+                del left[name]
+                break
+    return cut
