@@ -86,8 +86,8 @@ def _casts(func: Any, args: tuple, kwargs: dict) -> bool:
 
 class Composites(TorchFunctionMode):
     """Sees some functions before they fall apart into operators: those whose parts forget the training mode (dropout,
-    instance norm), a size that is given as a factor (upsampling), which pooling it was (the paper's FLOPs count an adaptive pooling, not a mean), that there was a cast, or that
-    fall apart differently for different sizes (cdist)."""
+    instance norm), a size that is given as a factor (upsampling), which pooling it was (the paper's FLOPs count an adaptive
+    pooling, not a mean), or that there was a cast, and those that fall apart differently for different sizes (cdist)."""
 
     FUNCTIONS: ClassVar = {
         F.dropout: _dropout("dropout"),

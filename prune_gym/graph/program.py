@@ -9,7 +9,7 @@ network was written: a forward with a hard-coded ``x.view(-1, 400)`` shrinks lik
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -138,12 +138,14 @@ class Program:
     output: Any
     shapes: tuple[tuple[int | None, ...], ...] = ()
     dtype: torch.dtype | None = None
-    steps: list[tuple] = field(default_factory=list, repr=False, compare=False)  # what to call, resolved from the nodes
+    known_steps: InitVar[list[tuple] | None] = None
+    steps: list[tuple] = field(init=False, repr=False, compare=False)  # what to call, resolved from the nodes
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, known_steps: list[tuple] | None) -> None:
         """At once, since ``torch.compile`` cannot follow what is computed when it is first asked for."""
-        if len(self.steps) != len(self.nodes):
-            self.steps[:] = [_step(node, dies) for node, dies in zip(self.nodes, last_uses(self), strict=True)]
+        if known_steps is None:
+            known_steps = [_step(node, dies) for node, dies in zip(self.nodes, last_uses(self), strict=True)]
+        object.__setattr__(self, "steps", known_steps)
 
     def __reduce__(self) -> tuple:  # without the resolved callables
         return Program, (self.inputs, self.nodes, self.output, self.shapes, self.dtype)
@@ -163,7 +165,7 @@ class Program:
             node = self.nodes[i]
             nodes[i] = replace(node, args=map_argument(fill, node.args), kwargs=map_argument(fill, node.kwargs))
             steps[i] = _step(nodes[i], steps[i][-1])
-        return replace(self, nodes=tuple(nodes), steps=steps)  # most of them are those of this program
+        return replace(self, nodes=tuple(nodes), known_steps=steps)  # most of them are those of this program
 
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Raise ValueError for inputs that the program would compute something else for than the network it was traced from."""

@@ -63,7 +63,8 @@ def export(network: nn.Module, example: Tensor | Sequence[Tensor], format: str) 
 
     Raises:
         ValueError: an unknown format, or an example that the network does not run on.
-        TypeError: ``network`` is not from :func:`prune_gym.compact`, or ``example`` is neither a tensor nor a sequence of tensors.
+        TypeError: ``network`` is not from :func:`prune_gym.compact`, or ``example`` is neither a tensor nor a sequence of
+            tensors.
         ImportError: ONNX needs a package that is not installed.
         ExportError: PyTorch's ONNX exporter has no translation for an operator of the network, or ONNX Runtime no
             implementation (it has none for convolutions in double precision).
