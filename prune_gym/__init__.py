@@ -13,6 +13,7 @@ from prune_gym.scoring.importance import importance
 from prune_gym.simulation.allocation import allocate
 from prune_gym.surgery.compact import compact
 from prune_gym.surgery.mask import mask
+from prune_gym.surgery.narrowing import FormError
 from prune_gym.surgery.pruned_file import PrunedFileError, load_pruned, save_pruned
 from prune_gym.surgery.pruned_network import PrunedNetwork
 
@@ -21,6 +22,7 @@ __all__ = [
     "ChannelGraph",
     "ChannelGroup",
     "Cost",
+    "FormError",
     "PrunedFileError",
     "PrunedNetwork",
     "UnknownOperatorError",

@@ -49,18 +49,24 @@ def trace(model: nn.Module, example_input: Tensor | Sequence[Tensor]) -> Channel
         return _trace(model, inputs)
 
 
-def _trace(model: nn.Module, inputs: list[Tensor]) -> ChannelGraph:
+def trace_training(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> ChannelGraph:
+    """The same in training mode, for the ``example`` of a graph: with the layers that run in training mode only."""
+    with _no_garbage_collection():
+        return _trace(model, [*args, *kwargs.values()], training=True)
+
+
+def _trace(model: nn.Module, inputs: list[Tensor], training: bool = False) -> ChannelGraph:
     """Where a view splits channels, either part may be the one to prune: in a channel shuffle it is the last, in a pixel
     shuffle written with views the first. Both are exact, so what leaves more to prune is taken, view by view."""
-    tracer, graph = _run(model, inputs, lambda _key: False)
+    tracer, graph = _run(model, inputs, lambda _key: False, training)
     if not tracer.book.choices:
         return graph
-    other, other_graph = _run(model, inputs, lambda _key: True)
+    other, other_graph = _run(model, inputs, lambda _key: True, training)
     last, first = tracer.book.parts(), other.book.parts()
     better = {key for key in first if first[key] > last.get(key, 0)}
     graphs = [graph, other_graph]
     if 0 < len(better) < len(other.book.choices):
-        graphs.append(_run(model, inputs, better.__contains__)[1])
+        graphs.append(_run(model, inputs, better.__contains__, training)[1])
     return max(graphs, key=lambda graph: (graph.n_filters, graph.n_units))
 
 
@@ -76,12 +82,14 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _run(model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], bool]) -> tuple[_Tracer, ChannelGraph]:
+def _run(
+    model: nn.Module, inputs: list[Tensor], prefers_first: Callable[[Key], bool], training: bool
+) -> tuple[_Tracer, ChannelGraph]:
     # out of any inference mode, under which operators would arrive as composites
     with torch.inference_mode(False), torch.no_grad():
         originals = dict([*model.named_parameters(), *model.named_buffers()])
         tensors = meta_tensors(originals)
-        copied = MetaCopies(model, originals).copy(tensors)
+        copied = MetaCopies(model, originals).copy(tensors).train(training)
         tracer = _Tracer(model, inputs, originals, tensors)
         tracer.book.prefers_first = prefers_first
         batch = inputs[0].shape[0]
