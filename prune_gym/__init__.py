@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what the names are, for type checkers and editors
     from prune_gym.simulation.allocation import allocate
     from prune_gym.surgery.compact import compact
     from prune_gym.surgery.mask import mask
+    from prune_gym.surgery.narrowing import FormError
     from prune_gym.surgery.pruned_file import PrunedFileError, load_pruned, save_pruned
     from prune_gym.surgery.pruned_network import PrunedNetwork
     from prune_gym.tasks import Task
@@ -37,6 +38,7 @@ _SOURCES = {
     "ChannelGraph": "prune_gym.graph.channel_graph:ChannelGraph",
     "ChannelGroup": "prune_gym.graph.channel_graph:ChannelGroup",
     "Cost": "prune_gym.graph.cost:Cost",
+    "FormError": "prune_gym.surgery.narrowing:FormError",
     "PostTraining": "prune_gym.training.distillation:PostTraining",
     "PrunedFileError": "prune_gym.surgery.pruned_file:PrunedFileError",
     "PrunedNetwork": "prune_gym.surgery.pruned_network:PrunedNetwork",
@@ -66,6 +68,7 @@ __all__ = [
     "ChannelGraph",
     "ChannelGroup",
     "Cost",
+    "FormError",
     "PostTraining",
     "PrunedFileError",
     "PrunedNetwork",

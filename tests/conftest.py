@@ -132,7 +132,7 @@ def shrink() -> Callable[[Task, Architecture], nn.Module]:
     def shrink(task: Task, architecture: Architecture) -> nn.Module:
         stream, inner, expanded, grouped, hidden = architecture.widths.tolist()
         module = TinyNet(stream, inner, 2 * expanded, 2 * grouped, hidden)
-        module.load_state_dict(prune_gym.compact(task.model, task.graph, architecture).state_dict())
+        module.load_state_dict(prune_gym.compact(task.model, task.graph, architecture, form="program").state_dict())
         return module.eval()
 
     return shrink

@@ -52,6 +52,13 @@ def trace(model: nn.Module, example_input: Example) -> ChannelGraph:
         return replace(resolve(replace(labelled, program=program)), example=example)
 
 
+def trace_training(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> ChannelGraph:
+    """The same in training mode, for the ``example`` of a graph: with the layers that run in training mode only."""
+    with _no_garbage_collection(), torch.inference_mode(False), torch.no_grad():
+        recording, _, _ = _Recordings(model, args, kwargs, training=True).run()
+        return resolve(_best_reading(recording))
+
+
 def arguments(model: nn.Module, example: Example) -> tuple[list[Any], dict[str, Any]]:
     """The arguments with which ``model`` is called on an example; see :func:`trace`. Raises TypeError."""
     tensors = list(example.values()) if isinstance(example, Mapping) else example
@@ -121,8 +128,8 @@ class _Recordings:
     anything depends on the image size.
     """
 
-    def __init__(self, model: nn.Module, args: list[Any], kwargs: dict[str, Any]):
-        self.args, self.kwargs = args, kwargs
+    def __init__(self, model: nn.Module, args: list[Any], kwargs: dict[str, Any], training: bool = False):
+        self.args, self.kwargs, self.training = args, kwargs, training
         self.inputs: list[Tensor] = list(leaves([args, kwargs]))
         self.n_images = self.inputs[0].shape[0]
         self.originals = dict([*model.named_parameters(), *model.named_buffers()])
@@ -200,7 +207,7 @@ class _Recordings:
             self.tensors[dtype] = meta_tensors(self.originals, dtype)
         tensors = self.tensors[dtype]
         # a copy of its own for every recording, as a forward pass may change the model
-        copied = self.copies.copy(tensors)
+        copied = self.copies.copy(tensors).train(self.training)
         args, kwargs = map_argument(changed, self.args), map_argument(changed, self.kwargs)
         return record(copied, self.originals, tensors, args, kwargs, batch, watch)
 

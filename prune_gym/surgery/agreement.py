@@ -98,9 +98,8 @@ class _Trial:
         size = (BATCH if given.shape[0] == n else given.shape[0], *given.shape[1:])
         if given.is_floating_point():
             return self._cast(torch.randn(size, generator=self.generator).to(self.device, given.dtype))
-        return torch.randint(256 if given.dtype == torch.uint8 else 2, size, generator=self.generator).to(
-            self.device, given.dtype
-        )
+        high = 256 if given.dtype == torch.uint8 else 2
+        return torch.randint(high, size, generator=self.generator).to(self.device, given.dtype)
 
     def _random_weight(self, tensor: Tensor) -> Tensor:
         """Matrices that keep the size of what they are multiplied with; vectors and scalars grow, so that a variance stays

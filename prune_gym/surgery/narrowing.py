@@ -11,6 +11,7 @@ from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.graph.copying import attribute_tensors, copy_model
 from prune_gym.surgery.agreement import find_disagreement
 from prune_gym.surgery.sizes import correct_sizes
+from prune_gym.surgery.training_only import cut_training_only
 
 
 class FormError(ValueError):
@@ -24,6 +25,7 @@ def narrow(model: nn.Module, graph: ChannelGraph, architecture: Architecture, sm
     channels, but is none, shows there: then it gets its value back. Raises :class:`FormError`, which names the module, where
     the two differ for another reason.
     """
+    small = {**small, **cut_training_only(model, graph, architecture, small)}
     registered = [*model.named_parameters(), *model.named_buffers()]
     twins = {id(tensor): small[name] for name, tensor in registered}
     narrowed = copy_model(model, twins | _cut_attributes(model, graph, small))

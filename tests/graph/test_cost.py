@@ -38,7 +38,7 @@ def test_costs_of_the_zoo(name: str) -> None:
     assert graph.cost(graph.full()) == Cost(zoo.macs(model, [x.clone() for x in images]), zoo.parameters(model))
     for seed in range(2):
         architecture = random_architecture(graph, seed, 0.5)
-        small = compact(model, graph, architecture)
+        small = compact(model, graph, architecture, form="program")
         cost = graph.cost(architecture)
         assert type(cost.macs) is type(cost.params) is int
         assert cost == Cost(zoo.macs(small, images), zoo.parameters(small))

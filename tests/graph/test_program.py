@@ -6,6 +6,7 @@ import copy
 import pickle
 import weakref
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import random_architecture, relative_error
 
-from prune_gym import PrunedNetwork, compact, load_pruned, save_pruned, trace
+import prune_gym
+from prune_gym import PrunedNetwork, load_pruned, save_pruned, trace
 from prune_gym.graph.operators import is_known
 from prune_gym.graph.program import (
     BatchSize,
@@ -33,6 +35,7 @@ from prune_gym.graph.program import (
     operator,
 )
 
+compact = partial(prune_gym.compact, form="program")
 KEPT = np.array([True, False, True])
 
 

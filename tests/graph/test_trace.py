@@ -243,7 +243,7 @@ def test_the_network_is_left_alone() -> None:
     assert model.free.tolist() == torch.ones(5, 1, 1).tolist()
     assert model.training
     assert not model.bn.training
-    compact(model, graph, graph.full())
+    compact(model, graph, graph.full(), form="program")
     mask(model, graph, graph.full())
     assert fingerprint(model) == before
 
@@ -288,7 +288,12 @@ def test_a_graph_pickles() -> None:
     assert same_structure(twin, graph)
     architecture = zoo.random_architecture(twin, 0)
     assert twin.cost(architecture) == graph.cost(graph.architecture(architecture.kept))
-    assert zoo.relative_error(compact(model, twin, architecture)(*images), compact(model, graph, architecture)(*images)) == 0
+    assert (
+        zoo.relative_error(
+            compact(model, twin, architecture)(*images), compact(model, graph, architecture, form="program")(*images)
+        )
+        == 0
+    )
 
 
 # ------------------------------------------------------------------------------------- states a network may be in

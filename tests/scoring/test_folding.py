@@ -27,7 +27,7 @@ def agrees(model: nn.Module, images: list[Tensor], seed: int) -> None:
         tensors = slice_tensors(network.tensors, network.units, architecture)
         with torch.no_grad():
             output = network.program.at(architecture.mask).run(tensors, [x.clone() for x in images])
-            assert relative_error(output, compact(model, graph, architecture)(*images)) < 1e-9
+            assert relative_error(output, compact(model, graph, architecture, form="program")(*images)) < 1e-9
 
 
 def norms(network: Inference) -> int:

@@ -104,7 +104,7 @@ def test_scores_of_pruned_networks_are_those_of_the_smaller_module(
 def test_a_pruned_network_traced_anew_scores_the_same(tiny_task: Task, tiny_architectures: list[Architecture]) -> None:
     images, labels = tiny_task.calibration.images, tiny_task.calibration.labels
     architecture = tiny_architectures[3]
-    network = prune_gym.compact(tiny_task.model, tiny_task.graph, architecture)
+    network = prune_gym.compact(tiny_task.model, tiny_task.graph, architecture, form="program")
     anew = importance("taylor")(network, prune_gym.trace(network, images[:1]), images, labels)
     before = importance("taylor")(tiny_task.model, tiny_task.graph, images, labels, architecture)
     for scores, of_kept in zip(anew, before, strict=True):

@@ -55,7 +55,7 @@ def agrees(network: MaskedNetwork, model: nn.Module, graph: ChannelGraph, images
     """With the compact form, for masks that remove much, little, nothing and other things, one after the other."""
     for seed, fraction in ((0, 0.8), (1, 0.2), (2, 0.0), (3, 0.4)):
         architecture = random_architecture(graph, seed, fraction) if fraction else graph.full()
-        small = compact(model, graph, architecture).to(images.device)
+        small = compact(model, graph, architecture, form="program").to(images.device)
         with torch.no_grad():
             expected = torch.cat([small(batch) for batch in images.split(BATCH)])
         assert relative_error(network.logits(architecture.mask), expected) < 1e-9
@@ -164,7 +164,7 @@ def test_mixed_groups_are_refused(name: str) -> None:
     )
     assert network.exact_for(np.stack([architecture.mask, without.mask])).tolist() == [False, True]
     with torch.no_grad():
-        expected = compact(model, graph, without)(images)
+        expected = compact(model, graph, without, form="program")(images)
     assert relative_error(network.logits(without.mask), expected) < 1e-9
 
 
@@ -350,7 +350,7 @@ def test_bfloat16_all_the_way(name: str) -> None:
     output = network.logits(architecture.mask)
     assert output.dtype == torch.bfloat16
     with torch.no_grad():
-        expected = torch.cat([compact(model, graph, architecture)(batch) for batch in images.split(BATCH)])
+        expected = torch.cat([compact(model, graph, architecture, form="program")(batch) for batch in images.split(BATCH)])
     assert relative_error(output.double(), expected) < 0.15
 
 
@@ -400,7 +400,7 @@ def test_mixed_groups_are_scored_on_the_compact_form(masking_everywhere: Callabl
     architectures = [random_architecture(graph, seed) for seed in range(4)]
     architectures.insert(2, graph.full())
     with torch.no_grad():
-        predictions = [compact(model, graph, a)(images).argmax(1) for a in architectures]
+        predictions = [compact(model, graph, a, form="program")(images).argmax(1) for a in architectures]
     split = evaluation.Split(images, predictions[0])
     masking_everywhere()
     scorer = Evaluator(graph, named_tensors(model, graph), split)

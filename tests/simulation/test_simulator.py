@@ -284,7 +284,7 @@ def test_a_bad_action_changes_nothing(tiny_task: Task) -> None:
 def test_rewards_read_the_chosen_split(split: str, tiny_task: Task) -> None:
     simulator = Simulator(tiny_task, 0.3, 0.1, reward_split=split)
     states = episode(simulator, np.zeros((1, 5)))
-    networks = [prune_gym.compact(tiny_task.model, tiny_task.graph, state.architecture) for state in states]
+    networks = [prune_gym.compact(tiny_task.model, tiny_task.graph, state.architecture, form="program") for state in states]
     data = tiny_task.val if split == "val" else tiny_task.test
     expected = [training.accuracy(network, data) for network in networks]
     assert [score.accuracy for score in simulator.scores(states)] == expected

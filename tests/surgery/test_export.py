@@ -31,7 +31,7 @@ def pruned(name: str) -> tuple[prune_gym.PrunedNetwork, tuple[int, ...]]:
     else:
         model, shape = zoo.prepare(zoo.NETWORKS[name].build()).float(), zoo.NETWORKS[name].shapes[0]
     graph = prune_gym.trace(model, torch.zeros(1, *shape))
-    return prune_gym.compact(model, graph, zoo.random_architecture(graph, 0)), shape
+    return prune_gym.compact(model, graph, zoo.random_architecture(graph, 0), form="program"), shape
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ NOT_IN_ONNX = {
 def test_the_whole_zoo(name):
     model, entry = zoo.built(name), zoo.NETWORKS[name]
     graph = prune_gym.trace(model, zoo.inputs(entry.shapes))
-    network = prune_gym.compact(model, graph, zoo.random_architecture(graph, 0))
+    network = prune_gym.compact(model, graph, zoo.random_architecture(graph, 0), form="program")
     exported = export(network, zoo.inputs(entry.shapes), "torch-export")
     for n in (1, 3):
         x = zoo.inputs(entry.shapes, n)
@@ -78,7 +78,7 @@ def test_the_whole_zoo(name):
     x = [image.float() for image in zoo.inputs(entry.shapes, 3)]
     model = zoo.prepare(entry.build()).float()
     graph = prune_gym.trace(model, x)
-    single = prune_gym.compact(model, graph, zoo.random_architecture(graph, 0))
+    single = prune_gym.compact(model, graph, zoo.random_architecture(graph, 0), form="program")
     if name in NOT_IN_ONNX:
         with pytest.raises(ExportError, match="format: PyTorch cannot write this network as ONNX"):
             export(single, x, "onnx")
@@ -89,7 +89,9 @@ def test_the_whole_zoo(name):
 @pytest.mark.parametrize("format", EXPORTERS)
 def test_the_same_as_a_module_written_small(tiny_task, tiny_architectures, shrink, format):
     architecture = tiny_architectures[3]
-    network = prune_gym.compact(tiny_task.model, tiny_task.graph, architecture).train()  # evaluation mode is what counts
+    network = prune_gym.compact(
+        tiny_task.model, tiny_task.graph, architecture, form="program"
+    ).train()  # evaluation mode is what counts
     exported = export(network, tiny_task.test.images[:1], format)
     with torch.no_grad():
         expected = shrink(tiny_task, architecture)(tiny_task.test.images)

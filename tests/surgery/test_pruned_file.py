@@ -32,7 +32,7 @@ from prune_gym.tasks import Task
 def network(tiny_task: Task) -> PrunedNetwork:
     """A pruned TinyNet in evaluation mode, one of its parameters frozen."""
     kept = [np.arange(group.width) % 3 != 1 for group in tiny_task.graph.groups]
-    network = prune_gym.compact(tiny_task.model, tiny_task.graph, tiny_task.graph.architecture(kept))
+    network = prune_gym.compact(tiny_task.model, tiny_task.graph, tiny_task.graph.architecture(kept), form="program")
     network.get_parameter("inner.weight").requires_grad_(False)
     return network
 
@@ -128,7 +128,7 @@ def test_odd_networks_come_back_as_they_were(tmp_path: Path) -> None:
     model, x = Odd().eval(), torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(0))
     graph = prune_gym.trace(model, x)
     kept = [np.arange(group.width) != 1 for group in graph.groups]
-    original = prune_gym.compact(model, graph, graph.architecture(kept))
+    original = prune_gym.compact(model, graph, graph.architecture(kept), form="program")
     save_pruned(tmp_path / "file", original)
     loaded = load_pruned(tmp_path / "file")
     assert_same(original, loaded)
@@ -147,7 +147,7 @@ def test_networks_for_digits(name: str, tmp_path: Path) -> None:
     model, x = models.create(name).eval(), torch.rand(3, 1, 8, 8)
     graph = prune_gym.trace(model, x)
     kept = [np.arange(group.width) % 2 == 0 for group in graph.groups]
-    original = prune_gym.compact(model, graph, graph.architecture(kept))
+    original = prune_gym.compact(model, graph, graph.architecture(kept), form="program")
     save_pruned(tmp_path / "file", original)
     loaded = load_pruned(tmp_path / "file")
     assert torch.equal(loaded(x), original(x))

@@ -54,7 +54,7 @@ def test_round_widths_counts_channels_where_a_unit_holds_several():
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     graph = prune_gym.trace(model, torch.zeros(1, 3, 8, 8))
     assert [group.width for group in graph.groups] == [3, 14]  # a channel of each half
-    network = prune_gym.compact(model, graph, graph.full())
+    network = prune_gym.compact(model, graph, graph.full(), form="program")
     assert widths(rounded(network, zoo.images((3, 8, 8), 4), torch.arange(4), 8)) == [6, 24, 4]
     assert widths(rounded(network, zoo.images((3, 8, 8), 4), torch.arange(4), 5)) == [6, 20, 4]
 

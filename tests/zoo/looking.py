@@ -86,7 +86,7 @@ def chain(*widths: int) -> prune_gym.PrunedNetwork:
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 4)).eval()
     graph = prune_gym.trace(model, torch.zeros(1, 3, 8, 8))
-    return prune_gym.compact(model, graph, graph.full())
+    return prune_gym.compact(model, graph, graph.full(), form="program")
 
 
 def images(shape: tuple[int, ...], n: int) -> torch.Tensor:
