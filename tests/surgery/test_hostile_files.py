@@ -283,7 +283,7 @@ def test_everything_that_a_trace_records_is_admitted(name: str, tmp_path: Path) 
 
 def check_round_trip(name: str, tmp_path: Path) -> None:
     entry = zoo.NETWORKS[name]
-    model, images = entry.build().eval(), [torch.rand(3, *shape) for shape in entry.shapes]
+    model, images = entry.build().double().eval(), [torch.rand(3, *shape).double() for shape in entry.shapes]
     graph = prune_gym.trace(model, images)
     network = prune_gym.compact(model, graph, graph.full())
     save_pruned(tmp_path / "file", network)
