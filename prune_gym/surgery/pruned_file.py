@@ -43,7 +43,8 @@ def save_pruned(path: str | Path, network: nn.Module, info: Mapping[str, Any] | 
     ``info`` is any JSON object to keep beside it; :func:`pruned_info` reads it back.
 
     Raises TypeError for arguments of another type, ValueError for ``info`` with numbers that are not finite and for a network
-    that :func:`load_pruned` would refuse, OSError if the file cannot be written. A file that was there is then left as it was.
+    with an operator or an argument that :func:`load_pruned` refuses, OSError if the file cannot be written. A file that was
+    there is then left as it was.
     """
     write_atomically(as_path("path", path), pruned_bytes(network, info))
 

@@ -42,21 +42,22 @@ def rehearse(program: Program, tensors: Mapping[str, Tensor], max_elements: int)
     convolutions hold more than ``max_elements`` elements at once, per image. ``tensors`` are the network's own; only their
     shapes and types are read.
 
-    Where the program takes any image size, it must run on one of :data:`IMAGE_SIZES`.
+    Where the program takes any image size, it must run on one of :data:`IMAGE_SIZES`. It must run on floating-point inputs or
+    on integers, such as the indices of an embedding.
     """
     metas = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in tensors.items()}
     dtypes = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
     floating = program.dtype or next(iter(dtypes), torch.float32)
     is_free = any(size is None for sizes in program.shapes for size in sizes[1:])
     error: Exception | None = None
-    for size, *kinds in product(IMAGE_SIZES if is_free else (1,), *[(floating, torch.int64)] * program.inputs):
+    for size, kind in product(IMAGE_SIZES if is_free else (1,), (floating, torch.int64)):
         try:
             for images in BATCHES:
                 shapes = [
                     [images if n is None else n for n in sizes[:1]] + [size if n is None else n for n in sizes[1:]]
                     for sizes in program.shapes
                 ]
-                inputs = [torch.empty(shape, dtype=kind, device="meta") for shape, kind in zip(shapes, kinds, strict=True)]
+                inputs = [torch.empty(shape, dtype=kind, device="meta") for shape in shapes]
                 _run(program, metas, inputs, max_elements * images)
             return
         except TooLargeError:

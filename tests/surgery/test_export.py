@@ -195,3 +195,16 @@ def test_bad_arguments(residual, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match="format: 'onnx' needs onnxruntime; pip install onnx onnxscript onnxruntime"):
         export(network, torch.zeros(1, *shape), "onnx")
+
+
+@pytest.mark.parametrize("example", [None, 3, "images", [], [None], torch.tensor(1.0)])
+def test_examples_of_other_types(example):
+    with pytest.raises(TypeError, match=r"example: expected a tensor \(N, C, H, W\) or a non-empty sequence of tensors, got "):
+        export(zoo.chain(4), example, "safetensors")
+
+
+def test_images_of_other_types():
+    network, images = zoo.chain(4), zoo.images((3, 8, 8), 2)
+    exported = export(network, images, "safetensors")
+    with pytest.raises(TypeError, match=r"images: expected a tensor \(N, C, H, W\) or batches of them, got NoneType"):
+        compare(exported, network, None)

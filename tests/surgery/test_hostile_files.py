@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -202,6 +203,24 @@ def test_the_limit_counts_the_windows_of_a_convolution(tmp_path: Path) -> None:
         load_pruned(path, max_elements=most - 1)
 
 
+def test_many_inputs_that_do_not_fit_are_refused_in_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "file", [call("pixel_shuffle.default", X, 0, out=1000)])
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["prune_gym"])
+    header |= {"inputs": 1000, "shapes": [[None, 3, 8, 8]] * 1000}
+    header["digest"] = _digest(header, {})
+    save_file({}, path, {"prune_gym": json.dumps(header)})
+    with pytest.raises(PrunedFileError, match="it does not run on inputs of its shapes"):
+        load_pruned(path)
+
+
+def test_integer_inputs(tmp_path: Path) -> None:
+    network = load_pruned(write(tmp_path / "file", [call("embedding.default", tensor("w"), X)], {"w": torch.eye(3)}, (None, 2)))
+    assert torch.equal(network(torch.tensor([[2, 0]])), torch.eye(3)[[2, 0]][None])
+    with pytest.raises(IndexError):
+        network(torch.tensor([[3, 0]]))
+
+
 def test_a_program_that_squares_the_batch_is_seen(tmp_path: Path) -> None:
     flat = call("reshape.default", X, [-1, 192])
     square = call("mm.default", {"value": 1}, {"value": 2}, out=3)
@@ -264,7 +283,7 @@ def test_everything_that_a_trace_records_is_admitted(name: str, tmp_path: Path) 
 
 def check_round_trip(name: str, tmp_path: Path) -> None:
     entry = zoo.NETWORKS[name]
-    model, images = entry.build().eval(), [torch.rand(3, *shape) for shape in entry.shapes]
+    model, images = entry.build().double().eval(), [torch.rand(3, *shape).double() for shape in entry.shapes]
     graph = prune_gym.trace(model, images)
     network = prune_gym.compact(model, graph, graph.full())
     save_pruned(tmp_path / "file", network)

@@ -399,7 +399,7 @@ HOSTILE = {
     ),
     "an integer weight": (
         lambda _, tensors: tensors.update({"hidden.weight": tensors["hidden.weight"].long()}),
-        "it does not run on inputs of its shapes",
+        "its header is malformed (RuntimeError: Only Tensors of floating point",
     ),
     "an output of the future": (set_entry("output", {"value": 10**9}), "a value (1000000000) is used before it is computed"),
     "a result twice": (set_node(3, 2), "are numbered wrongly"),

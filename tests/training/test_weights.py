@@ -130,6 +130,31 @@ def test_missing_files(tmp_path: Path) -> None:
             load_weights(network(), path)
 
 
+def test_arguments_of_other_types(tmp_path: Path) -> None:
+    path, model = tmp_path / "w.safetensors", network()
+    for act in (lambda: save_weights(None, model, {}), lambda: load_weights(model, None)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="path: expected a path, got NoneType"):
+            act()
+    for act in (lambda: save_weights(path, None, {}), lambda: load_weights(None, path)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module, got NoneType"):
+            act()
+    with pytest.raises(TypeError, match=r"recipe: expected a JSON object \(a dict\), got NoneType"):
+        save_weights(path, model, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"recipe: expected what JSON can hold, but .* not JSON serializable"):
+        save_weights(path, model, {"a": object()})
+    with pytest.raises(ValueError, match="recipe: expected what JSON can hold, but "):
+        save_weights(path, model, {"a": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_header_that_is_no_object(tmp_path: Path) -> None:
+    path, model = tmp_path / "w.safetensors", network()
+    for text in ("[1]", "null", "{", "[" * 100_000, '{"digest": NaN}'):
+        save_file(tensors(model), path, {HEADER: text})
+        with pytest.raises(ValueError, match=r"w\.safetensors: damaged, or not a safetensors file"):
+            load_weights(network(), path)
+
+
 REFERENCE = os.environ.get("PRUNE_GYM_REFERENCE")
 
 
