@@ -198,11 +198,9 @@ class Experiment:
 
 
 def draw(split: Split, images: int | None) -> Split:
-    """So many images of a split, drawn at random with a fixed seed; the split itself for None."""
-    if images is None:
-        return split
-    rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:images]
-    return split.subset(rows.to(split.labels.device))
+    """So many images of a split, as many of each class as the counts allow, drawn with a fixed seed; the split itself for
+    None."""
+    return split if images is None else split.sample(images)
 
 
 class StepObserver(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):

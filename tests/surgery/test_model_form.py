@@ -91,7 +91,7 @@ def test_it_computes_what_the_program_does(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(HARD_CODED))
 def test_hard_coded_widths_are_refused_or_warned_about(name: str) -> None:
-    model, images, graph = traced(name)
+    model, _, graph = traced(name)
     refused = 0
     for seed in range(3):
         architecture = random_architecture(graph, seed)
@@ -99,7 +99,7 @@ def test_hard_coded_widths_are_refused_or_warned_about(name: str) -> None:
             compact(model, graph, architecture, form="model")
         except FormError as error:
             refused += 1
-            assert "does not work at the widths of this architecture" in str(error)
+            assert "does not work at the widths of this architecture" in str(error)  # noqa: PT017  # not all are refused
             with pytest.warns(UserWarning, match=r"compact returns the program form, since .* does not work at the widths"):
                 assert isinstance(compact(model, graph, architecture), PrunedNetwork)
     assert refused
@@ -200,7 +200,8 @@ def test_the_sizes_of_layers_are_corrected() -> None:
         nn.Conv2d(8, 16, 3, padding=1, groups=8), nn.GroupNorm(4, 16), nn.Conv2d(16, 12, 1, groups=2), nn.GroupNorm(12, 12),
         nn.ConvTranspose2d(12, 12, 2, groups=12), nn.InstanceNorm2d(12), nn.ConvTranspose2d(12, 6, 2, groups=2),
         nn.BatchNorm2d(6, affine=False, track_running_stats=False), nn.GroupNorm(6, 6, affine=False),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(6), nn.Linear(6, 5), nn.RMSNorm(5), nn.BatchNorm1d(5), nn.Linear(5, 2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(6), nn.Linear(6, 5), nn.RMSNorm(5), nn.BatchNorm1d(5),
+        nn.Linear(5, 2),
     )  # fmt: skip
     graph = trace(zoo.prepare(model), torch.empty(1, 3, 8, 8, dtype=torch.float64))
     small = compact(model, graph, random_architecture(graph, 0, 0.5), form="model")
@@ -540,7 +541,7 @@ def test_a_new_head_and_a_training_step() -> None:
 
 @torch.no_grad()
 def test_copied_saved_and_loaded() -> None:
-    model, small, images, program = small_residual()
+    _, small, images, program = small_residual()
     expected = small(images)
     twin = copy.deepcopy(small)
     for parameter in twin.parameters():
@@ -617,7 +618,7 @@ def test_training_mode_is_that_of_the_class() -> None:
 
 
 def test_the_random_state_is_left_alone() -> None:
-    model, images, graph = traced("residual")
+    model, _, graph = traced("residual")
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
