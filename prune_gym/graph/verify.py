@@ -59,8 +59,8 @@ def _check(model: nn.Module, graph: ChannelGraph, args: list[Any], kwargs: dict[
     raise VerificationError(
         f"the traced program does not compute what the model does for a batch of {n}: "
         f"{_first_difference(model, graph, args, kwargs)}. The forward pass depends there on something that a trace does not "
-        "see, such as a value in a Python variable, or a branch on a size; write it with operators on tensors, or leave that part "
-        "out of the traced model, and trace again."
+        "see, such as a value in a Python variable, or a branch on a size; write it with operators on tensors, or leave that "
+        "part out of the traced model, and trace again."
     )
 
 

@@ -34,7 +34,7 @@ CHANGE = {
     "padding with ones": lambda x: F.pad(x, (1, 1), value=1.0),
     "cosine": lambda x: x.cos(),
     "sigmoid": lambda x: x.sigmoid(),
-    "softplus": lambda x: F.softplus(x),
+    "softplus": F.softplus,
 }
 
 
