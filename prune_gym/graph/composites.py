@@ -63,12 +63,28 @@ def _by_schema(func: torch._ops.OpOverload) -> Callable[..., dict[str, Any]]:
     return lambda *args, **kwargs: dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
 
 
-def _upsampling() -> dict[Any, tuple[Any, Callable[..., dict[str, Any]]]]:
-    kinds = ["nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d"]
-    names = [f"upsample_{kind}" for kind in kinds] + [f"_upsample_nearest_exact{n}d" for n in (1, 2, 3)]
-    names += ["_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"]
-    operators = {getattr(torch._C._nn, name): getattr(torch.ops.aten, name).vec for name in names}
-    return {function: (op, _by_schema(op)) for function, op in operators.items()}
+def _upsample(
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> tuple[torch._ops.OpOverload, dict[str, Any]] | None:
+    """The operator of ``F.interpolate`` with a factor, None where the size is given or computed."""
+    n = input.ndim - 2
+    linear = {"linear": "linear1d", "bilinear": "bilinear2d", "bicubic": "bicubic2d", "trilinear": "trilinear3d"}
+    if scale_factor is None or recompute_scale_factor or mode == "area":
+        return None
+    factors = list(scale_factor) if isinstance(scale_factor, list | tuple) else [scale_factor] * n
+    given = {"input": input, "output_size": None, "scale_factors": [float(factor) for factor in factors]}
+    if mode in linear:
+        name = f"_upsample_{linear[mode]}_aa" if antialias else f"upsample_{linear[mode]}"
+        given["align_corners"] = bool(align_corners)
+    else:
+        name = f"upsample_nearest{n}d" if mode == "nearest" else f"_upsample_nearest_exact{n}d"
+    return getattr(torch.ops.aten, name).vec, given
 
 
 CASTS = frozenset([
@@ -85,9 +101,9 @@ def _casts(func: Any, args: tuple, kwargs: dict) -> bool:
 
 
 class Composites(TorchFunctionMode):
-    """Sees some functions before they fall apart into operators: those whose parts forget the training mode (dropout,
-    instance norm), a size that is given as a factor (upsampling), which pooling it was (the paper's FLOPs count an adaptive
-    pooling, not a mean), or that there was a cast, and those that fall apart differently for different sizes (cdist)."""
+    """Sees some functions before they fall apart into operators: those whose parts forget the training mode (dropout, instance
+    norm), a scale that was given instead of a size (upsampling), which pooling it was (the paper's FLOPs count an adaptive
+    pooling, not a mean), or that there was a cast; and those whose parts depend on sizes (cdist)."""
 
     FUNCTIONS: ClassVar = {
         F.dropout: _dropout("dropout"),
@@ -101,7 +117,6 @@ class Composites(TorchFunctionMode):
         F.adaptive_avg_pool3d: _adaptive_avg_pool(3),
         F.instance_norm: _instance_norm(),
         torch.cdist: _cdist(),
-        **_upsampling(),
     }
 
     OPERATORS = frozenset(op for op, _ in FUNCTIONS.values()) | frozenset(map(operator, REPLACEMENTS))  # of PrunedNetworks
@@ -117,9 +132,11 @@ class Composites(TorchFunctionMode):
             kwargs.pop("device", None)
         if func is Tensor.new_tensor:
             return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs, "device": None})
-        known = (func, _by_schema(func)) if func in self.OPERATORS else self.FUNCTIONS.get(func)
+        if self.inside:
+            return func(*args, **kwargs)
+        call = self._in_one_piece(func, args, kwargs)
         casts = _casts(func, args, kwargs)
-        if self.inside or (known is None and not casts):
+        if call is None and not casts:
             return func(*args, **kwargs)
         self.inside = True
         try:
@@ -128,9 +145,18 @@ class Composites(TorchFunctionMode):
                 result = result.view_as(result)  # dropout in evaluation mode hands back its input
         finally:
             self.inside = False
-        if known is not None:
-            op, to_given = known
-            self.record(op, to_given(*args, **kwargs), result)
+        if call is not None:
+            self.record(*call, result)
         elif isinstance(result, Tensor):  # x.type() is a string
             self.record(torch.ops.aten.to.dtype, {"self": args[0], "dtype": result.dtype}, result)
         return result
+
+    def _in_one_piece(self, func: Any, args: tuple, kwargs: dict) -> tuple[torch._ops.OpOverload, dict[str, Any]] | None:
+        """The operator to record for a function, and its arguments by name; None if its parts are to be recorded."""
+        if func is F.interpolate:
+            return _upsample(*args, **kwargs)
+        known = (func, _by_schema(func)) if func in self.OPERATORS else self.FUNCTIONS.get(func)
+        if known is None:
+            return None
+        op, to_given = known
+        return op, to_given(*args, **kwargs)

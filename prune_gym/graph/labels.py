@@ -72,10 +72,17 @@ class LabelBook:
         if a is b:
             return
         i, j = self._block_of.get(id(a)), self._block_of.get(id(b))
-        if i is None or j is None:
-            self._pairs.append((a.ravel(), b.ravel()))
-        else:  # by far the most frequent case
+        if i is not None and j is not None:  # by far the most frequent case
             self._parents[self._root(i)] = self._root(j)
+        else:
+            self._pairs.append(self._first_images(a.ravel(), b.ravel()))
+
+    def _first_images(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Two arrays of labels, without those of the other images where all images say the same."""
+        if len(a) == 0 or len(a) % self.batch:
+            return a, b
+        x, y = a.reshape(self.batch, -1), b.reshape(self.batch, -1)
+        return (x[0], y[0]) if (x == x[0]).all() and (y == y[0]).all() else (a, b)
 
     def _root(self, block: int) -> int:
         parents = self._parents
@@ -186,8 +193,10 @@ class LabelBook:
             return same
         rows = same[np.concatenate([a for a, _ in pairs])]
         columns = same[np.concatenate([b for _, b in pairs])]
-        involved, numbers = np.unique(np.concatenate([rows, columns]), return_inverse=True)
-        links = coo_array((np.ones(len(rows), np.int8), numbers.reshape(2, -1)), (len(involved), len(involved)))
+        mask = np.zeros(self.size, bool)
+        mask[rows] = mask[columns] = True
+        involved, number = np.flatnonzero(mask), np.cumsum(mask) - 1
+        links = coo_array((np.ones(len(rows), np.int8), (number[rows], number[columns])), (len(involved), len(involved)))
         component = np.arange(self.size)
         component[involved] = _smallest(connected_components(links, directed=False)[1], involved)
         return component[same]

@@ -200,7 +200,7 @@ class _Recorder(TorchDispatchMode):
             try:
                 result = func(*meta_args, **meta_kwargs)
             except NotImplementedError as error:
-                raise UnknownOperatorError(f"trace: operator {func} in module {self.where} needs data: {error}") from error
+                raise UnknownOperatorError(f"trace: operator {func} in module {self.where} needs data: {_VALUES}") from error
         self.record(func, given, result)
         return result
 
@@ -267,6 +267,12 @@ def plain(output: Any) -> Any:
 _DETECTION = ("nms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "nonzero", "masked_select", "unique", "_unique2")
 
 
+_VALUES = (
+    "the size of its result depends on values, as in the post-processing of a detection network; trace a module of your own that "
+    "holds the backbone and head only."
+)
+
+
 def _reason(func: torch._ops.OpOverload) -> str:
     """Why an operator cannot be traced, and what to do about it."""
     name = func._schema.name.partition("::")[2]
@@ -276,10 +282,7 @@ def _reason(func: torch._ops.OpOverload) -> str:
             "tensor), which a trace cannot follow; remove the check, or compute with tensors only."
         )
     if name in _DETECTION or torch.Tag.dynamic_output_shape in func.tags:
-        return (
-            "has no rule for channel labels: the size of its result depends on values, as in the post-processing of a detection "
-            "network; trace a module of your own that holds the backbone and head only."
-        )
+        return f"has no rule for channel labels: {_VALUES}"
     if torch.Tag.nondeterministic_seeded in func.tags or name.startswith(("rand", "normal", "bernoulli", "uniform")):
         return (
             "has no rule for channel labels: it draws random numbers, also in evaluation mode; draw them outside of the model "

@@ -19,7 +19,7 @@ def graph_table(graph: ChannelGraph) -> str:
     the group went, as a fraction of the network's; what lies between two groups counts in both."""
     full = graph.full()
     cost = graph.cost(full)
-    counts = f"{len(graph.groups)} groups, {graph.n_units} units, {graph.n_filters} filters"
+    counts = ", ".join([_count(len(graph.groups), "group"), _count(graph.n_units, "unit"), _count(graph.n_filters, "filter")])
     title = f"{counts}, {cost.macs:,} MACs, {cost.params:,} parameters"
     rows = []
     for g, group in enumerate(graph.groups):
@@ -42,13 +42,16 @@ def graph_table(graph: ChannelGraph) -> str:
 
 def group_table(group: ChannelGroup) -> str:
     """One line per slice: the tensor, the dimension, and how many of its indices go with one unit."""
-    units = f"{group.width} unit{'s' if group.width != 1 else ''}"
-    title = f"group {group.name}: {units} of {group.filters_per_unit} filter{'s' if group.filters_per_unit != 1 else ''}"
+    title = f"group {group.name}: {_count(group.width, 'unit')} of {_count(group.filters_per_unit, 'filter')}"
     lines = [title, f"layers: {', '.join(group.layers)}"]
     if group.mixed:
         lines.append(f"mixed: {group.mixed_by} computes across its channels, so zeroed is not the same as removed")
     rows = [[piece.tensor, str(piece.dim), str(piece.indices.shape[1])] for piece in group.slices]
     return "\n".join([*lines, "", _table(["tensor", "dim", "indices/unit"], rows, right={1, 2})])
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
 def _share(part: int, whole: int) -> str:

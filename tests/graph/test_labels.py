@@ -227,7 +227,7 @@ def test_channels_among_the_images() -> None:
     architecture = zoo.random_architecture(graph, 0)
     network = compact(model, graph, architecture)
     by_hand = zoo.prepare(zoo.Net(run, a=zoo.conv(3, 4), b=zoo.conv(1, 1), head=nn.Linear(4, 3)))
-    kept = torch.from_numpy(np.flatnonzero(architecture.mask))
+    kept = torch.from_numpy(np.flatnonzero(architecture.kept[0]))
     state = {name: tensor[kept] if name.startswith("a.") else tensor for name, tensor in model.state_dict().items()}
     by_hand.load_state_dict(state | {"head.weight": model.head.weight[:, kept]})
     assert zoo.relative_error(network(x), by_hand(x)) < 1e-12

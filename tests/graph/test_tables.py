@@ -67,9 +67,10 @@ def test_what_mixes_a_group_is_named() -> None:
     ("name", "layer", "filters", "reason"),
     [
         ("bound_to_the_image", "like_the_image", "3 of 3", "aten.add.Tensor in the model itself"),
-        ("bound_to_the_image", "out", "3 of 3", "reaches the model's output"),
+        ("bound_to_the_image", "out", "3 of 3", "aten.add.Tensor in the model itself"),
+        ("outer_product", "head", "3 of 3", "reaches the model's output"),
         ("channels_that_stay", "conv1", "6 of 6", "aten.index.Tensor in the model itself"),
-        ("one_channel_selected", "conv1", "1 of 6", "aten.mul.Tensor in the model itself"),
+        ("one_channel_selected", "conv1", "1 of 6", "aten.sigmoid in the model itself"),
         ("three_sizes_in_one_product", "patches", "6 of 6", "a cost would be a product of three widths"),
     ],
 )

@@ -140,7 +140,9 @@ def split_(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     pieces = np.split(labels, np.cumsum(counts)[:-1])
     for piece in pieces:
         book.cut(piece)
-    call.becomes("aten.split_with_sizes.default", x, [Size(piece) for piece in pieces], dim)
+    # the results of an unsafe split may be written to while gradients are computed
+    unsafe = "unsafe_" if "unsafe" in call.op else ""
+    call.becomes(f"aten.{unsafe}split_with_sizes.default", x, [Size(piece) for piece in pieces], dim)
     return [[*x.labels[:dim], piece, *x.labels[dim + 1 :]] for piece in pieces]
 
 
