@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.graph.copying import attribute_tensors, copy_model
-from prune_gym.surgery.agreement import find_disagreement
+from prune_gym.surgery.agreement import Disagreement, find_disagreement
 from prune_gym.surgery.sizes import correct_sizes
 from prune_gym.surgery.training_only import cut_training_only
 
@@ -21,9 +21,9 @@ class FormError(ValueError):
 def narrow(model: nn.Module, graph: ChannelGraph, architecture: Architecture, small: Mapping[str, Tensor]) -> nn.Module:
     """A copy of ``model`` with the tensors ``small``, by name, and with the sizes in its modules' attributes corrected.
 
-    It is compared with the program on random images, see :func:`find_disagreement`. An attribute that equals a number of
-    channels, but is none, shows there: then it gets its value back. Raises :class:`FormError`, which names the module, where
-    the two differ for another reason.
+    It is compared with the program on random images, see :func:`find_disagreement`. Where the two differ, attributes that were
+    only recognised by their value get it back: those of the module at fault, or else all. Raises :class:`FormError`, which
+    names that module, where it was not that.
     """
     small = {**small, **cut_training_only(model, graph, architecture, small)}
     registered = [*model.named_parameters(), *model.named_buffers()]
@@ -32,19 +32,25 @@ def narrow(model: nn.Module, graph: ChannelGraph, architecture: Architecture, sm
     program = graph.program.at(architecture.mask)
     constants = {name: small[name] for name in graph.constants}
     doubtful = correct_sizes(model, narrowed, graph.program, architecture.mask)
+    first: Disagreement | None = None
     while (found := find_disagreement(narrowed, program, constants, graph.example)) is not None:
-        undone = [correction for correction in doubtful if correction.module == found.module]
-        if not undone:
-            kind = type(model.get_submodule(found.module)).__name__
-            where = f"module {found.module!r} ({kind})" if found.module else f"the forward pass of {kind}"
-            raise FormError(
-                f"{where} does not work at the widths of this architecture: {found.reason}. It may hold a number of channels, "
-                "or need parts of the same size; take them from the shape of its input, or use form='program'."
-            )
+        first = first or found
+        if not doubtful:
+            raise FormError(_message(model, first))
+        undone = [correction for correction in doubtful if correction.module == found.module] or doubtful
         for correction in undone:
             setattr(narrowed.get_submodule(correction.module), correction.attribute, correction.before)
         doubtful = [correction for correction in doubtful if correction not in undone]
     return narrowed
+
+
+def _message(model: nn.Module, found: Disagreement) -> str:
+    kind = type(model.get_submodule(found.module)).__name__
+    where = f"module {found.module!r} ({kind})" if found.module else f"the forward pass of {kind}"
+    return (
+        f"{where} does not work at the widths of this architecture: {found.reason}. It may hold a number of channels, or need "
+        "parts of the same size; take them from the shape of its input, or use form='program'."
+    )
 
 
 def _cut_attributes(model: nn.Module, graph: ChannelGraph, small: Mapping[str, Tensor]) -> dict[int, Tensor]:

@@ -66,7 +66,8 @@ def correct_sizes(model: nn.Module, narrowed: nn.Module, program: Program, kept:
     returned, in case it was something else:
 
     - An integer, if it equals a size of the module's own tensors or in a call that the module itself makes, or else a size of
-      the layers in it, and all of these that it equals became the same. Where those of the layers differ, the name decides:
+      the layers in it, and all of these that it equals became the same. Where those of the layers differ, it is the one that
+      is a multiple of a size in the module's calls before and after, as a split into equal parts has it. Else the name decides:
       ``in_...`` is what the first layer reads, ``out_...`` what the last one makes, ``num_features`` what the last one reads.
     - A list or tuple, if it equals the sizes in such a call, as a split or a view has them, or else number by number.
     """
@@ -183,7 +184,15 @@ def _corrected(attribute: str, value: Any, sizes: _Sizes) -> Any:
         by_name = sizes.outputs[::-1]
     elif attribute in ("num_features", "head_hidden_size"):
         by_name = sizes.inputs[::-1]
-    return _became(value, sizes.within) or next((after for before, after in by_name if before == value), None)
+    if (after := _became(value, sizes.within)) is not None:
+        return after
+    split = {after for before, after in sizes.within if before == value and _splits_into((value, after), sizes.own)}
+    return split.pop() if len(split) == 1 else next((after for before, after in by_name if before == value), None)
+
+
+def _splits_into(whole: Change, parts: Sequence[Change]) -> bool:
+    """Whether some part fits into a whole as often after the cut as before."""
+    return any(a != b and whole[0] % b == 0 and whole[0] // b * a == whole[1] for b, a in parts)
 
 
 def _became(number: int, changes: Sequence[Change]) -> int | None:

@@ -32,8 +32,8 @@ def cut_training_only(
         kept = _matched(training, graph, architecture)
     except (UnknownOperatorError, TypeError, ValueError) as error:
         warnings.warn(
-            f"compact: {unused[0]!r} and whatever else only the training mode of {type(model).__name__} uses was not cut, as "
-            f"that mode cannot be followed ({error}); remove these layers before training, or use form='program'.",
+            f"compact: {unused[0]!r} and what else only the training mode of {type(model).__name__} uses was not cut, as that "
+            f"mode cannot be followed ({error}); remove these layers before training, or use form='program'.",
             UserWarning,
             stacklevel=4,
         )
