@@ -42,15 +42,15 @@ def rehearse(program: Program, tensors: Mapping[str, Tensor], max_elements: int)
     convolutions hold more than ``max_elements`` elements at once, per image. ``tensors`` are the network's own; only their
     shapes and types are read.
 
-    Where the program takes any image size, it must run on one of :data:`IMAGE_SIZES`. It must run on floating-point inputs or
-    on integers, such as the indices of an embedding.
+    Where the program takes any image size, it must run on one of :data:`IMAGE_SIZES`. It must run on inputs of one of the
+    floating-point types of its tensors, or on integers, such as the indices of an embedding.
     """
     metas = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in tensors.items()}
-    dtypes = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
-    floating = program.dtype or next(iter(dtypes), torch.float32)
+    held = dict.fromkeys(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+    kinds = [*([program.dtype] if program.dtype else held or [torch.float32]), torch.int64]
     is_free = any(size is None for sizes in program.shapes for size in sizes[1:])
     error: Exception | None = None
-    for size, kind in product(IMAGE_SIZES if is_free else (1,), (floating, torch.int64)):
+    for size, kind in product(IMAGE_SIZES if is_free else (1,), kinds):
         try:
             for images in BATCHES:
                 shapes = [
