@@ -215,11 +215,7 @@ def _optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.opti
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, data: Split, batch_size: int = 256) -> float:
-    """Fraction of images that ``model`` classifies correctly in evaluation mode, in [0, 1]. Raises TypeError for another type."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
-    if not isinstance(data, Split):
-        raise TypeError(f"data: expected a prune_gym.data.splits.Split, got {type(data).__name__}.")
+    """Fraction of images that ``model`` classifies correctly in evaluation mode."""
     was_training = model.training
     model.eval()
     correct = sum((model(images).argmax(1) == labels).sum() for images, labels in data.batches(batch_size))

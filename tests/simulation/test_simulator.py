@@ -398,6 +398,5 @@ def test_models_of_equal_weights_do_not_share_accuracies() -> None:
 def test_labels_of_every_split_are_classes(part: str, label: int) -> None:
     labels = CHAIN.val.labels.clone()
     labels[-1] = label
-    task = replace(CHAIN, **{part: Split(CHAIN.val.images, labels)})
     with pytest.raises(ValueError, match=rf"labels: expected classes 0 \.\. 2, .* in the {part} images"):
-        Simulator(task, 0.5, 0.2)
+        Simulator(replace(CHAIN, **{part: Split(CHAIN.val.images, labels)}), 0.5, 0.2)

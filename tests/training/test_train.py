@@ -281,10 +281,3 @@ def test_no_batch_is_a_single_image() -> None:
     assert [len(batch) for batch in batches] == [32, 33]
     assert torch.equal(torch.cat(batches), order)
     assert [len(batch) for batch in training._batches(order[:1], 32)] == [1]
-
-
-def test_the_accuracy_of_something_else(tiny_task):
-    with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got NoneType"):
-        training.accuracy(None, tiny_task.val)
-    with pytest.raises(TypeError, match=r"data: expected a prune_gym.data.splits.Split, got NoneType"):
-        training.accuracy(tiny_task.model, None)
