@@ -201,3 +201,25 @@ def test_with_post_training_only_trained_networks_count(tiny_task):
     step = search.step(env.uniform_action)
     assert search.best is step
     assert step.snapshot.weights.version
+
+
+def test_an_episode_that_a_wrapper_cuts_short_is_finished(env):
+    cut = TimeLimit(env, 2)
+    cut.reset()
+    search = budgeted(cut, 30)
+    for _ in search.episodes():
+        steps = 0
+        while not search.finished:
+            search.step(env.uniform_action)
+            steps += 1
+        assert steps == 2
+    assert search.best is None
+
+
+def test_a_reset_keeps_back_a_whole_episode_again(env):
+    """Also while the search looks ahead from the original network."""
+    search = budgeted(env, 30)
+    ahead = search.step(env.uniform_action)
+    search.reset()
+    search.restore(ahead.snapshot)
+    assert (search.steps_left, search.evaluations_left) == (3, 29 - 4)

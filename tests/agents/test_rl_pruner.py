@@ -211,6 +211,18 @@ def test_tree_ends_where_the_episode_ends(tiny_task):
     assert env.evaluations == 3  # all three are terminal: nothing lies below them
 
 
+@pytest.mark.parametrize("times_uniform", [False, True])
+def test_the_noise_of_a_sample(env, times_uniform):
+    """Gaussian; in the released code, times one uniform number for the whole sample. By the draws of the same generator."""
+    agent = RLPruner(env, replace(small, noise_std=0.03, noise_times_uniform=times_uniform), seed=4)
+    rng = np.random.default_rng(4)
+    for _ in range(3):
+        noise = 0.03 * rng.standard_normal(len(agent.layer_policy)) * (rng.random() if times_uniform else 1.0)
+        np.testing.assert_allclose(
+            agent.sample_action(), noisy_action(agent.layer_policy, noise, agent.layer_groups, agent.config.min_probability)
+        )
+
+
 def test_actions_of_groups_sum_over_their_layers(env):
     agent = RLPruner(env, small, seed=0)
     layers = [group.layers for group in env.graph.groups]
