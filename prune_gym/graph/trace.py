@@ -220,6 +220,6 @@ class _Recordings:
         return ValueError(
             f"trace: the forward pass depends on the batch size in a way that cannot be followed: with {recording.batch} images, "
             f"module {recording.where(mismatch.position)} {mismatch} than with {SMALL_BATCH}. Sizes that are a multiple of the "
-            "batch size plus a constant are followed; replace anything else (x.shape[0] // 2, x.chunk(2, 0), 1 / len(x), a branch "
-            "on len(x), torch.tensor([...] * len(x))) by operators on the tensor itself."
+            "batch size plus a constant are followed; replace anything else (x.shape[0] // 2, x.chunk(2, 0), 1 / len(x), a "
+            "branch on len(x), torch.tensor([...] * len(x))) by operators on the tensor itself."
         )
