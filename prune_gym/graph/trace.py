@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.graph.copying import MetaCopies, meta_tensors
-from prune_gym.graph.labelling import Labelled, label
+from prune_gym.graph.labelling import label
 from prune_gym.graph.program import leaves, map_argument
 from prune_gym.graph.recorder import Recording, UnknownOperatorError, record
 from prune_gym.graph.resolve import resolve
@@ -46,17 +46,16 @@ def trace(model: nn.Module, example_input: Example) -> ChannelGraph:
     # out of any inference mode, under which operators would arrive as composites
     with _no_garbage_collection(), torch.inference_mode(False), torch.no_grad():
         recording, shapes, dtype = _Recordings(model, args, kwargs).run()
-        labelled = _best_reading(recording)
-        program = replace(labelled.program, shapes=shapes, dtype=dtype)
+        graph = _best_reading(recording)
         example = map_argument(lambda x: torch.empty_like(x, device="meta"), (args, kwargs))
-        return replace(resolve(replace(labelled, program=program)), example=example)
+        return replace(graph, program=replace(graph.program, shapes=shapes, dtype=dtype), example=example)
 
 
 def trace_training(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> ChannelGraph:
     """The same in training mode, for the ``example`` of a graph: with the layers that run in training mode only."""
     with _no_garbage_collection(), torch.inference_mode(False), torch.no_grad():
         recording, _, _ = _Recordings(model, args, kwargs, training=True).run()
-        return resolve(_best_reading(recording))
+        return _best_reading(recording)
 
 
 def arguments(model: nn.Module, example: Example) -> tuple[list[Any], dict[str, Any]]:
@@ -93,20 +92,19 @@ def _takes_one_dict(signature: inspect.Signature, example: Mapping[str, Tensor])
     return not any(key in named for key in example) and not any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _best_reading(recording: Recording) -> Labelled:
+def _best_reading(recording: Recording) -> ChannelGraph:
     """Where a view splits channels, either part may be the one to prune: in a channel shuffle it is the last, in a pixel
     shuffle written with views the first. Both are exact, so what leaves more to prune is taken, view by view."""
     last = label(recording, lambda _key: False)
     if not last.book.choices:
-        return last
+        return resolve(last)
     first = label(recording, lambda _key: True)
     parts, other_parts = last.book.parts(), first.book.parts()
     better = {key for key in other_parts if other_parts[key] > parts.get(key, 0)}
     readings = [last, first]
     if 0 < len(better) < len(first.book.choices):
         readings.append(label(recording, better.__contains__))
-    graphs = map(resolve, readings)
-    return max(zip(readings, graphs, strict=True), key=lambda pair: (pair[1].n_filters, pair[1].n_units))[0]
+    return max(map(resolve, readings), key=lambda graph: (graph.n_filters, graph.n_units))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from prune_gym.graph.operators import is_known
 from prune_gym.graph.program import (
     BatchSize,
     Count,
+    FloatType,
     Named,
     Node,
     Program,
@@ -132,6 +133,44 @@ def test_counts_batches_and_modes_are_filled_in() -> None:
         assert output.dtype == torch.float64
         assert output.tolist() == x.view(2 * n, 2).tolist()
         assert at.run({}, [x], training=True).count_nonzero() == 0
+
+
+def test_sizes_with_an_offset_and_the_type_of_the_network() -> None:
+    nodes = (
+        Node("aten.ones.default", [[BatchSize(3, -2)]], {"dtype": FloatType()}, 1),
+        Node("aten.new_full.default", [Value(0), [BatchSize(1, 1)], BatchSize(2)], {"dtype": FloatType()}, 2),
+    )
+    program = Program(1, nodes, [Value(1), Value(2), BatchSize(2, 5)])
+    for n, dtype in ((2, torch.float64), (5, torch.float16)):
+        a, b, size = program.run({}, [torch.ones(n, dtype=dtype)])
+        assert a.shape == (3 * n - 2,)
+        assert b.tolist() == [2 * n] * (n + 1)
+        assert a.dtype is b.dtype is dtype
+        assert size == 2 * n + 5
+    a, _, _ = program.run({"table": torch.arange(3), "weight": torch.ones(1).double()}, [torch.ones(2, dtype=torch.int64)])
+    assert a.dtype is torch.float64  # of the first tensor of the network that has such a type
+
+
+def test_inputs_are_checked() -> None:
+    nodes = (Node("aten.add.Tensor", [Value(0), Value(1)], {}, 2),)
+    program = Program(2, nodes, Value(2), ((None, 3, None), (None, 1, 4)), torch.float32)
+    for twin in (program, pickle.loads(pickle.dumps(program)), program.at(KEPT)):
+        assert twin.run({}, [torch.ones(2, 3, 4), torch.ones(2, 1, 4)]).shape == (2, 3, 4)
+        for a, b, message in (
+            (
+                torch.ones(2, 4, 4),
+                torch.ones(2, 1, 4),
+                r"input 0: expected a tensor of shape \(any, 3, any\), as traced, got \(2, 4, 4\)",
+            ),
+            (torch.ones(2, 3, 4), torch.ones(2, 1, 1), r"input 1: expected a tensor of shape \(any, 1, 4\)"),
+            (torch.ones(2, 3), torch.ones(2, 1, 4), r"input 0: expected a tensor of shape"),
+            (torch.ones(2, 3, 4, 1), torch.ones(2, 1, 4), r"input 0: expected a tensor of shape"),
+            (torch.ones(2, 3, 4), torch.ones(1, 1, 4), r"input 1: expected as many images as in input 0, 2, got 1"),
+            (torch.ones(2, 3, 4), torch.ones(2, 1, 4).half(), r"input 1: expected torch.float32, as traced, got torch.float16"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                twin.run({}, [a, b])
+    assert program.run({}, [torch.ones(2, 3, 4), torch.ones(2, 1, 4).long()]).shape == (2, 3, 4)
 
 
 def test_a_factory_lands_where_the_images_are() -> None:

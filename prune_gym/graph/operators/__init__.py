@@ -27,11 +27,10 @@ __all__ = [
 
 REPLACEMENTS = {  # what rules record in place of what was dispatched
     "aten.batch_norm.default", "aten.layer_norm.default", "aten.group_norm.default", "aten.instance_norm.default",
-    "aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default",
-    "aten.feature_alpha_dropout.default", "aten.to.dtype", "aten.cdist.default", "aten.adaptive_avg_pool1d.default",
-    "aten.adaptive_avg_pool2d.default", "aten.adaptive_avg_pool3d.default", "aten.split_with_sizes.default",
-    "aten.unsafe_split_with_sizes.default", "aten.flatten.using_ints", "aten.unflatten.int",
-    "aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default",
+    "aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default", "aten.feature_alpha_dropout.default",
+    "aten.to.dtype", "aten.cdist.default", "aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default",
+    "aten.adaptive_avg_pool3d.default", "aten.split_with_sizes.default", "aten.unsafe_split_with_sizes.default",
+    "aten.flatten.using_ints", "aten.unflatten.int", "aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default",
     "aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input",
 }  # fmt: skip
 
