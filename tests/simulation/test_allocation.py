@@ -201,6 +201,13 @@ def test_of_equal_remainders_the_larger_share_is_rounded_up() -> None:
     assert allocate(np.array([2, 1]), architecture([9, 9], [4, 2]), 1).tolist() == [1, 0]
 
 
+def test_remainders_that_differ_by_rounding_alone_are_equal() -> None:
+    """24 filters by (7, 9) are 10.5 and 13.5, though not in floating point."""
+    assert allocate(np.array([7, 9]), architecture([20, 20], [1, 1]), 24).tolist() == [10, 14]
+    assert allocate(np.array([9, 7]), architecture([20, 20], [1, 1]), 24).tolist() == [14, 10]
+    assert allocate(np.array([9, 4, 1, 7]), architecture([20] * 4, [1] * 4), 28).tolist() == [12, 5, 1, 10]
+
+
 def test_largest_remainder_by_hand() -> None:
     assert allocate(np.array([1, 1, 1]), architecture([9, 9, 9], [1, 1, 1]), 4).tolist() == [2, 1, 1]
     assert allocate(np.array([5, 3, 2]), architecture([9, 9, 9], [1, 1, 1]), 4).tolist() == [2, 1, 1]  # 2.0, 1.2, 0.8

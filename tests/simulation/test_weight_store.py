@@ -111,6 +111,11 @@ def test_a_student_learns_from_its_own_teacher(
     assert equal(two["student"], slice_tensors(store.tensors(first), graph.units, tiny_architectures[3]))
     assert equal(two["teacher"], slice_tensors(store.tensors(first), graph.units, tiny_architectures[2]))
     assert not equal(two["teacher"], one["student"])
+    units = graph.units["stem.weight"][0]
+    gone = torch.from_numpy(tiny_architectures[2].mask[units] & ~tiny_architectures[3].mask[units])
+    assert gone.any()
+    assert torch.equal(store.tensors(second)["stem.weight"][gone], store.tensors(first)["stem.weight"][gone])
+    assert not torch.equal(store.tensors(first)["stem.weight"][gone], original["stem.weight"][gone])
     assert [call["seed"] for call in trainings] == [int(w.version[:8], 16) for w in (first, second)]
     assert all(call["settings"] is SETTINGS for call in trainings)
     for call in trainings:
