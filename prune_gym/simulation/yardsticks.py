@@ -10,7 +10,12 @@ from prune_gym.scoring.evaluation import Score
 Yardstick = Callable[[Score, Score], float]  # (after, baseline) -> worth, the higher the better
 
 
-YARDSTICKS: dict[str, Yardstick] = {"accuracy": lambda after, baseline: after.accuracy}
+def accuracy(after: Score, baseline: Score) -> float:
+    """The accuracy of the pruned network, in [0, 1]."""
+    return after.accuracy
+
+
+YARDSTICKS: dict[str, Yardstick] = {"accuracy": accuracy}
 
 
 def make_yardstick(yardstick: str | Yardstick) -> Yardstick:
