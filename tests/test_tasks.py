@@ -9,7 +9,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +144,32 @@ def test_fingerprints_tell_apart_what_is_told_apart(
         assert {name for name, value in fewer.fingerprints.items() if value != tiny_task.fingerprints[name]} == {"data"}
     flipped = replace(tiny_task, augmentation=Augmentation())
     assert flipped.fingerprints["augmentation"] != tiny_task.fingerprints["augmentation"]
+
+
+def test_tasks_are_told_apart_by_identity(tiny_task: Task) -> None:
+    assert hash(tiny_task) != hash(replace(tiny_task))
+    assert replace(tiny_task) != tiny_task
+    assert len({tiny_task, tiny_task, replace(tiny_task)}) == 2
+    with pytest.raises(FrozenInstanceError):
+        tiny_task.name = "other"  # type: ignore[misc]
+
+
+def test_progress_and_downloads_are_asked_for(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks.load(QUICK)
+    assert capsys.readouterr().err == ""
+    (path,) = cache.iterdir()
+    path.unlink()
+    tasks._loaded.clear()
+    tasks.load(QUICK, progress=True)
+    assert "training digits_mobilenet once" in capsys.readouterr().err
+    asked = []
+    monkeypatch.setattr(tasks, "load_data", lambda name, download: asked.append((name, download)) or data.digits())
+    save_weights(tmp_path / "w.safetensors", models.create("digits_vgg"), {})
+    tasks.make("digits_vgg", "digits", tmp_path / "w.safetensors")
+    tasks.make("digits_vgg", "digits", tmp_path / "w.safetensors", download=True)
+    assert asked == [("digits", False), ("digits", True)]
 
 
 def test_bad_tasks(tiny_task: Task) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 import torchvision.transforms.v2.functional as slow
@@ -55,6 +57,12 @@ def test_every_change_alone() -> None:
     expected = torch.zeros_like(batch)
     expected[..., :2, 2] = batch[..., 1:, 0]
     assert torch.equal(shifted, expected)
+
+
+def test_the_changes_of_the_paper() -> None:
+    assert Augmentation() == Augmentation(padding=4, flip=True, degrees=15.0)
+    with pytest.raises(FrozenInstanceError):
+        Augmentation().flip = False  # type: ignore[misc]
 
 
 def test_nothing_to_do() -> None:

@@ -56,7 +56,7 @@ class Timed(nn.Module):
         return x
 
 
-@pytest.mark.parametrize(("budget", "runs"), [(1e-9, 5), (1.0, 5), (1.1, 6), (3.0, 15)])
+@pytest.mark.parametrize(("budget", "runs"), [(1e-9, 5), (1.0, 5), (1.1, 6), (1.21875, 6), (3.0, 15)])
 def test_runs_that_fit_into_the_budget(budget, runs, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(latency, "time", clock)
@@ -65,6 +65,9 @@ def test_runs_that_fit_into_the_budget(budget, runs, monkeypatch):
     assert found == {"slow": 375, "quick": 31.25}
     # both together get twice the budget, and the run in which it ends counts
     assert slow.runs == quick.runs == 5 + runs
+    if budget == 1:
+        latencies({"slow": slow, "quick": quick}, torch.zeros(1))  # the default
+        assert slow.runs == 2 * (5 + runs)
 
 
 def test_the_first_five_runs_are_not_timed_and_the_median_counts(monkeypatch):
@@ -80,6 +83,11 @@ def test_latencies_are_measured_without_gradients():
     network = zoo.Net(lambda net, y: modes.append(torch.is_inference_mode_enabled()) or y)
     latencies({"a": network}, torch.zeros(1, 3, 4, 4), 1e-9)
     assert modes == [True] * 10
+
+
+def test_peak_memory_of_operators_with_keywords():
+    network = zoo.Net(lambda net, y: torch.ones(y.shape[0], 3, dtype=torch.float64))
+    assert peak_memory(network, torch.zeros(7, 3, 4, 4)) == 4 * 7 * 48 + 8 * 7 * 3
 
 
 def test_peak_memory_of_a_chain():

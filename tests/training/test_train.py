@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError
 from functools import partial
 from pathlib import Path
 
@@ -255,6 +256,28 @@ def test_the_recipe_of_the_paper() -> None:
     optimizer = sgd([nn.Parameter(torch.zeros(1))], paper.weight_decay)
     assert (optimizer.defaults["momentum"], optimizer.defaults["weight_decay"]) == (0.9, 5e-4)
     assert training.MIN_LEARNING_RATE == 1e-6
+
+
+def test_the_other_recipes() -> None:
+    """Base networks, and results on them, are only comparable between versions as long as these stay."""
+    assert Recipe() == Recipe(15, 32, 5e-3, 0.3, 0.1, 0, "adamw", 0.1)
+    assert RECIPES["short"] == Recipe(30, 128, 0.1, 5e-4, 0.1, 0, "sgd", 0.2)
+    with pytest.raises(FrozenInstanceError):
+        Recipe().epochs = 1  # type: ignore[misc]
+
+
+def test_only_gpus_mix_precisions_and_turn_tensors() -> None:
+    cpu = torch.device("cpu")
+    x = torch.rand(2, 3, 4, 4)
+    with training.mixed_precision(cpu):
+        assert nn.functional.conv2d(x, torch.rand(5, 3, 1, 1)).dtype == torch.float32
+    assert training.layout_on(cpu) is torch.preserve_format
+    assert training.layout_on(torch.device("cuda")) is torch.channels_last
+    modes = []
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 3))
+    model[0].register_forward_hook(lambda module, inputs, y: modes.append(module.weight.stride()))
+    training.train(model, squares(), Recipe(epochs=1))
+    assert modes == [(9, 9, 3, 1)]
 
 
 def test_sgd_is_that_of_a_loop_written_out() -> None:
