@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from prune_gym.registration import register
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:  # what the names are, for type checkers and editors
     from prune_gym import agents, benchmark, envs, models, tasks
     from prune_gym.data.splits import Split

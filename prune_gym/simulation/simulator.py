@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 
+from prune_gym import __version__
 from prune_gym.arguments import check_choice, check_number, choose_device, unknown
 from prune_gym.graph.channel_graph import Architecture
 from prune_gym.scoring.evaluation import PRECISIONS, Score
@@ -120,7 +120,6 @@ class Simulator:
         self.store = WeightStore(task, self.posttraining, self.cache, self.device)
         split, calibration = getattr(task, reward_split).to(self.device), task.calibration.to(self.device)
         self.scorer = Scorer(self.store, split, calibration, importance, precision, self.cache)
-        self._check_outputs()
         self.baseline = self.score(self.initial())
 
     def _identify(self, importance: str, precision: str) -> dict[str, Any]:
@@ -133,28 +132,13 @@ class Simulator:
             "device": str(self.device),
             "threads": torch.get_num_threads(),  # the order of sums, and so their rounding, depends on it
             "torch": torch.__version__,
-            "prune_gym": version("prune_gym"),
+            "prune_gym": __version__,
         }
 
     def _process(self) -> Process:
         network, data, augmentation = (self.task.fingerprints[key] for key in ("base network", "data", "augmentation"))
         trains = self.posttraining.epochs > 0
         return Process(network, self.schedule, f"{self.posttraining} on {data}, {augmentation}" if trains else "none")
-
-    def _check_outputs(self) -> None:
-        """That the network classifies, and that every label is one of its classes."""
-        with torch.inference_mode():
-            logits = self.network(self.initial())(self.scorer.split.inputs(slice(2)))
-        if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-            got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise TypeError(f"model: expected one tensor of logits (N, classes) as its output, got {got}.")
-        for name in ("train", "val", "test"):
-            labels = getattr(self.task, name).labels
-            if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
-                raise ValueError(
-                    f"labels: expected classes 0 .. {logits.shape[1] - 1}, as many as the network has, got "
-                    f"{int(labels.min())} .. {int(labels.max())} in the {name} images."
-                )
 
     # ------------------------------------------------------------------------------------------------- one step
 
