@@ -125,12 +125,12 @@ class Program:
     inputs: int
     nodes: tuple[Node, ...]
     output: Any
-    steps: list[tuple] = field(default_factory=list, repr=False, compare=False)  # what to call, resolved from the nodes
+    steps: list[tuple] = field(init=False, repr=False, compare=False)  # what to call, resolved from the nodes
 
     def __post_init__(self) -> None:
         """At once, since ``torch.compile`` cannot follow what is computed when it is first asked for."""
-        if len(self.steps) != len(self.nodes):
-            self.steps[:] = [_step(node, dies) for node, dies in zip(self.nodes, _last_uses(self), strict=True)]
+        steps = [_step(node, dies) for node, dies in zip(self.nodes, _last_uses(self), strict=True)]
+        object.__setattr__(self, "steps", steps)
 
     def __reduce__(self) -> tuple:
         return Program, (self.inputs, self.nodes, self.output)  # without the resolved callables
@@ -151,7 +151,10 @@ class Program:
             args, kwargs = map_argument(fill, node.args), map_argument(fill, node.kwargs)
             nodes[i] = Node(node.op, args, kwargs, node.outputs, node.module)
             steps[i] = _step(nodes[i], steps[i][-1])
-        return Program(self.inputs, tuple(nodes), self.output, steps)  # most of them are those of this program
+        program = object.__new__(Program)  # most steps are those of this program, so most of the work is done
+        program.__dict__.update(self.__dict__, nodes=tuple(nodes), steps=steps)
+        del program.__dict__["_open"]  # nothing is
+        return program
 
     def run(self, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], training: bool = False) -> Any:
         """Evaluate the program. ``tensors`` holds what :class:`Named` refers to; batch norm and dropout read ``training``."""
