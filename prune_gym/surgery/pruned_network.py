@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from prune_gym.graph.program import Program
 
-
 _RESERVED = frozenset(["", *dir(nn.Module())])  # no module can have parameters of these names
 
 
