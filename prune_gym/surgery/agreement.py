@@ -36,21 +36,31 @@ def find_disagreement(
 ) -> Disagreement | None:
     """Run ``model`` and ``program`` in evaluation mode on the same random images, and compare all outputs.
 
-    Both get the same random weights, so that a branch shows that a zero hides in the model's own. They are compared in float64;
-    where the model does not run in it, because it converts to another type itself, in its own types. An output may differ by
-    1e-9 of its largest element in float64, and by the square root of the precision of another type. On the meta device, which
-    has no values, only the shapes are compared. ``constants`` are what the program uses beside the parameters and buffers.
+    They are compared twice: with the weights of ``model``, and with random ones, since a branch that a zero hides in the
+    model's own shows there, and a difference that random ones saturate shows here. The images have the size of ``example``.
+
+    The comparison is made in float64; where that fails, because the forward pass converts to another type itself, in the
+    model's own types. An output may differ by 1e-9 of its largest element in float64, and by the square root of the precision
+    of another type. On the meta device, which has no values, only shapes are compared. ``constants`` are what the program uses
+    beside the parameters and buffers.
 
     ``model`` is left as it is, except that norms without parameters get the number of channels that reaches them, which only
     a run can tell.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    if any(t.dtype == torch.float32 for t in tensors) and not any(t.device.type == "mps" for t in tensors):
+    is_single = any(t.dtype == torch.float32 for t in tensors) and not any(t.device.type == "mps" for t in tensors)
+    for is_random in (False, True):
         try:
-            return _Trial(model, program, constants, example, torch.float64).compare()
-        except _ModelFailedError:
-            pass  # perhaps because of the type
-    trial = _Trial(model, program, constants, example, None)
+            found = _Trial(model, program, constants, example, is_random, torch.float64 if is_single else None).compare()
+        except Exception:  # because of the type, which the forward pass may fix, or of the widths: the own types tell
+            found = _explained(_Trial(model, program, constants, example, is_random, None))
+        if found is not None:
+            return found
+    return None
+
+
+def _explained(trial: _Trial) -> Disagreement | None:
+    """The outcome of a trial; where the model raises, what it raises."""
     try:
         return trial.compare()
     except _ModelFailedError as error:
@@ -77,6 +87,7 @@ class _Trial:
         program: Program,
         constants: Mapping[str, Tensor],
         example: Arguments,
+        is_random: bool,
         dtype: torch.dtype | None,
     ):
         self.model = model
@@ -85,7 +96,10 @@ class _Trial:
         self.generator = torch.Generator().manual_seed(0)
         registered = dict([*model.named_parameters(), *model.named_buffers()])
         self.device = next((tensor.device for tensor in registered.values()), torch.device("cpu"))
-        self.tensors = {name: self._random_weight(tensor) for name, tensor in registered.items()}
+        self.tensors = {
+            name: like(tensor, self._random_weight(tensor) if is_random else self._cast(tensor))
+            for name, tensor in registered.items()
+        }
         self.constants = {name: self._cast(tensor) for name, tensor in constants.items()}
         n = _tensors_in(example)[0].shape[0]
         self.arguments: Arguments = map_argument(lambda x: self._random_image(x, n) if isinstance(x, Tensor) else x, example)
@@ -96,19 +110,19 @@ class _Trial:
 
     def _random_image(self, given: Tensor, n: int) -> Tensor:
         size = (BATCH if given.shape[0] == n else given.shape[0], *given.shape[1:])
-        if given.is_floating_point():
-            return self._cast(torch.randn(size, generator=self.generator).to(self.device, given.dtype))
+        if given.is_floating_point() or given.is_complex():
+            return self._cast(torch.randn(size, generator=self.generator).to(given.dtype).to(self.device))
         high = 256 if given.dtype == torch.uint8 else 2
         return torch.randint(high, size, generator=self.generator).to(self.device, given.dtype)
 
     def _random_weight(self, tensor: Tensor) -> Tensor:
-        """Matrices that keep the size of what they are multiplied with; vectors and scalars grow, so that a variance stays
-        positive. What is not floating-point stays."""
+        """A matrix that keeps the size of what it is multiplied with. Vectors and scalars grow a little, so that no zero stays
+        and a variance stays positive."""
         values = self._cast(tensor)
-        if tensor.is_floating_point():
-            noise = torch.rand(tensor.shape, generator=self.generator).to(values)
-            values = values + noise if tensor.ndim < 2 else (noise - 0.5) * (12 / max(tensor[0].numel(), 1)) ** 0.5
-        return like(tensor, values)
+        if not tensor.is_floating_point():
+            return values
+        noise = torch.rand(tensor.shape, generator=self.generator).to(values)
+        return values + noise / 10 if tensor.ndim < 2 else (noise - 0.5) * (12 / max(tensor[0].numel(), 1)) ** 0.5
 
     def compare(self) -> Disagreement | None:
         difference = self._difference(self._output_of_model(self._set_channels), self._output_of_program())

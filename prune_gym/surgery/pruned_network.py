@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from prune_gym.graph.program import Program
 
+_RESERVED = frozenset(["", *dir(nn.Module())])  # no module can have parameters of these names
+
 
 class PrunedNetwork(nn.Module):
     """A program with its tensors, as a module: call it, train it, ``deepcopy`` it, save it, trace it again.
@@ -31,8 +33,8 @@ class PrunedNetwork(nn.Module):
         super().__init__()
         self.program = program
         self._names = [*parameters, *buffers]
-        # Straight into the registries: register_parameter refuses the names of a module's own attributes, which the original
-        # network may use, such as "program".
+        # Straight into the registries: register_parameter would refuse "program" as well, which is an attribute of this class,
+        # but may be a parameter of the original network.
         for name, parameter in parameters.items():
             owner, leaf = self._owner(name)
             owner._parameters[leaf] = parameter
@@ -46,7 +48,7 @@ class PrunedNetwork(nn.Module):
         """The module of a tensor, made if need be, and the tensor's name in it."""
         module: nn.Module = self
         *path, leaf = name.split(".")
-        if not all([*path, leaf]):
+        if not all(path) or leaf in _RESERVED:
             raise KeyError(f"{name!r} is no name of a tensor")
         for part in path:
             if part not in module._modules:

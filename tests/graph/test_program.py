@@ -6,6 +6,7 @@ import copy
 import pickle
 import weakref
 from collections import namedtuple
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,21 @@ def test_inputs_are_checked() -> None:
             with pytest.raises(ValueError, match=message):
                 twin.run({}, [a, b])
     assert program.run({}, [torch.ones(2, 3, 4), torch.ones(2, 1, 4).long()]).shape == (2, 3, 4)
+
+
+def test_a_changed_program_runs_what_it_says() -> None:
+    """Whatever way it is made from another one, it does not run the other's calls."""
+    nodes = (Node("aten.expand.default", [Value(0), [BatchSize(), Count(np.array([0, 1, 2]))]], {}, 1),)
+    program = Program(1, nodes, Value(1))
+    x = torch.zeros(2, 1)
+    narrow = program.at(KEPT)
+    assert narrow.run({}, [x]).shape == (2, 2)
+    assert program.at(np.ones(3, bool)).run({}, [x]).shape == (2, 3)
+    assert narrow.at(np.ones(3, bool)).run({}, [x]).shape == (2, 2)  # it is filled in already
+    doubled = replace(narrow, nodes=(Node("aten.cat.default", [[Value(0), Value(0)], 1], {}, 1),))
+    assert doubled.run({}, [x]).shape == (2, 2)
+    assert doubled.run({}, [x + 1]).tolist() == [[1, 1], [1, 1]]
+    assert replace(narrow, output=Value(0)).run({}, [x]).shape == (2, 1)
 
 
 def test_a_factory_lands_where_the_images_are() -> None:

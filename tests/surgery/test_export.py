@@ -183,7 +183,7 @@ def test_bad_arguments(residual, monkeypatch):
     network, shape = residual
     with pytest.raises(ValueError, match=r"format: expected one of .*; got 'onx'. Did you mean 'onnx'\?"):
         export(network, torch.zeros(1, *shape), "onx")
-    with pytest.raises(TypeError, match=r"network: expected a PrunedNetwork from prune_gym.compact, got Linear"):
+    with pytest.raises(TypeError, match=r"network: expected a network from prune_gym.compact, got Linear"):
         export(nn.Linear(2, 2), torch.zeros(1, 2), "onnx")
     with pytest.raises(ValueError, match=r"example: the network does not run on the shape \(1, 7, 8, 8\)"):
         export(network, torch.zeros(1, 7, 8, 8), "onnx")
