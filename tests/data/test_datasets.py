@@ -135,8 +135,8 @@ def test_sorted_files_are_read_in_random_order(tmp_path: Path) -> None:
 
 
 def test_normalizations_are_those_of_public_weights() -> None:
-    assert data.COLOUR == Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert data.GREY == Normalization((0.5,), (0.5,))
+    assert Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) == data.COLOUR
+    assert Normalization((0.5,), (0.5,)) == data.GREY
 
 
 def test_grey_images_and_no_names(tmp_path: Path) -> None:
