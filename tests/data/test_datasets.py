@@ -15,6 +15,7 @@ from torchvision.datasets import CIFAR10
 
 from prune_gym.data import datasets as data
 from prune_gym.data.augmentation import Augmentation
+from prune_gym.data.splits import Normalization
 
 
 def rows(split: data.Split) -> list[bytes]:
@@ -131,6 +132,11 @@ def test_sorted_files_are_read_in_random_order(tmp_path: Path) -> None:
     for split in (splits.train, splits.val, splits.test):
         assert (split.labels.diff() < 0).sum() > len(split) / 5
         assert set(split.labels[:20].tolist()) == {0, 1, 2, 3}
+
+
+def test_normalizations_are_those_of_public_weights() -> None:
+    assert Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) == data.COLOUR
+    assert Normalization((0.5,), (0.5,)) == data.GREY
 
 
 def test_grey_images_and_no_names(tmp_path: Path) -> None:
