@@ -57,7 +57,8 @@ SPACE = _words("""
     upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
     _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_trilinear3d
 """)
-COMPOSITES = REPLACEMENTS | {"aten.reshape.default"}  # rules record these, though a trace never sees them
+# What is recorded in one piece, before it falls apart into operators that a trace sees.
+COMPOSITES = REPLACEMENTS | {"aten.reshape.default"} | {f"aten.{name}.vec" for name in SPACE if name.startswith("upsample_")}
 NAMES = ELEMENTWISE | NEW | MIXING | PRODUCTS | SELECTION | SHAPES | SPACE
 
 
@@ -199,13 +200,19 @@ def _guard_indices(op: str, given: Mapping[str, Any]) -> None:
 
 def _guard_scales(op: str, given: Mapping[str, Any]) -> None:
     """The kernel of an antialiased interpolation is as wide as the scale says."""
-    n = len(given["output_size"])
-    scales = [given.get(name) for name in ("scales", "scales_d", "scales_h", "scales_w")]
+    sizes, factors = given["output_size"], given.get("scale_factors")
+    if op.endswith(".vec"):
+        if (sizes is None) == (factors is None):
+            raise ValueError(f"{op!r} takes either output sizes or scales")
+        scales, shape = factors or [], given["input"].shape[2:]
+    else:
+        scales, shape = [given.get(name) for name in ("scales", "scales_d", "scales_h", "scales_w")], given["self"].shape[2:]
     for scale in scales:
         if scale is not None and not 1 / MAX_SCALE <= scale <= MAX_SCALE:
             raise ValueError(f"{op!r} takes scales from {1 / MAX_SCALE} to {MAX_SCALE}, got {scale}")
-    if any(have < 1 or want < 1 for have, want in zip(given["self"].shape[-n:], given["output_size"], strict=True)):
-        raise ValueError(f"{op!r} takes images and output sizes of at least one pixel")
+    wanted = scales if sizes is None else sizes
+    if len(wanted) != len(shape) or any(n < 1 for n in (*shape, *(sizes or ()))):
+        raise ValueError(f"{op!r} takes images and output sizes of at least one pixel, and one size or scale for each dimension")
 
 
 MAX_SCALE = 1024

@@ -18,10 +18,9 @@ from prune_gym.graph.operators import mixing, products, selection, shapes, space
 from prune_gym.graph.operators.call import RULES, BatchCount, Call, CostTerm, Rule, Size, Traced
 from prune_gym.graph.operators.elementwise import pointwise
 from prune_gym.graph.operators.zeros import labels_that_cannot_be_zeroed, zeros_stay
-from prune_gym.graph.program import operator
 
 __all__ = [
-    "REPLACEMENTS", "BatchCount", "Call", "CostTerm", "Size", "Traced", "find_rule", "is_known", "labels_that_cannot_be_zeroed",
+    "REPLACEMENTS", "BatchCount", "Call", "CostTerm", "Size", "Traced", "find_rule", "labels_that_cannot_be_zeroed",
     "mixing", "products", "selection", "shapes", "space", "zeros_stay",
 ]  # fmt: skip
 
@@ -48,16 +47,3 @@ def find_rule(func: torch._ops.OpOverload) -> Rule | None:
         if torch.Tag.pointwise in func.tags or torch.Tag.pointwise in functional.tags:
             known = pointwise
     return known
-
-
-def is_known(op: str) -> bool:
-    """Whether a saved program may call this operator."""
-    if op in REPLACEMENTS:
-        return True
-    parts = op.split(".")
-    if len(parts) != 3 or parts[0] != "aten":
-        return False
-    try:
-        return find_rule(operator(op)) is not None
-    except AttributeError:
-        return False
