@@ -159,6 +159,7 @@ class RunConfig:
             precision=self.precision,
             posttraining=self.posttraining,
             cache=cache,
+            importance_seed=self.seed,
         )
 
     def budget(self, env: PruningEnv) -> int:

@@ -99,6 +99,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             a mapping of its settings such as ``{"epochs": 5}``; by default they are not. Previews show the network before it;
             the reward of a step is that after it.
         cache: where accuracies and importance rankings are kept, see :mod:`prune_gym.simulation.result_cache`.
+        importance_seed: of the ranking that ``importance="random"`` draws.
 
     Raises ValueError or TypeError for any bad argument, by its name, when the environment is made.
 
@@ -127,6 +128,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         precision: str = "float32",
         posttraining: PostTraining | Mapping[str, Any] | None = None,
         cache: ResultCache | None = None,
+        importance_seed: int = 0,
         **others: Any,
     ):
         if others:
@@ -156,6 +158,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             precision=precision,
             posttraining=posttraining,
             cache=cache,
+            importance_seed=importance_seed,
         )
         groups = len(self.graph.groups)
         self.action_space = spaces.Box(0.0, 1.0, (groups,), np.float32)

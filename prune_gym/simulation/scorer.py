@@ -28,14 +28,24 @@ class Scorer:
         importance: the criterion that ranks units, by name; see :func:`prune_gym.importance`.
         precision: the number format of evaluation; see :class:`prune_gym.scoring.evaluation.Evaluator`.
         cache: keeps accuracies and rankings by the networks' keys.
+        importance_seed: of the ranking that ``importance="random"`` draws.
     """
 
-    def __init__(self, store: WeightStore, split: Split, calibration: Split, importance: str, precision: str, cache: ResultCache):
+    def __init__(
+        self,
+        store: WeightStore,
+        split: Split,
+        calibration: Split,
+        importance: str,
+        precision: str,
+        cache: ResultCache,
+        importance_seed: int = 0,
+    ):
         self.graph = store.graph
         self.store = store
         self.split = split
         self.calibration = calibration
-        self.importance = importance
+        self.importance, self.importance_seed = importance, importance_seed
         self.precision = precision
         self.cache = cache
         self._written = written_tensors(self.graph.program)
@@ -70,7 +80,7 @@ class Scorer:
         """The importance of every unit, by the calibration images, float64 (units,); NaN for the removed ones."""
         tensors = renew(self.store.tensors(network.weights), self._written)
         images, labels = self.calibration.images, self.calibration.labels
-        return unit_scores(criterion, tensors, self.graph, images, labels, network.architecture)
+        return unit_scores(criterion, tensors, self.graph, images, labels, network.architecture, self.importance_seed)
 
     def ranks(self, network: Network) -> np.ndarray:
         """For every kept unit the number of units of its group that are less important, unsigned (units,); removed units come

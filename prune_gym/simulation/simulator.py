@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from prune_gym import __version__
-from prune_gym.arguments import check_choice, check_number, choose_device, unknown
+from prune_gym.arguments import check_choice, check_integer, check_number, choose_device, unknown
 from prune_gym.graph.channel_graph import Architecture
 from prune_gym.scoring.evaluation import PRECISIONS, Score
 from prune_gym.scoring.importance import CRITERIA
@@ -67,6 +67,7 @@ class Simulator:
         posttraining: how networks are trained after a step, or a mapping of these settings; by default they are not.
         cache: keeps accuracies and importance rankings; a :class:`prune_gym.simulation.result_cache.Journal` outlives the
             process.
+        importance_seed: of the ranking that ``importance="random"`` draws.
 
     Attributes:
         schedule: how much each step removes.
@@ -90,6 +91,7 @@ class Simulator:
         precision: str = "float32",
         posttraining: PostTraining | Mapping[str, Any] | None = None,
         cache: ResultCache | None = None,
+        importance_seed: int = 0,
     ):
         if not isinstance(task, Task):
             raise TypeError(f"task: expected a prune_gym.tasks.Task, got {type(task).__name__}.")
@@ -103,6 +105,7 @@ class Simulator:
         check_number("step_ratio", step_ratio, "(0, 1]")
         check_choice("rounding", rounding, ROUNDINGS)
         check_choice("importance", importance, CRITERIA)
+        check_integer("importance_seed", importance_seed, 0)
         check_choice("reward_split", reward_split, PROTOCOLS)
         check_choice("precision", precision, PRECISIONS)
         if not isinstance(cache, ResultCache | None):
@@ -113,13 +116,14 @@ class Simulator:
         self.device = choose_device(device)
         self.posttraining = make_posttraining(posttraining)
         self.schedule = Schedule(filters_to_remove(graph, sparsity), filters_per_step(graph, step_ratio), rounding)
-        self.identity = self._identify(importance, precision)
+        drawn = f"random, seed {importance_seed}" if importance == "random" else importance
+        self.identity = self._identify(drawn, precision)
         self.process = self._process()
         namespace = hashlib.blake2b(json.dumps(self.identity).encode(), digest_size=6).hexdigest()
         self.cache = NamespacedCache(ResultCache() if cache is None else cache, namespace)
         self.store = WeightStore(task, self.posttraining, self.cache, self.device)
         split, calibration = getattr(task, reward_split).to(self.device), task.calibration.to(self.device)
-        self.scorer = Scorer(self.store, split, calibration, importance, precision, self.cache)
+        self.scorer = Scorer(self.store, split, calibration, importance, precision, self.cache, importance_seed)
         self.baseline = self.score(self.initial())
 
     def _identify(self, importance: str, precision: str) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, replace
-from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import prune_gym
 from prune_gym import Architecture
 from prune_gym.graph.program import Program
 from prune_gym.simulation import scorer as scorer_module
@@ -203,7 +203,7 @@ def test_the_identity_says_all_that_results_depend_on(tiny_task: Task) -> None:
         "device": "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "prune_gym": version("prune_gym"),
+        "prune_gym": prune_gym.__version__,
     }  # fmt: skip
     assert {key: simulator.identity[key] for key in tiny_task.fingerprints} == tiny_task.fingerprints
     assert {"base network", "data", "augmentation"} <= tiny_task.fingerprints.keys()
@@ -255,3 +255,13 @@ def test_results_are_shared_between_equal_simulators(tiny_task: Task, runs: list
     runs.clear()
     assert other.scores(other.successors(other.initial(), [np.ones(5), np.eye(5)[0]])) == expected
     assert runs == []
+
+
+def test_a_random_ranking_follows_its_seed(tiny_task: Task) -> None:
+    simulators = [Simulator(tiny_task, 0.5, 0.1, importance="random", importance_seed=seed) for seed in (0, 0, 1)]
+    first, same, other = (simulator.scorer.ranks(simulator.initial().network) for simulator in simulators)
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+    identities = [simulator.identity["importance"] for simulator in simulators]
+    assert identities == ["random, seed 0", "random, seed 0", "random, seed 1"]
+    assert Simulator(tiny_task, 0.5, 0.1, importance_seed=1).identity["importance"] == "taylor"  # which draws nothing
