@@ -78,7 +78,7 @@ def _upsample(
     if scale_factor is None or recompute_scale_factor or mode == "area":
         return None
     factors = list(scale_factor) if isinstance(scale_factor, list | tuple) else [scale_factor] * n
-    given = {"input": input, "output_size": None, "scale_factors": [float(factor) for factor in factors]}
+    given: dict[str, Any] = {"input": input, "output_size": None, "scale_factors": [float(factor) for factor in factors]}
     if mode in linear:
         name = f"_upsample_{linear[mode]}_aa" if antialias else f"upsample_{linear[mode]}"
         given["align_corners"] = bool(align_corners)

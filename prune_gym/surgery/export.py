@@ -76,7 +76,7 @@ def export(network: PrunedNetwork, example: Tensor | Sequence[Tensor], format: s
     try:
         with torch.no_grad():
             own(*zeros)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ValueError(f"example: the network does not run on the shape {shapes}: {error}") from error
     return EXPORTERS[format](own, zeros)
