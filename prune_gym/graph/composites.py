@@ -121,6 +121,10 @@ class Composites(TorchFunctionMode):
 
     OPERATORS = frozenset(op for op, _ in FUNCTIONS.values()) | frozenset(map(operator, REPLACEMENTS))  # of PrunedNetworks
 
+    HANDLED = (
+        OPERATORS | FUNCTIONS.keys() | CASTS | {F.interpolate, torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
+    )
+
     def __init__(self, record: Callable[[torch._ops.OpOverload, dict[str, Any], Any], None]):
         super().__init__()
         self.record = record
@@ -128,6 +132,8 @@ class Composites(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        if func not in self.HANDLED:
+            return func(*args, **kwargs)
         if func in (torch.tensor, torch.as_tensor, torch.asarray):  # what is not on a device keeps its values
             kwargs.pop("device", None)
         if func is Tensor.new_tensor:

@@ -49,9 +49,11 @@ class MetaCopies:
             memo[id(tensor)] = tensors[name]
         for module in self._modules:
             memo[id(module)] = object.__new__(type(module))
-        for module, (same, registered, empty, other) in zip(self._modules, self._parts, strict=True):
+        for module, (same, lists, registered, empty, other) in zip(self._modules, self._parts, strict=True):
             twin = memo[id(module)].__dict__
             twin.update(same)
+            for key, items in lists:
+                twin[key] = list(items)
             for key, items in registered:
                 twin[key] = {name: None if item is None else memo[id(item)] for name, item in items}
             for key, kind in empty:
@@ -62,24 +64,30 @@ class MetaCopies:
                 except TypeError:  # a lock, a logger, an open file: there is only one of it
                     twin[key] = value
             twin["training"] = False
-            rebind(memo[id(module)], memo)
+            if other:
+                rebind(memo[id(module)], memo)
         return memo[id(self._model)]
 
 
-def _parts(module: nn.Module) -> tuple[dict[str, Any], list, list, list]:
-    """The attributes of a module by how they are copied: as they are, as tensors and modules, made empty, any other way."""
-    same, registered, empty, other = {}, [], [], []
+def _parts(module: nn.Module) -> tuple[dict[str, Any], list, list, list, list]:
+    """The attributes of a module by how they are copied: as they are, as lists of what stays as it is, as tensors and modules,
+    made empty, any other way."""
+    same, lists, registered, empty, other = {}, [], [], [], []
     for key, value in module.__dict__.items():
         kind = type(value)
-        if kind in _IMMUTABLE or (kind is tuple and all(type(item) in _IMMUTABLE for item in value)):
+        if kind is FunctionType:  # it may hold something of the model
+            other.append((key, value))
+        elif kind in _IMMUTABLE or (kind is tuple and all(type(item) in _IMMUTABLE for item in value)):
             same[key] = value
+        elif kind is list and all(type(item) in _IMMUTABLE for item in value):
+            lists.append((key, value))
         elif key in _REGISTERED:
             registered.append((key, list(value.items())))
-        elif kind in (dict, OrderedDict) and not value:
+        elif kind in (dict, OrderedDict, set) and not value:
             empty.append((key, kind))
         else:
             other.append((key, value))
-    return same, registered, empty, other
+    return same, lists, registered, empty, other
 
 
 def empty_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:

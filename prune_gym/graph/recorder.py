@@ -6,7 +6,7 @@ mean for channels is found out later, from the recording alone (:mod:`prune_gym.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
@@ -182,7 +182,9 @@ class _Recorder(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        tensors = [leaf for leaf in leaves([args, kwargs]) if isinstance(leaf, Tensor)]
+        tensors = _tensors(args)
+        if kwargs:
+            tensors += _tensors(kwargs.values())
         if tensors and not any(tensor.is_meta or id(tensor) in self._names for tensor in tensors):
             here = {key: item for key, item in kwargs.items() if key != "device"}
             return func(*args, **here)  # arithmetic on constants: its result is a constant, which stays where it is
@@ -212,10 +214,14 @@ class _Recorder(TorchDispatchMode):
 
     def record(self, func: torch._ops.OpOverload, given: dict[str, Any], result: Any) -> None:
         """Note a call, and that ``result`` comes from it."""
-        arguments = {
-            name: map_argument(self._source, item) if isinstance(item, NESTS) else self._source(item)
-            for name, item in given.items()
-        }
+        arguments = {}
+        for name, item in given.items():
+            if isinstance(item, Tensor):
+                arguments[name] = self._source(item)
+            elif isinstance(item, NESTS):
+                arguments[name] = [self._source(part) for part in item]
+            else:
+                arguments[name] = item
         single = isinstance(result, Tensor)
         self._note(func, arguments, tuple(map(self._add, [result] if single else result)), single)
 
@@ -265,6 +271,17 @@ def plain(output: Any) -> Any:
 
 
 _DETECTION = ("nms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "nonzero", "masked_select", "unique", "_unique2")
+
+
+def _tensors(arguments: Iterable[Any]) -> list[Tensor]:
+    """The tensors among the arguments of an operator, which may be in lists, but no deeper."""
+    found = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            found.append(argument)
+        elif isinstance(argument, NESTS):
+            found += [item for item in argument if isinstance(item, Tensor)]
+    return found
 
 
 _VALUES = (
