@@ -78,7 +78,7 @@ def _upsample(
     if scale_factor is None or recompute_scale_factor or mode == "area":
         return None
     factors = list(scale_factor) if isinstance(scale_factor, list | tuple) else [scale_factor] * n
-    given = {"input": input, "output_size": None, "scale_factors": [float(factor) for factor in factors]}
+    given: dict[str, Any] = {"input": input, "output_size": None, "scale_factors": [float(factor) for factor in factors]}
     if mode in linear:
         name = f"_upsample_{linear[mode]}_aa" if antialias else f"upsample_{linear[mode]}"
         given["align_corners"] = bool(align_corners)
@@ -121,6 +121,10 @@ class Composites(TorchFunctionMode):
 
     OPERATORS = frozenset(op for op, _ in FUNCTIONS.values()) | frozenset(map(operator, REPLACEMENTS))  # of PrunedNetworks
 
+    HANDLED = (
+        OPERATORS | FUNCTIONS.keys() | CASTS | {F.interpolate, torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
+    )
+
     def __init__(self, record: Callable[[torch._ops.OpOverload, dict[str, Any], Any], None]):
         super().__init__()
         self.record = record
@@ -128,6 +132,8 @@ class Composites(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        if func not in self.HANDLED:
+            return func(*args, **kwargs)
         if func in (torch.tensor, torch.as_tensor, torch.asarray):  # what is not on a device keeps its values
             kwargs.pop("device", None)
         if func is Tensor.new_tensor:

@@ -54,10 +54,16 @@ class Copies:
         plain = [module for module in self._parts if id(module) not in memo]
         for module in plain:
             memo[id(module)] = object.__new__(type(module))
+<<<<<<< HEAD
         for module in plain:
             same, registered, empty, other = self._parts[module]
+=======
+        for module, (same, lists, registered, empty, other) in zip(self._modules, self._parts, strict=True):
+>>>>>>> graph
             twin = memo[id(module)].__dict__
             twin.update(same)
+            for key, items in lists:
+                twin[key] = list(items)
             for key, items in registered:
                 twin[key] = {name: None if item is None else memo[id(item)] for name, item in items}
             for key, kind in empty:
@@ -67,6 +73,7 @@ class Copies:
                     twin[key] = copy.deepcopy(value, memo)
                 except TypeError:  # a lock, a logger, an open file: there is only one of it
                     twin[key] = value
+<<<<<<< HEAD
         for module in self._parts:
             rebind(memo[id(module)], memo)
         return memo[id(self._model)]
@@ -90,17 +97,33 @@ class MetaCopies:
 def _parts(module: nn.Module) -> tuple[dict[str, Any], list, list, list]:
     """The attributes of a module by how they are copied: as they are, as tensors and modules, made empty, any other way."""
     same, registered, empty, other = {}, [], [], []
+=======
+            twin["training"] = False
+            if other:
+                rebind(memo[id(module)], memo)
+        return memo[id(self._model)]
+
+
+def _parts(module: nn.Module) -> tuple[dict[str, Any], list, list, list, list]:
+    """The attributes of a module by how they are copied: as they are, as lists of what stays as it is, as tensors and modules,
+    made empty, any other way."""
+    same, lists, registered, empty, other = {}, [], [], [], []
+>>>>>>> graph
     for key, value in module.__dict__.items():
         kind = type(value)
-        if kind in _IMMUTABLE or (kind is tuple and all(type(item) in _IMMUTABLE for item in value)):
+        if kind is FunctionType:  # it may hold something of the model
+            other.append((key, value))
+        elif kind in _IMMUTABLE or (kind is tuple and all(type(item) in _IMMUTABLE for item in value)):
             same[key] = value
+        elif kind is list and all(type(item) in _IMMUTABLE for item in value):
+            lists.append((key, value))
         elif key in _REGISTERED:
             registered.append((key, list(value.items())))
-        elif kind in (dict, OrderedDict) and not value:
+        elif kind in (dict, OrderedDict, set) and not value:
             empty.append((key, kind))
         else:
             other.append((key, value))
-    return same, registered, empty, other
+    return same, lists, registered, empty, other
 
 
 def empty_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -19,9 +19,10 @@ from prune_gym.graph.operators import (
     labels_that_cannot_be_zeroed,
     zeros_stay,
 )
-from prune_gym.graph.program import BatchSize, Named, Node, Program, Value, map_argument, signature
+from prune_gym.graph.program import NESTS, BatchSize, Named, Node, Program, Value, map_argument, signature
 from prune_gym.graph.recorder import RecordedCall, Recording
 
+FILLED = (Value, Named, *NESTS)  # the arguments in which there may be tensors
 OUTPUT = "reaches the model's output"
 
 
@@ -162,7 +163,9 @@ class _Labelling:
         names, args, keywords = [], [], {}
         given = recorded.arguments
         for name, by_keyword, default in signature(recorded.func):
-            value = map_argument(to_traced, given[name]) if name in given else default
+            value = given.get(name, default)
+            if isinstance(value, FILLED):
+                value = map_argument(to_traced, value)
             if not by_keyword:
                 names.append(name)
                 args.append(list(value) if isinstance(value, tuple) else value)
@@ -220,8 +223,16 @@ class _Labelling:
                 return BatchSize(argument.multiple, argument.offset)
             return argument
 
+        def changed(argument: Any) -> Any:
+            return map_argument(to_source, argument) if isinstance(argument, NESTS) else to_source(argument)
+
         outputs = values[0].index if single else tuple(value.index for value in values)
+<<<<<<< HEAD
         self.nodes.append(Node(op, map_argument(to_source, args), map_argument(to_source, kwargs), outputs, module))
+=======
+        node = Node(op, [changed(a) for a in args], {key: changed(a) for key, a in kwargs.items()}, outputs)
+        self.nodes.append(node)
+>>>>>>> graph
 
     # ------------------------------------------------------------------------------------------------ the end
 

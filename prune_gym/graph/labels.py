@@ -42,6 +42,7 @@ class LabelBook:
         self._blocks: list[np.ndarray] = []  # the arrays handed out; their first labels ascend
         self._block_of: dict[int, int] = {}  # by the identity of an array
         self._parents: list[int] = []  # a forest of blocks that go together label by label
+        self._found: np.ndarray | None = None
         self._starts: list[int] = []
         self._owners: list[tuple[str, int] | None] = []  # and the parameter and dimension that it was made for
 
@@ -53,6 +54,7 @@ class LabelBook:
         self._parents.append(len(self._blocks))
         self._blocks.append(labels)
         self.size += count
+        self._found = None
         return labels
 
     def owner(self, labels: np.ndarray) -> tuple[str, int] | None:
@@ -71,6 +73,7 @@ class LabelBook:
         self._mentioned += (a, b)
         if a is b:
             return
+        self._found = None
         i, j = self._block_of.get(id(a)), self._block_of.get(id(b))
         if i is not None and j is not None:  # by far the most frequent case
             self._parents[self._root(i)] = self._root(j)
@@ -89,6 +92,13 @@ class LabelBook:
         while parents[block] != block:
             parents[block] = block = parents[parents[block]]
         return block
+
+    def unify_all(self, labels: Labels, others: Iterable[Labels]) -> None:
+        """Say that ``labels`` and all ``others`` go together. The others one with the next, as they are whole parameters,
+        which is faster where ``labels`` are parts of several."""
+        for other in others:
+            self.unify(labels, other)
+            labels = labels if labels is None else other
 
     def bind(self, labels: Labels) -> None:
         """Say that these channels stay."""
@@ -167,11 +177,17 @@ class LabelBook:
 
     def components(self) -> np.ndarray:
         """The component of every label; that of ``BOUND`` is what stays."""
-        return self._connected([*self._pairs, *((labels, np.zeros(labels.size, labels.dtype)) for labels, _ in self.bound)])
+        component = self._unbound_components().copy()
+        stays = np.zeros(self.size, bool)
+        stays[component[BOUND]] = True
+        for labels, _ in self.bound:
+            stays[component[labels]] = True
+        component[stays[component]] = BOUND
+        return component
 
     def reasons(self) -> Callable[[np.ndarray], Any]:
         """A function that gives the first reason why some of these labels stay, None if none of them does."""
-        component = self._connected(self._pairs)
+        component = self._unbound_components()
         first = np.full(self.size, len(self.bound))
         for i in range(len(self.bound) - 1, -1, -1):
             first[component[self.bound[i][0]]] = i
@@ -181,6 +197,12 @@ class LabelBook:
             return self.bound[position][1] if position < len(self.bound) else None
 
         return reason
+
+    def _unbound_components(self) -> np.ndarray:
+        """The component of every label by what goes together, whatever stays: the first label of it."""
+        if self._found is None:
+            self._found = self._connected(self._pairs)
+        return self._found
 
     def _connected(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """The component of every label: blocks that go together first, then what was said about single labels."""

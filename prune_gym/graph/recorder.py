@@ -6,7 +6,7 @@ mean for channels is found out later, from the recording alone (:mod:`prune_gym.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prune_gym.graph.advice import DEPENDS_ON_VALUES, advice
 from prune_gym.graph.composites import Composites
-from prune_gym.graph.copying import empty_like
 from prune_gym.graph.operators import find_rule
 from prune_gym.graph.program import NESTS, Named, Value, leaves, map_argument, signature, takes_device
+from prune_gym.graph.shortcuts import shortcut
 
 
 class UnknownOperatorError(NotImplementedError):
@@ -182,25 +183,29 @@ class _Recorder(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        tensors = [leaf for leaf in leaves([args, kwargs]) if isinstance(leaf, Tensor)]
+        tensors = _tensors(args)
+        if kwargs:
+            tensors += _tensors(kwargs.values())
         if tensors and not any(tensor.is_meta or id(tensor) in self._names for tensor in tensors):
             here = {key: item for key, item in kwargs.items() if key != "device"}
             return func(*args, **here)  # arithmetic on constants: its result is a constant, which stays where it is
         if kwargs.get("device") is not None or (not tensors and takes_device(func)):
             kwargs = {**kwargs, "device": torch.device("meta")}
         if find_rule(func) is None:
-            raise UnknownOperatorError(f"trace: operator {func} in module {self.where} {_reason(func)}")
+            raise UnknownOperatorError(f"trace: operator {func} in module {self.where} {advice(func)}")
         given = dict(zip((name for name, _, _ in signature(func)), args, strict=False)) | kwargs
         if all(tensor.is_meta for tensor in tensors):
             meta_args, meta_kwargs = args, kwargs
         else:
             meta_args, meta_kwargs = map_argument(self._to_meta, (list(args), kwargs))
-        result = _shortcut(func, meta_args)
+        result = shortcut(func, meta_args)
         if result is None:
             try:
                 result = func(*meta_args, **meta_kwargs)
             except NotImplementedError as error:
-                raise UnknownOperatorError(f"trace: operator {func} in module {self.where} needs data: {_VALUES}") from error
+                raise UnknownOperatorError(
+                    f"trace: operator {func} in module {self.where} needs data: {DEPENDS_ON_VALUES}"
+                ) from error
         self.record(func, given, result)
         return result
 
@@ -212,10 +217,14 @@ class _Recorder(TorchDispatchMode):
 
     def record(self, func: torch._ops.OpOverload, given: dict[str, Any], result: Any) -> None:
         """Note a call, and that ``result`` comes from it."""
-        arguments = {
-            name: map_argument(self._source, item) if isinstance(item, NESTS) else self._source(item)
-            for name, item in given.items()
-        }
+        arguments = {}
+        for name, item in given.items():
+            if isinstance(item, Tensor):
+                arguments[name] = self._source(item)
+            elif isinstance(item, NESTS):
+                arguments[name] = [self._source(part) for part in item]
+            else:
+                arguments[name] = item
         single = isinstance(result, Tensor)
         self._note(func, arguments, tuple(map(self._add, [result] if single else result)), single)
 
@@ -264,99 +273,12 @@ def plain(output: Any) -> Any:
     return output
 
 
-_DETECTION = ("nms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "nonzero", "masked_select", "unique", "_unique2")
-
-
-_VALUES = (
-    "the size of its result depends on values, as in the post-processing of a detection network; trace a module of your own that "
-    "holds the backbone and head only."
-)
-
-
-def _reason(func: torch._ops.OpOverload) -> str:
-    """Why an operator cannot be traced, and what to do about it."""
-    name = func._schema.name.partition("::")[2]
-    if name in ("_local_scalar_dense", "item", "is_nonzero", "equal"):
-        return (
-            "has no rule for channel labels: Python reads a tensor's value there (.item(), float(x), an `if` or `assert` on a "
-            "tensor), which a trace cannot follow; remove the check, or compute with tensors only."
-        )
-    if name in _DETECTION or torch.Tag.dynamic_output_shape in func.tags:
-        return f"has no rule for channel labels: {_VALUES}"
-    if torch.Tag.nondeterministic_seeded in func.tags or name.startswith(("rand", "normal", "bernoulli", "uniform")):
-        return (
-            "has no rule for channel labels: it draws random numbers, also in evaluation mode; draw them outside of the model "
-            "and pass them as an input, or draw only `if self.training`."
-        )
-    if "fake_quant" in name or "fused_moving_avg_obs" in name or func.namespace in ("quantized", "quantized_decomposed"):
-        return (
-            "has no rule for channel labels: the model is prepared for quantisation; prune the floating-point model first, then "
-            "quantise the pruned one."
-        )
-    return (
-        "has no rule for channel labels; add one to prune_gym/graph/operators, or rewrite that part of the forward pass with "
-        "known operators."
-    )
-
-
-_ELEMENTWISE = frozenset(
-    f"{name}{inplace}" for inplace in ("", "_") for name in
-    ("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid", "add", "mul")
-)  # fmt: skip
-_BATCH_NORMS = frozenset(["native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"])
-
-
-def _shortcut(func: torch._ops.OpOverload, args: Sequence[Any]) -> Any:
-    """The result of a frequent operator that keeps the shape and the type of its input. PyTorch's own meta kernels for these are
-    written in Python and would take most of the time of a trace."""
-    name = func._opname
-    if name in _BATCH_NORMS:
-        unused = torch.empty_strided((0,), (1,), dtype=args[0].dtype, device="meta")
-        return empty_like(args[0]), unused, unused
-    if func is torch.ops.aten.convolution.default and len(args) == 9:
-        return _convolution(*args)
-    if name not in _ELEMENTWISE:
-        return None
-    first = args[0]
-    if not isinstance(first, Tensor) or not first.is_floating_point():  # an integer times a float is none
-        return None
-    largest = first
-    for other in args[1:]:
-        if isinstance(other, complex):
-            return None
-        if isinstance(other, Tensor):
-            if other.dtype != first.dtype:
-                return None
-            if not _broadcasts(other.shape, largest.shape):
-                if not _broadcasts(largest.shape, other.shape):
-                    return None
-                largest = other
-    if not name.endswith("_"):
-        return empty_like(largest)
-    return first if largest is first else None
-
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    return shape == to or (len(shape) == len(to) and all(n in (1, m) for n, m in zip(shape, to, strict=True)))
-
-
-def _convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: list,
-    padding: list,
-    dilation: list,
-    transposed: bool,
-    _: Any,
-    groups: int,
-) -> Tensor | None:
-    """The result of an ordinary convolution, None for any other."""
-    shape, kernel, n = x.shape, weight.shape, x.ndim - 2
-    fits = weight.ndim == x.ndim and shape[1] == kernel[1] * groups and kernel[0] % groups == 0 and x.dtype == weight.dtype
-    if transposed or not fits or not x.is_contiguous() or not len(stride) == len(padding) == len(dilation) == n:
-        return None
-    if bias is not None and (bias.shape != kernel[:1] or bias.dtype != x.dtype):
-        return None
-    space = [(shape[i + 2] + 2 * padding[i] - dilation[i] * (kernel[i + 2] - 1) - 1) // stride[i] + 1 for i in range(n)]
-    return None if min(space) < 1 else torch.empty((shape[0], kernel[0], *space), dtype=x.dtype, device="meta")
+def _tensors(arguments: Iterable[Any]) -> list[Tensor]:
+    """The tensors among the arguments of an operator, which may be in lists, but no deeper."""
+    found = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            found.append(argument)
+        elif isinstance(argument, NESTS):
+            found += [item for item in argument if isinstance(item, Tensor)]
+    return found

@@ -205,10 +205,13 @@ def _cost_model(
     seen: dict[int, int] = {}
 
     def size_of(labels: np.ndarray) -> int:
-        """The row of (offset, slope per group) that gives the number of kept channels among labels."""
+        """The row of (offset, slope per group) that gives the number of kept channels among labels, 0 if all of them stay."""
         known = seen.get(id(labels))
         if known is None:
             among = unit_of_label[labels]
+            if not len(among) or among.max() < 0:
+                seen[id(labels)] = 0
+                return 0
             counts = np.bincount(group_of_unit[among[among >= 0]], minlength=len(widths))
             slope, rest = np.divmod(counts, np.maximum(widths, 1))
             if rest.any():
@@ -221,8 +224,9 @@ def _cost_model(
         """A product of sizes, of which at most two vary."""
         variable = []
         for labels in factors:
-            if (unit_of_label[labels] >= 0).any():
-                variable.append(size_of(labels))
+            size = size_of(labels)
+            if size:
+                variable.append(size)
             else:
                 coefficient *= len(labels)
         a, b = [*variable, 0, 0][:2]

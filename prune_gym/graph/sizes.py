@@ -113,7 +113,7 @@ def _merge(a: Any, b: Any, follow: Any) -> Any:
     if isinstance(a, NESTS):
         if type(a) is not type(b) or len(a) != len(b):
             return NotImplemented
-        pairs = [(a[key], b.get(key)) for key in a] if isinstance(a, dict) else zip(a, b, strict=True)
+        pairs = [(a[key], b.get(key)) for key in a] if isinstance(a, dict) and isinstance(b, dict) else zip(a, b, strict=True)
         items = [_merge(x, y, follow) for x, y in pairs]
         if any(item is NotImplemented for item in items):
             return NotImplemented

@@ -60,25 +60,27 @@ def trace_training(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) ->
 
 def arguments(model: nn.Module, example: Example) -> tuple[list[Any], dict[str, Any]]:
     """The arguments with which ``model`` is called on an example; see :func:`trace`. Raises TypeError."""
-    tensors = list(example.values()) if isinstance(example, Mapping) else example
-    tensors = list(tensors) if isinstance(tensors, list | tuple) else [tensors]
+    kwargs: dict[str, Any]
+    tensors: list[Any] = [example]
+    if isinstance(example, Mapping):
+        tensors = list(example.values())
+    elif isinstance(example, list | tuple):
+        tensors = list(example)
     if not tensors or not all(isinstance(x, Tensor) and x.ndim > 0 for x in tensors):
         raise TypeError("example_input: expected a tensor (N, C, H, W), or a non-empty sequence or dict of tensors.")
     try:
         signature = inspect.signature(model.forward)
     except (TypeError, ValueError):  # a forward of C code, which has none
         signature = None
-    if not isinstance(example, Mapping):
-        args, kwargs = tensors, {}
-    elif signature is not None and _takes_one_dict(signature, example):
-        args, kwargs = [dict(example)], {}
-    else:
-        args, kwargs = [], dict(example)
+    args, kwargs = tensors, {}
+    if isinstance(example, Mapping):
+        in_one = signature is not None and _takes_one_dict(signature, example)
+        args, kwargs = ([dict(example)], {}) if in_one else ([], dict(example))
     if signature is not None:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            given = f"a dict with the keys {', '.join(map(repr, example))}" if kwargs else f"{len(args)} input(s)"  # type: ignore[arg-type]
+            given = f"a dict with the keys {', '.join(map(repr, example))}" if kwargs else f"{len(args)} input(s)"
             raise TypeError(
                 f"example_input: got {given}, which {type(model).__name__}.forward{signature} does not accept: {error}."
             ) from None

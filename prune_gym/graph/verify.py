@@ -118,7 +118,7 @@ def _first_difference(model: nn.Module, graph: ChannelGraph, args: list[Any], kw
         len(node.outputs) if isinstance(node.outputs, tuple) else 1 for node in graph.program.nodes
     )
     clones: list[tuple[int, Node]] = []  # as operators in place may change a module's output later
-    output = []
+    output: list[list[Value | None]] = []
     for _, position, sources in graph.module_outputs:
         output.append([])
         for source in sources:

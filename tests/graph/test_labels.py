@@ -195,7 +195,10 @@ def test_what_works_along_space_leaves_channels_laid_out_there(name: str) -> Non
         assert [(group.name, group.width, group.layers) for group in graph.groups] == [("conv", 5, ("conv",))]
     for seed in range(3):
         architecture = zoo.random_architecture(graph, seed)
-        assert zoo.relative_error(compact(model, graph, architecture)(x), smaller(model, graph, architecture)(x)) < 1e-12
+        assert (
+            zoo.relative_error(compact(model, graph, architecture, form="program")(x), smaller(model, graph, architecture)(x))
+            < 1e-12
+        )
 
 
 @torch.no_grad()
@@ -225,7 +228,7 @@ def test_channels_among_the_images() -> None:
     graph = trace(model, x)
     assert zoo.groups_of(graph)[0] == ("a", 6, 1, ("a",), False)
     architecture = zoo.random_architecture(graph, 0)
-    network = compact(model, graph, architecture)
+    network = compact(model, graph, architecture, form="program")
     by_hand = zoo.prepare(zoo.Net(run, a=zoo.conv(3, 4), b=zoo.conv(1, 1), head=nn.Linear(4, 3)))
     kept = torch.from_numpy(np.flatnonzero(architecture.kept[0]))
     state = {name: tensor[kept] if name.startswith("a.") else tensor for name, tensor in model.state_dict().items()}
@@ -256,4 +259,4 @@ def test_kernels_of_every_image_are_traced_in_bounded_memory() -> None:
         np.arange(group.width) % 2 == 0 if group.name in ("a", "last") else np.ones(group.width, bool) for group in graph.groups
     ]
     architecture = graph.architecture(kept)
-    assert zoo.relative_error(compact(model, graph, architecture)(x), mask(model, graph, architecture)(x)) < 1e-12
+    assert zoo.relative_error(compact(model, graph, architecture, form="program")(x), mask(model, graph, architecture)(x)) < 1e-12

@@ -301,7 +301,7 @@ def test_programs_of_the_zoo_name_only_known_operators(name: str, tmp_path: Path
     """So that every network that can be traced can be saved and loaded."""
     model, images = zoo.built(name), zoo.inputs(zoo.NETWORKS[name].shapes)
     graph = trace(model, images)
-    small = compact(model, graph, random_architecture(graph, 0))
+    small = compact(model, graph, random_architecture(graph, 0), form="program")
     assert not any(isinstance(leaf, Count) for node in small.program.nodes for leaf in node.arguments())
     save_pruned(tmp_path / "network", small)
     loaded = load_pruned(tmp_path / "network")
@@ -312,9 +312,9 @@ def test_a_program_is_shared_by_all_widths() -> None:
     """The graph's program is not used up by filling it in."""
     model, images = zoo.built("shuffle_with_groups"), zoo.inputs(((3, 8, 8),))
     graph = trace(model, images)
-    first = compact(model, graph, random_architecture(graph, 0))(*images)
-    compact(model, graph, graph.full())
-    again = compact(model, graph, random_architecture(graph, 0))(*images)
+    first = compact(model, graph, random_architecture(graph, 0), form="program")(*images)
+    compact(model, graph, graph.full(), form="program")
+    again = compact(model, graph, random_architecture(graph, 0), form="program")(*images)
     assert isinstance(first, Tensor)
     assert torch.equal(first, again)
 
@@ -331,6 +331,6 @@ def test_modules_may_be_called_like_the_attributes_of_a_pruned_network() -> None
 
     model, images = Clashing().eval(), torch.randn(5, 1, 2, 2)
     graph = trace(model, images[:1])
-    network = compact(model, graph, graph.full())
+    network = compact(model, graph, graph.full(), form="program")
     assert torch.allclose(network(images), model(images))
     assert network.state_dict().keys() == model.state_dict().keys()

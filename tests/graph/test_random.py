@@ -79,7 +79,7 @@ def test_random_networks(recipe: list[tuple[int, int]], flatten: bool, seed: int
     graph = trace(model, x)
     verify(model, graph, x)
     architecture = zoo.random_architecture(graph, seed)
-    network = compact(model, graph, architecture)
+    network = compact(model, graph, architecture, form="program")
     assert graph.cost(architecture).params == zoo.parameters(network)
     output = network(x)
     assert output.isfinite().all()

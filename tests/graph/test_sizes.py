@@ -39,7 +39,7 @@ class Function(nn.Module):
 
 def small(model: nn.Module, size: int = 8) -> Any:
     graph = trace(model, torch.randn(4, 3, size, size, dtype=next(model.parameters()).dtype))
-    return compact(model, graph, graph.full())
+    return compact(model, graph, graph.full(), form="program")
 
 
 # ------------------------------------------------------------------------------------------------ the batch
@@ -110,7 +110,7 @@ def test_images_compared_with_each_other_are_refused() -> None:
 def test_sizes_in_the_output_follow_too() -> None:
     model = zoo.prepare(Function(lambda x: {"x": x * 2, "n": len(x), "before": len(x) - 1, "size": x.shape[2]}))
     graph = trace(model, torch.ones(4, 3, 8, 8))
-    output = compact(model, graph, graph.full())(torch.ones(7, 3, 8, 8))
+    output = compact(model, graph, graph.full(), form="program")(torch.ones(7, 3, 8, 8))
     assert (output["n"], output["before"], output["size"]) == (7, 6, 8)
 
 
@@ -194,14 +194,14 @@ def test_channels_features_and_dimensions_are_always_fixed() -> None:
     model = zoo.prepare(nn.Linear(6, 3))
     graph = trace(model, torch.ones(2, 6).double())
     with pytest.raises(ValueError, match=r"shape \(any, 6\), as traced, got \(2, 7\)"):
-        compact(model, graph, graph.full())(torch.ones(2, 7).double())
+        compact(model, graph, graph.full(), form="program")(torch.ones(2, 7).double())
 
 
 def test_all_inputs_are_checked() -> None:
     model = zoo.prepare(zoo.Net(lambda net, x, y, z: net.a(x) * y.mean() + z.sum(1)[:, None, None, None], a=zoo.conv(3, 4)))
     graph = trace(model, [torch.ones(2, 3, 8, 8).double(), torch.ones(5, 7).double(), torch.ones(2, 6).double()])
     assert graph.program.shapes == ((None, 3, None, None), (5, 7), (None, 6))
-    network = compact(model, graph, graph.full())
+    network = compact(model, graph, graph.full(), form="program")
     x, y, z = torch.ones(4, 3, 9, 8).double(), torch.ones(5, 7).double(), torch.ones(4, 6).double()
     assert network(x, y, z).shape == (4, 4, 9, 8)
     with pytest.raises(ValueError, match=r"input 1: expected a tensor of shape \(5, 7\), as traced, got \(4, 7\)"):

@@ -411,7 +411,7 @@ def test_every_tensor_of_the_output_is_bound(kind: str) -> None:
     net = Net(run, conv1=conv(3, 5), conv2=conv(5, 4), head=nn.Linear(4, 2))
     graph = trace(net, torch.randn(2, 3, 8, 8))
     assert [g.name for g in graph.groups] == (["conv2"] if kind != "bare" else [])
-    output = compact(net.eval(), graph, graph.full())(torch.ones(3, 3, 8, 8))
+    output = compact(net.eval(), graph, graph.full(), form="program")(torch.ones(3, 3, 8, 8))
     assert zoo.relative_error(output, net(torch.ones(3, 3, 8, 8))) < 1e-6
     if kind == "named tuple":
         assert output._fields == ("logits", "feature")
@@ -548,7 +548,7 @@ def test_dicts_and_dataclasses(model_type: Any, kind: str) -> None:
         assert zoo.groups_of(graph) == (("conv", 5, 1, ("conv",), False),)
         verify(model, graph, example)
         expected = model(example) if model_type is OneDict else model(**example)
-        output = compact(model, graph, graph.full())(*example.values())
+        output = compact(model, graph, graph.full(), form="program")(*example.values())
         if kind != "tensor":
             assert type(output) is dict
             assert list(output) == ["logits", "feature"][: 2 if kind == "dataclass" else 1]
@@ -586,7 +586,7 @@ def test_recurrent_layers(kind: str) -> None:
     assert graph.groups[0].name == "conv"
     verify(model, graph, x)
     architecture = zoo.random_architecture(graph, 0)
-    network = compact(model, graph, architecture)
+    network = compact(model, graph, architecture, form="program")
     assert graph.cost(architecture).params == zoo.parameters(network)
     if not any(group.mixed for group in graph.groups):
         assert zoo.relative_error(network(x), mask(model, graph, architecture)(x)) < 1e-12

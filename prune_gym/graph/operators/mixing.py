@@ -16,9 +16,7 @@ def batch_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     """A channel goes with its parameters and statistics."""
     x, weight, bias = call["input"], call["weight"], call["bias"]
     mean, var = call["running_mean"], call["running_var"]
-    for parameter in (weight, bias, mean, var):
-        if parameter is not None:
-            book.unify(x.labels[1], parameter.labels[0])
+    book.unify_all(x.labels[1], [p.labels[0] for p in (weight, bias, mean, var) if p is not None])
     along = [labels for labels in (*x.labels[:1], *x.labels[2:]) if labels is not None]
     training = mean is None or call["training"] is True or Training()  # True: it is not the network's mode that decides
     centred = x.zeroed and (mean is None or mean.zeroed)
@@ -32,9 +30,8 @@ def batch_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
 @rule("instance_norm")
 def instance_norm(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     x = call["input"]
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        if call[name] is not None:
-            book.unify(x.labels[1], call[name].labels[0])
+    parameters = (call[name] for name in ("weight", "bias", "running_mean", "running_var"))
+    book.unify_all(x.labels[1], [p.labels[0] for p in parameters if p is not None])
     if call["use_input_stats"] is False:  # it keeps statistics, and updates them in training mode
         call["use_input_stats"] = Training()
     call.zeroed = x.zeroed and (call["bias"] is None or call["bias"].zeroed)

@@ -201,7 +201,7 @@ def merged(x: Traced, dims: range, book: LabelBook) -> Labels:
         labelled = [(d, labels) for d, labels in labelled if x.shape[d] > 1]
     if not labelled:
         return None
-    uneven = any(isinstance(x.shape[d], BatchCount) and x.shape[d].offset for d in dims)
+    uneven = any(isinstance(n, BatchCount) and n.offset for n in (x.shape[d] for d in dims))
     if uneven or prod(x.shape[d] for d in dims) > MAX_LABELS:
         for _, labels in labelled:
             book.bind(labels)
