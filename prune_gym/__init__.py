@@ -12,8 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from prune_gym.registration import register
-
-__version__ = "0.1.0"
+from prune_gym.version import __version__ as __version__
 
 if TYPE_CHECKING:  # what the names are, for type checkers and editors
     from prune_gym import agents, benchmark, envs, models, tasks

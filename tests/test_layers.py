@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top; packages of one layer do not import each other
-    ("arguments", "files", "fingerprint"),
+    ("arguments", "files", "fingerprint", "version"),
     ("data", "models"),
     ("graph",),
     ("surgery",),

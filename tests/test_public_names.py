@@ -6,6 +6,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType, ModuleType
 
@@ -24,6 +25,7 @@ CLASSES = [
         "ChannelGraph",
         "ChannelGroup",
         "Cost",
+        "FormError",
         "PostTraining",
         "PrunedFileError",
         "PrunedNetwork",
@@ -45,7 +47,7 @@ def test_every_public_name(names: list[str], kind: type) -> None:
 def test_the_names_are_told() -> None:
     assert prune_gym.__all__ == sorted(FUNCTIONS + MODULES + CLASSES)
     assert set(prune_gym.__all__) <= set(dir(prune_gym))
-    assert "__version__" not in dir(prune_gym)
+    assert prune_gym.__version__ == version("prune_gym")
 
 
 def test_a_name_that_does_not_exist() -> None:

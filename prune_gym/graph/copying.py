@@ -54,12 +54,8 @@ class Copies:
         plain = [module for module in self._parts if id(module) not in memo]
         for module in plain:
             memo[id(module)] = object.__new__(type(module))
-<<<<<<< HEAD
         for module in plain:
-            same, registered, empty, other = self._parts[module]
-=======
-        for module, (same, lists, registered, empty, other) in zip(self._modules, self._parts, strict=True):
->>>>>>> graph
+            same, lists, registered, empty, other = self._parts[module]
             twin = memo[id(module)].__dict__
             twin.update(same)
             for key, items in lists:
@@ -73,9 +69,9 @@ class Copies:
                     twin[key] = copy.deepcopy(value, memo)
                 except TypeError:  # a lock, a logger, an open file: there is only one of it
                     twin[key] = value
-<<<<<<< HEAD
-        for module in self._parts:
-            rebind(memo[id(module)], memo)
+        for module, (*_, other) in self._parts.items():
+            if other:
+                rebind(memo[id(module)], memo)
         return memo[id(self._model)]
 
 
@@ -94,26 +90,13 @@ class MetaCopies:
         return self._copies.copy({id(tensor): tensors[name] for name, tensor in self._originals.items()}).eval()
 
 
-def _parts(module: nn.Module) -> tuple[dict[str, Any], list, list, list]:
-    """The attributes of a module by how they are copied: as they are, as tensors and modules, made empty, any other way."""
-    same, registered, empty, other = {}, [], [], []
-=======
-            twin["training"] = False
-            if other:
-                rebind(memo[id(module)], memo)
-        return memo[id(self._model)]
-
-
 def _parts(module: nn.Module) -> tuple[dict[str, Any], list, list, list, list]:
     """The attributes of a module by how they are copied: as they are, as lists of what stays as it is, as tensors and modules,
     made empty, any other way."""
     same, lists, registered, empty, other = {}, [], [], [], []
->>>>>>> graph
     for key, value in module.__dict__.items():
         kind = type(value)
-        if kind is FunctionType:  # it may hold something of the model
-            other.append((key, value))
-        elif kind in _IMMUTABLE or (kind is tuple and all(type(item) in _IMMUTABLE for item in value)):
+        if kind in _IMMUTABLE or (kind is tuple and all(type(item) in _IMMUTABLE for item in value)):
             same[key] = value
         elif kind is list and all(type(item) in _IMMUTABLE for item in value):
             lists.append((key, value))
@@ -134,7 +117,7 @@ def empty_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
-_IMMUTABLE = frozenset([int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, FunctionType])
+_IMMUTABLE = frozenset([int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size])
 
 
 def detached(model: nn.Module) -> dict[int, Any]:

@@ -227,12 +227,8 @@ class _Labelling:
             return map_argument(to_source, argument) if isinstance(argument, NESTS) else to_source(argument)
 
         outputs = values[0].index if single else tuple(value.index for value in values)
-<<<<<<< HEAD
-        self.nodes.append(Node(op, map_argument(to_source, args), map_argument(to_source, kwargs), outputs, module))
-=======
-        node = Node(op, [changed(a) for a in args], {key: changed(a) for key, a in kwargs.items()}, outputs)
+        node = Node(op, [changed(a) for a in args], {key: changed(a) for key, a in kwargs.items()}, outputs, module)
         self.nodes.append(node)
->>>>>>> graph
 
     # ------------------------------------------------------------------------------------------------ the end
 

@@ -93,7 +93,7 @@ def _check_calibration(tensors: Mapping[str, Tensor], graph: ChannelGraph, data:
     own = {name: tensor.clone() for name, tensor in tensors.items()}  # as a forward pass may write to its buffers
     try:
         logits = graph.program.at(graph.full().mask).run(own, [data.images[:1]])
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         got = f"{data.images.dtype} {tuple(data.images.shape)} on {data.images.device}"
         raise ValueError(f"images: expected what the model takes, got {got}, which it cannot take ({error}).") from error
     check_finite("images", data.images)

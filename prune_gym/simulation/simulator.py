@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from prune_gym import __version__
 from prune_gym.arguments import check_choice, check_integer, check_number, choose_device, unknown
 from prune_gym.graph.channel_graph import Architecture
 from prune_gym.scoring.evaluation import PRECISIONS, Score
@@ -26,6 +25,7 @@ from prune_gym.simulation.weight_store import WeightStore
 from prune_gym.surgery.pruned_network import PrunedNetwork
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
+from prune_gym.version import __version__
 
 PROTOCOLS = {  # by the split whose accuracy the reward reads
     "val": "reward on validation",

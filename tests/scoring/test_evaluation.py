@@ -13,7 +13,6 @@ from prune_gym import Architecture
 from prune_gym.data.splits import Split
 from prune_gym.graph.program import Program
 from prune_gym.scoring.evaluation import Evaluator
-from prune_gym.simulation.simulator import Simulator
 from prune_gym.surgery.slicing import named_tensors
 from prune_gym.tasks import Task
 from prune_gym.training import train as training
@@ -156,38 +155,7 @@ def test_only_architectures_of_this_graph_are_scored(tiny_task: Task) -> None:
             call(None)  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------------ splits
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "message"),
-    [
-        ((4, 1, 2, 2), (3,), r"labels: expected one for each of 4 images and at least one, got shape \(3,\)\."),
-        ((4, 1, 2, 2), (4, 1), r"labels: .* got shape \(4, 1\)\."),
-        ((0, 1, 2, 2), (0,), r"labels: expected one for each of 0 images and at least one, got shape \(0,\)\."),
-    ],
-)
-def test_bad_splits(images: tuple[int, ...], labels: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Split(torch.zeros(images), torch.zeros(labels, dtype=torch.int64))
-
-
 def test_a_split_goes_to_a_device_with_its_labels(tiny_task: Task) -> None:
     moved = tiny_task.val.to(torch.device("meta"))
     assert len(moved) == len(tiny_task.val) == 120
     assert moved.images.device.type == moved.labels.device.type == "meta"
-
-
-def test_data_that_does_not_fit_is_refused_by_name(own_tiny_task):
-    images, labels = own_tiny_task.val.images, own_tiny_task.val.labels
-    with pytest.raises(TypeError, match=r"images: expected a floating-point tensor .* got torch.uint8"):
-        Split(images.to(torch.uint8), labels)
-    with pytest.raises(TypeError, match=r"labels: expected an int64 tensor .* got torch.int32"):
-        Split(images, labels.int())
-    task = Task("mine", own_tiny_task.model, own_tiny_task.train, Split(images, labels + 1), own_tiny_task.test)
-    with pytest.raises(ValueError, match=r"labels: expected classes 0 .. 4, .* got 1 .. 5 in the val images"):
-        Simulator(task, 0.5, 0.1)
-    pair = nn.Sequential(own_tiny_task.model)
-    pair.forward = lambda x: (own_tiny_task.model(x), x)  # type: ignore[method-assign]
-    with pytest.raises(TypeError, match=r"model: expected one tensor of logits .* got tuple"):
-        Simulator(Task("mine", pair, own_tiny_task.train, own_tiny_task.val, own_tiny_task.test), 0.5, 0.1)

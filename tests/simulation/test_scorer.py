@@ -239,7 +239,7 @@ def test_results_of_another_identity_are_kept_apart(tiny_task: Task, change: obj
         case "torch":
             monkeypatch.setattr(torch, "__version__", "1.0")
         case "version":
-            monkeypatch.setattr(simulator_module, "version", lambda name: "99")
+            monkeypatch.setattr(simulator_module, "__version__", "99")
         case "device":
             monkeypatch.setattr(simulator_module, "choose_device", lambda name: torch.device("cpu", 0))
     simulate(**(change if isinstance(change, dict) else {}))
