@@ -97,10 +97,9 @@ class _Trial:
         registered = dict([*model.named_parameters(), *model.named_buffers()])
         self.device = next((tensor.device for tensor in registered.values()), torch.device("cpu"))
         self.tensors = {
-            name: like(tensor, self._random_weight(tensor) if is_random else self._cast(tensor))
-            for name, tensor in registered.items()
+            name: self._random_weight(tensor) if is_random else tensor.detach() for name, tensor in registered.items()
         }
-        self.constants = {name: self._cast(tensor) for name, tensor in constants.items()}
+        self.constants = constants
         n = _tensors_in(example)[0].shape[0]
         self.arguments: Arguments = map_argument(lambda x: self._random_image(x, n) if isinstance(x, Tensor) else x, example)
 
@@ -118,7 +117,7 @@ class _Trial:
     def _random_weight(self, tensor: Tensor) -> Tensor:
         """A matrix that keeps the size of what it is multiplied with. Vectors and scalars grow a little, so that no zero stays
         and a variance stays positive."""
-        values = self._cast(tensor)
+        values = tensor.detach()
         if not tensor.is_floating_point():
             return values
         noise = torch.rand(tensor.shape, generator=self.generator).to(values)
@@ -131,7 +130,7 @@ class _Trial:
     # ------------------------------------------------------------------------------------------------ the two runs
 
     def _output_of_program(self) -> list[Tensor]:
-        tensors = {name: tensor.detach().clone() for name, tensor in (self.tensors | self.constants).items()}
+        tensors = {name: self._cast(tensor) for name, tensor in {**self.tensors, **self.constants}.items()}
         return _tensors_in(self.program.run(tensors, [x.clone() for x in _tensors_in(self.arguments)]))
 
     def _output_of_model(self, watch: Callable[[nn.Module, str, str, Any], None]) -> list[Tensor]:
@@ -139,7 +138,7 @@ class _Trial:
         module that made the values (the caller, or itself), and the values."""
         registered = [*self.model.named_parameters(), *self.model.named_buffers()]
         twins = {id(tensor): self._cast(tensor) for tensor in attribute_tensors(self.model)}
-        twins |= {id(tensor): like(tensor, self.tensors[name].detach().clone()) for name, tensor in registered}
+        twins |= {id(tensor): like(tensor, self._cast(self.tensors[name])) for name, tensor in registered}
         copied = copy_model(self.model, twins).eval()
         running = [""]
 

@@ -131,24 +131,45 @@ def test_branches_that_weights_hide_are_compared_too() -> None:
 def test_a_network_that_converts_to_its_own_type() -> None:
     """It does not run in float64, in which the forms are compared otherwise."""
 
-    def run(net: Net, x: Tensor) -> Tensor:
-        x = net.a(x.to(torch.float32))
-        return net.head(mean(F.relu(x * (x[:, net.channel : net.channel + 1] if net.channel else 1))))
+    def exact(net: Net, x: Tensor) -> Tensor:
+        return net.head(mean(F.relu(net.a(x.to(torch.float32)))))
 
-    for channel in (0, 2):
+    def third(net: Net, x: Tensor) -> Tensor:
+        x = net.a(x.to(torch.float32))
+        return net.head(mean(F.relu(x * x[:, 2:3])))
+
+    for run in (exact, third):
         model = zoo.prepare(Net(run, a=conv(3, 6), head=nn.Linear(6, 2))).float()
-        model.channel = channel
         images = torch.randn(2, 3, 8, 8)
         graph = trace(model, images)
         kept = np.ones(graph.groups[0].width, bool)
         kept[0] = False
         architecture = graph.architecture([kept])
-        if channel:
+        if run is third:
             with pytest.raises(FormError, match=r"the forward pass of Net does not work .*: what it gives differs"):
                 compact(model, graph, architecture, form="model")
         else:
             small = compact(model, graph, architecture, form="model")
             assert relative_error(small(images), mask(model, graph, architecture)(images)) < 1e-4
+
+
+@torch.no_grad()
+def test_a_channel_that_an_attribute_names() -> None:
+    """Its number is corrected, too: of the channels before it one is gone."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        x = net.a(x)
+        return net.head(mean(F.relu(x * x[:, net.channel : net.channel + 1])))
+
+    model = zoo.prepare(Net(run, a=conv(3, 6), head=nn.Linear(6, 2), channel=2))
+    images = zoo.inputs(((3, 8, 8),))
+    graph = trace(model, images)
+    kept = np.ones(graph.groups[0].width, bool)
+    kept[0] = False
+    architecture = graph.architecture([kept])
+    small = compact(model, graph, architecture, form="model")
+    assert (small.channel, model.channel) == (1, 2)
+    assert relative_error(small(*images), mask(model, graph, architecture)(*images)) < 1e-9
 
 
 def test_the_form_is_checked() -> None:

@@ -91,7 +91,8 @@ def test_training_is_a_plain_loop(own_tiny_task):
     found = trainer.tensors(weights)
 
     task = trainer.task
-    network, teacher = compact(task.model, trainer.graph, student.architecture).train(), copy.deepcopy(task.model).eval()
+    network = compact(task.model, trainer.graph, student.architecture, form="program").train()
+    teacher = copy.deepcopy(task.model).eval()
     generator = torch.Generator().manual_seed(int(weights.version[:8], 16))
     optimizer = SGD(network.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4)
     best, best_accuracy, step = None, -1.0, 0
