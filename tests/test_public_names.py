@@ -86,7 +86,7 @@ import sys, {order}
 assert {set(ENVIRONMENTS)} <= set(gymnasium.registry)
 print(sorted(name for name in sys.modules if name.split(".")[0] in ("prune_gym", "torch", "stable_baselines3", "scipy")))
 """
-    assert run(code, "-W", "error") == "['prune_gym', 'prune_gym.registration']"
+    assert run(code, "-W", "error") == "['prune_gym', 'prune_gym.registration', 'prune_gym.version']"
 
 
 def test_a_process_that_imports_gymnasium_alone_finds_the_environments_by_their_long_id() -> None:

@@ -256,7 +256,6 @@ def test_a_run_by_name_does_not_go_on_with_ones_own(stopped, tiny_task):
             run(RunConfig(out=stopped, resume=True), **own)
 
 
-@pytest.mark.xfail(reason="remove_journal does not look yet at what it removes", strict=True)
 def test_a_finished_run_loses_none_of_the_users_files(tmp_path):
     result = run(RunConfig(out=tmp_path / "run", agent="uniform", **QUICK))
     (tmp_path / "run" / "weights").mkdir()

@@ -215,7 +215,7 @@ def test_names_with_dots_are_different_files(env, tmp_path):
         ({"group_filters": {"a": "b"}}, "filters of a: expected an integer"),
         ({"group_filters": []}, "has no attribute"),
         ({"plan": [["00", [1.0]]]}, "an action in its plan does not fit the network"),
-        ({"plan": [["00", [float("nan")] * 5]]}, "an action in its plan does not fit the network"),
+        ({"plan": [["00", [float("nan")] * 5]]}, "NaN is no JSON"),
         ({"plan": [["xx", [0.2] * 5]]}, "non-hexadecimal"),
         ({"plan": 3}, "not iterable"),
         ({"rng": {"bit_generator": "PCG64", "state": {"state": 10**80, "inc": 1}, "has_uint32": 0, "uinteger": 0}}, ""),
@@ -226,7 +226,7 @@ def test_damaged_files_are_named(env, damage, message, tmp_path):
     content = UniformAgent(env).get_data() | damage
     with zipfile.ZipFile(tmp_path / "agent.zip", "w") as file:
         file.writestr("data.json", json.dumps(content))
-    with pytest.raises(ValueError, match=rf"agent.zip: expected a saved UniformAgent, but .*{message}"):
+    with pytest.raises(ValueError, match=rf"agent.zip: expected a .*{message}"):
         UniformAgent.load(tmp_path / "agent.zip")
 
 

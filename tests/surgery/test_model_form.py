@@ -22,7 +22,7 @@ HARD_CODED = {
     "channels_sliced", "convolution_by_hand", "dual_path", "dynamic_convolution", "generator", "halves_to_different_layers",
     "hierarchical_split", "involution", "lenet_with_hard_coded_view", "maxout", "non_local", "one_channel_selected",
     "padded_shortcut", "scaled_standardisation", "shifted_in_time", "shifted_windows", "shortcut_with_new_zeros",
-    "shortcut_with_zeros_behind", "sums_over_channels", "unregistered_tensors", "vision_transformer",
+    "shortcut_with_zeros_behind", "slices_swapped", "sums_over_channels", "unregistered_tensors", "vision_transformer",
 }  # fmt: skip
 
 

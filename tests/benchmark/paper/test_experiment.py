@@ -149,7 +149,7 @@ def test_the_paper_protocol_rewards_test_accuracy(make_experiment: Make, brief: 
     experiment.prune(base, 0.4, ignore)
     assert experiment.common(base)["protocol"] == "paper: reward on TEST, so test accuracy is tuned on"
     expected = draw(base.full_task.test, 64)
-    assert torch.equal(seen[0].simulator.evaluator.split.images, expected.images)
+    assert torch.equal(seen[0].simulator.scorer.split.images, expected.images)
     assert len(base.task.test) == len(base.full_task.test) > 64  # what is reported
 
 
