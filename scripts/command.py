@@ -28,7 +28,8 @@ def run_command(
     given = sys.argv[1:] if arguments is None else arguments
     try:
         held = defaults(given)
-        main(tyro.cli(config, description=description, args=given, **({} if held is None else {"default": held})))
+        default = tyro.MISSING_NONPROP if held is None else held
+        main(tyro.cli(config, description=description, args=given, default=default))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as stop:

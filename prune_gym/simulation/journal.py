@@ -131,7 +131,7 @@ class Journal(ResultCache):
         self.close()
         remove_journal(self.path)
 
-    def _acquire(self, identity: dict[str, Any]) -> None:
+    def _acquire(self, identity: Mapping[str, Any]) -> None:
         """Keep other processes out. Nothing is created beside a file that is no journal."""
         lock = _lock_file(self.path)
         for file in (self.path, lock):
@@ -158,7 +158,7 @@ class Journal(ResultCache):
             error.filename = str(self.path)
             raise
 
-    def _read(self, identity: dict[str, Any]) -> list[list[Any]]:
+    def _read(self, identity: Mapping[str, Any]) -> list[list[Any]]:
         """The entries, the identity first, without a last line that a killed process left unfinished; that one is cut off, once
         the first line has shown that the file is a journal of ``identity``."""
         assert self._file is not None
@@ -247,7 +247,7 @@ def _is_identity(line: bytes) -> bool:
     return entry is not None and entry[:2] == [IDENTITY, ""] and isinstance(entry[2], dict)
 
 
-def _check_beginning(path: Path, content: bytes, identity: dict[str, Any]) -> None:
+def _check_beginning(path: Path, content: bytes, identity: Mapping[str, Any]) -> None:
     """Raise ValueError unless it begins with an identity, or is the beginning of the line that would say this one."""
     first, end, _ = content.partition(b"\n")
     if not (_is_identity(first) if end else _line([IDENTITY, "", identity]).startswith(first)):
