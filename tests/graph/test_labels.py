@@ -260,3 +260,21 @@ def test_kernels_of_every_image_are_traced_in_bounded_memory() -> None:
     ]
     architecture = graph.architecture(kept)
     assert zoo.relative_error(compact(model, graph, architecture, form="program")(x), mask(model, graph, architecture)(x)) < 1e-12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dim", [-1, 4, -5, 0])
+def test_stacked_along_any_dimension(dim: int) -> None:
+    """Dimensions are counted from either end; the new one carries no channels."""
+
+    def run(net: zoo.Net, x: Tensor) -> Tensor:
+        return net.head(torch.stack([net.a(x), net.b(x)], dim).amax(dim).mean((2, 3)))
+
+    model = zoo.prepare(zoo.Net(run, a=zoo.conv(3, 6), b=zoo.conv(3, 6), head=nn.Linear(6, 5)))
+    x = zoo.images((3, 8, 8), 2).double()
+    graph = trace(model, x)
+    assert [(group.layers, group.width) for group in graph.groups] == [(("a", "b"), 6)]
+    architecture = graph.architecture([np.array([True, False, True, True, False, True])])
+    network = compact(model, graph, architecture, form="program")
+    assert network.get_parameter("b.weight").shape[0] == network.get_parameter("head.weight").shape[1] == 4
+    assert zoo.relative_error(network(x), mask(model, graph, architecture)(x)) < 1e-12
