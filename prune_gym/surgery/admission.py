@@ -77,8 +77,8 @@ def is_admitted(op: str) -> bool:
     if not isinstance(call, torch._ops.OpOverload) or torch.Tag.inplace_view in call.tags:
         return False
     schema = call._schema
-    # a composite falls apart before a trace sees it
-    composite = call.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    # a composite falls apart before a trace sees it; what Python registers as one for some operators does not matter
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(call.name(), "CompositeImplicitAutograd")
     mutated = [i for i, a in enumerate(schema.arguments) if a.is_write and a.name != "noise"]  # rrelu writes it when it trains
     only_tensors = all(str(r.real_type) in ("Tensor", "List[Tensor]") for r in schema.returns)
     return not composite and only_tensors and mutated == ([0] if parts[1].endswith("_") else [])
