@@ -285,7 +285,7 @@ def check_round_trip(name: str, tmp_path: Path) -> None:
     entry = zoo.NETWORKS[name]
     model, images = entry.build().double().eval(), [torch.rand(3, *shape).double() for shape in entry.shapes]
     graph = prune_gym.trace(model, images)
-    network = prune_gym.compact(model, graph, graph.full())
+    network = prune_gym.compact(model, graph, graph.full(), form="program")
     save_pruned(tmp_path / "file", network)
     torch.testing.assert_close(load_pruned(tmp_path / "file")(*images), network(*images), rtol=0, atol=0, equal_nan=True)
 
