@@ -142,3 +142,33 @@ def test_recurrent_layers(kind: str) -> None:
     small = compact(model, graph, architecture, form="model")
     assert (small.layer.input_size, small.layer.hidden_size) == (4, 3)
     assert relative_error(small(*images), compact(model, graph, architecture, form="program")(*images)) < 1e-9
+
+
+def test_an_option_around_the_module_at_fault_gets_its_value_back() -> None:
+    """The number of a branch equals a width; with another number a layer gets more channels than it takes."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = 4
+            self.stem, self.halves, self.fc = conv(3, 4), Halves(), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.halves(self.stem(x)).mean((2, 3))
+            return self.fc(torch.cat([x, x], 1) if self.branch == 4 else x)
+
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = 4
+            self.conv = conv(4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.conv(x).split(self.width, 1)
+            return a + b
+
+    model = zoo.prepare(Branches())
+    graph = trace(model, torch.empty(1, 3, 8, 8, dtype=torch.float64))
+    kept = [np.arange(group.width) < 3 - i for i, group in enumerate(graph.groups)]
+    small = compact(model, graph, graph.architecture(kept), form="model")
+    assert (small.branch, small.halves.width) == (4, 2)
