@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from zoo import Net, conv, mean
 
 from prune_gym import ChannelGraph, UnknownOperatorError, compact, mask, trace
+from prune_gym.graph.program import operator
 from prune_gym.graph.verify import verify
 
 TORCHVISION = [
@@ -590,6 +591,24 @@ def test_recurrent_layers(kind: str) -> None:
     assert graph.cost(architecture).params == zoo.parameters(network)
     if not any(group.mixed for group in graph.groups):
         assert zoo.relative_error(network(x), mask(model, graph, architecture)(x)) < 1e-12
+
+
+@torch.no_grad()
+def test_shapes_that_change_in_place() -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        x = net.stem(x).flatten(2)
+        x.transpose_(1, 2).unsqueeze_(1).squeeze_(1)
+        return net.head(x.mean(1)) + net.matrix.clone().t_()[0]
+
+    model = zoo.prepare(Net(run, stem=conv(3, 4), head=nn.Linear(4, 2), matrix=zoo.parameter(2, 3)))
+    x = torch.randn(3, 3, 4, 4).double()
+    graph = trace(model, x)
+    verify(model, graph, x)
+    assert graph.widths.tolist() == [4]
+    architecture = zoo.random_architecture(graph, 0)
+    network = compact(model, graph, architecture, form="program")
+    assert zoo.relative_error(network(x), mask(model, graph, architecture)(x)) < 1e-12
+    assert not any(torch.Tag.inplace_view in operator(node.op).tags for node in network.program.nodes)
 
 
 # ------------------------------------------------------------------------------------------------ bad input
