@@ -611,6 +611,22 @@ def test_shapes_that_change_in_place() -> None:
     assert not any(torch.Tag.inplace_view in operator(node.op).tags for node in network.program.nodes)
 
 
+@torch.no_grad()
+def test_no_channels_at_all() -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        shifted = torch.zeros_like(x)
+        shifted[:, :2], shifted[:, 2:] = x[:, :2], x[:, 2:]  # the second part of two channels
+        return net.head(mean(shifted))
+
+    model, x = zoo.prepare(Net(run, stem=conv(3, 2), head=nn.Linear(2, 2))), torch.randn(3, 3, 4, 4).double()
+    graph = trace(model, x)
+    verify(model, graph, x)
+    architecture = graph.architecture([np.array([False, True])])
+    network = compact(model, graph, architecture, form="program")
+    assert zoo.relative_error(network(x), mask(model, graph, architecture)(x)) < 1e-12
+
+
 # ------------------------------------------------------------------------------------------------ bad input
 
 
