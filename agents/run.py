@@ -18,9 +18,8 @@ from prune_gym.agents.own import Own
 from prune_gym.agents.recorder import EvaluationBudget, StepRecorder
 from prune_gym.agents.registry import AgentMaker, make_agent
 from prune_gym.agents.results import SUMMARY, read_summary, write_results
-from prune_gym.agents.run_folder import CONFIG, JOURNAL, check_free, continued, make_folder, to_json, write_config
+from prune_gym.agents.run_folder import CONFIG, JOURNAL, check_free, continued, make_folder, write_config, write_json
 from prune_gym.envs.pruning import PruningEnv
-from prune_gym.files import write_atomically
 from prune_gym.simulation.journal import Journal, remove_journal
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.rewards import Reward
@@ -139,8 +138,8 @@ def run(
         algorithm.save(folder / "agent.zip")
         clock["write"] = time.perf_counter()
         timings = {later: round(clock[later] - clock[earlier], 3) for earlier, later in pairwise(clock)}
-        write_atomically(folder / "timings.json", to_json({"seconds": timings}))
-        write_atomically(folder / SUMMARY, to_json(summary))  # it marks the run as complete
+        write_json(folder / "timings.json", {"seconds": timings})
+        write_json(folder / SUMMARY, summary)  # it marks the run as complete
         journal.remove()
     except KeyboardInterrupt:
         raise KeyboardInterrupt("nothing was written" if folder is None else _how_to_go_on(folder)) from None
