@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_gym.graph.channel_graph import ChannelGraph
-from prune_gym.graph.copying import detached, rebind
+from prune_gym.graph.copying import copy_model
 from prune_gym.graph.program import Node, Value, leaves, map_argument
 from prune_gym.graph.recorder import plain
 from prune_gym.graph.trace import Example, arguments
@@ -69,11 +68,12 @@ def _check(model: nn.Module, graph: ChannelGraph, args: list[Any], kwargs: dict[
 
 def _copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode, as a forward pass may write to buffers and attributes."""
-    memo: dict[int, Any] = detached(model)
-    twin = copy.deepcopy(model, memo)
-    for module in twin.modules():
-        rebind(module, memo)
-    return twin.eval()
+
+    def twin(tensor: Tensor) -> Tensor:
+        copied = tensor.detach().clone()
+        return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
+
+    return copy_model(model, {id(tensor): twin(tensor) for tensor in [*model.parameters(), *model.buffers()]}).eval()
 
 
 def _run_model(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> Any:

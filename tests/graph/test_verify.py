@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -122,6 +123,13 @@ def test_the_model_is_left_alone() -> None:
     assert model.calls.item() == 0
     assert model.training
     assert not model.conv._forward_hooks
+
+
+def test_a_model_that_cannot_be_copied_deeply() -> None:
+    model = between(torch.relu)
+    model.lock = threading.Lock()
+    x = torch.randn(2, 3, 8, 8)
+    verify(model, trace(model, x), x)
 
 
 def test_inputs_that_were_not_traced() -> None:
