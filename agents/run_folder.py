@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_gym.agents.config import RunConfig
-from prune_gym.files import read_json, to_json, write_atomically
+from prune_gym.files import is_temporary, read_json, to_json, write_atomically
 
 CONFIG, JOURNAL = "config.json", "journal.txt"
 NESTED = {field.name: field.default_factory for field in fields(RunConfig) if field.default_factory is not MISSING}
@@ -19,13 +19,8 @@ NESTED = {field.name: field.default_factory for field in fields(RunConfig) if fi
 def check_free(out: Path | None) -> None:
     """Raise FileExistsError if ``out`` is anything but an empty folder or a new one."""
     folder = None if out is None else out.expanduser()
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(not _is_leftover(p) for p in folder.iterdir())):
+    if folder is not None and folder.exists() and (not folder.is_dir() or not all(map(is_temporary, folder.iterdir()))):
         raise FileExistsError(f"out: {folder} is not an empty folder, it may hold a run; choose another or delete it.")
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether it is a file of :func:`write_atomically` in a process that was killed."""
-    return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 def make_folder(config: RunConfig, task: str, agent: str) -> Path:
