@@ -24,6 +24,7 @@ from prune_gym.simulation.journal import Journal, remove_journal
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.rewards import Reward
 from prune_gym.simulation.yardsticks import Yardstick
+from prune_gym.surgery.pruned_file import check_savable
 from prune_gym.tasks import Task
 from prune_gym.training.train import deterministic
 
@@ -95,7 +96,8 @@ def run(
 
     The folder notes what describes ``task``, ``reward`` and ``yardstick``; to go on, pass the same again.
 
-    Raises FileExistsError if the folder already holds a run, TypeError or ValueError for a bad argument; then nothing is written.
+    Raises FileExistsError if the folder already holds a run, TypeError or ValueError for a bad argument or a
+    network that cannot be saved; then nothing is written.
     A run that fails later leaves its folder, and goes on as one that was killed; OSError, for a full disk, says how.
     """
     if not isinstance(config, RunConfig):
@@ -121,6 +123,7 @@ def run(
     journal = Journal()
     try:
         env, algorithm, evaluations = prepare(config, progress, agent, journal, own)
+        check_savable(env.graph)  # rather than when all is done
         clock["task"] = time.perf_counter()
         name = config.agent if agent is make_agent else type(algorithm).__name__
         folder = make_folder(config, env.task.name, name)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from prune_gym.arguments import check_integer
 from prune_gym.files import as_path, parse_json, to_json, write_atomically
 from prune_gym.fingerprint import fingerprint
+from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.graph.program import Named, Program, leaves
 from prune_gym.surgery.admission import DTYPES
 from prune_gym.surgery.compact import program_form
@@ -47,6 +48,16 @@ def save_pruned(path: str | Path, network: nn.Module, info: Mapping[str, Any] | 
     there is then left as it was.
     """
     write_atomically(as_path("path", path), pruned_bytes(network, info))
+
+
+def check_savable(graph: ChannelGraph) -> None:
+    """Raise ValueError, with the reason, if :func:`save_pruned` refuses all networks that are pruned from ``graph``: to be asked
+    before work that takes long is done for one of them. They call the same operators at every width."""
+    program = graph.program.at(graph.full().mask)
+    try:
+        decode_program(json.loads(json.dumps(program_content(program))), len(program.nodes))
+    except (PrunedFileError, TypeError) as error:
+        raise ValueError(f"model: what is pruned from it cannot be saved, as {error}.") from error
 
 
 def pruned_bytes(network: nn.Module, info: Mapping[str, Any] | None = None) -> bytes:
