@@ -597,6 +597,35 @@ def test_recurrent_layers(kind: str) -> None:
         assert zoo.relative_error(network(x), mask(model, graph, architecture)(x)) < 1e-12
 
 
+def written(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, [0, 2]] = 0.5
+    return x
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[:, [3, 1, 2, 0]],
+        lambda x: x[:, range(1, 4)],
+        lambda x: x[..., (0, 2)],
+        lambda x: x[:, :, [[0, 1], [2, 3]]],
+        lambda x: x[:, :, [0, 1], [2, 3]],
+        lambda x: x[:, [True, False, True, True]],
+        lambda x: x[:, torch.tensor([True, False, True, True])],
+        lambda x: x[:, []],
+        lambda x: x[[1, 0]],
+        written,
+    ],
+)
+def test_indices_that_are_lists(function: Any) -> None:
+    model, x = zoo.prepare(nn.Sequential(conv(3, 5), conv(5, 4), Inner(function))), torch.randn(3, 3, 4, 4).double()
+    graph = trace(model, x)
+    verify(model, graph, x)
+    assert graph.widths.tolist() == [5]
+
+
 @torch.no_grad()
 def test_shapes_that_change_in_place() -> None:
     def run(net: Net, x: Tensor) -> Tensor:
