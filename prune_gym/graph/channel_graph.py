@@ -182,6 +182,16 @@ class ChannelGraph:
                 hashed.update(b"none" if units is None else np.ascontiguousarray(units, np.int64).tobytes())
         return hashed.hexdigest()
 
+    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ValueError unless these are the shapes of all parameters and buffers of the network of this graph, by name."""
+        found = {**{name: self.shapes[name] for name in self.constants}, **shapes}
+        for name in sorted(found.keys() | self.shapes.keys()):
+            if found.get(name) != self.shapes.get(name):
+                raise ValueError(
+                    f"model: expected the network that the graph was traced from, but {name!r} has shape {found.get(name)} "
+                    f"instead of {self.shapes.get(name)}; trace this model anew."
+                )
+
     def full(self) -> Architecture:
         """The architecture of the original network."""
         return Architecture(self, np.ones(self.n_units, bool))
