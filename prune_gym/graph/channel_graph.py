@@ -199,8 +199,10 @@ class ChannelGraph:
     def architecture(self, kept: Sequence[np.ndarray]) -> Architecture:
         """The architecture that keeps ``kept[g][u]`` (bool) of every unit u of every group g.
 
-        Raises ValueError if the arrays do not fit the groups, are not boolean, or leave a group without a unit.
+        Raises TypeError, or ValueError if the arrays do not fit the groups, are not boolean, or leave a group without a unit.
         """
+        if not isinstance(kept, Sequence | np.ndarray):
+            raise TypeError(f"kept: expected one boolean array for each of {len(self.groups)} groups, got {type(kept).__name__}.")
         if len(kept) != len(self.groups):
             raise ValueError(f"kept: expected one boolean array for each of {len(self.groups)} groups, got {len(kept)}.")
         arrays = [np.asarray(array) for array in kept]
@@ -250,6 +252,8 @@ class Architecture:
     mask: np.ndarray
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mask, np.ndarray):
+            raise TypeError(f"mask: expected a boolean array, got {type(self.mask).__name__}; see graph.architecture.")
         self.mask.flags.writeable = False
 
     def __eq__(self, other: object) -> bool:
