@@ -124,6 +124,13 @@ CRAFTED: dict[str, tuple[list[list[Any]], dict[str, Tensor]]] = {
                           {"w": torch.ones(3, 2), "i": torch.ones(1).long()}),
     "results that are not there": ([call("relu.default", X, out=[1, 2])], {}),
     "more results than it takes": ([call("split_with_sizes.default", X, [1, 2], 1)], {}),
+    "an integer that has no quotient": (
+        [call("div.Tensor_mode", tensor("a"), tensor("b"), rounding_mode="trunc")],
+        {"a": torch.full((64,), -(2**63)), "b": torch.full((64,), -1)},
+    ),
+    "an integer that has no quotient by a number": (
+        [call("div_.Scalar_mode", tensor("a"), -1, rounding_mode="trunc")], {"a": torch.full((64,), -(2**31), dtype=torch.int32)},
+    ),
 }  # fmt: skip
 
 
