@@ -243,10 +243,12 @@ def test_the_limit_of_nodes(tmp_path: Path) -> None:
     nodes = [call("relu.default", {"value": i}, out=i + 1) for i in range(30)]
     path = write(tmp_path / "file", nodes)
     load_pruned(path, max_nodes=30)
-    with pytest.raises(PrunedFileError, match="it makes 30 calls, more than max_nodes=29"):
+    with pytest.raises(PrunedFileError, match="it makes 30 calls, more than max_nodes=29; raise the limit if you trust the file"):
         load_pruned(path, max_nodes=29)
     many = {".".join(f"m{i}x{j}" for j in range(60)): torch.zeros(0) for i in range(6)}
-    with pytest.raises(PrunedFileError, match="its tensors lie in more than 300 modules, too many for max_nodes=30"):
+    with pytest.raises(
+        PrunedFileError, match="its tensors lie in more than 300 modules, too many for max_nodes=30; raise the limit"
+    ):
         load_pruned(write(tmp_path / "file", nodes, many), max_nodes=30)
 
 
