@@ -28,6 +28,11 @@ def advice(func: torch._ops.OpOverload) -> str:
             "has no rule for channel labels: it draws random numbers, also in evaluation mode; draw them outside of the model "
             "and pass them as an input, or draw only `if self.training`."
         )
+    if func.namespace in ("c10d", "_c10d_functional"):
+        return (
+            "has no rule for channel labels: it talks to other processes; trace the network inside of DistributedDataParallel, "
+            "model.module."
+        )
     if name == "deform_conv2d":
         return (
             "has no rule for channel labels: a deformable convolution reads its input at places that other channels say; put an "

@@ -473,6 +473,7 @@ def checked(x: Tensor) -> Tensor:
             lambda x: torchvision.ops.deform_conv2d(x, x.repeat(1, 5, 1, 1)[:, :18], x.new_ones(4, 4, 3, 3), padding=1),
             "deformable",
         ),
+        (torch.ops._c10d_functional.wait_tensor, r"inside of DistributedDataParallel, model\.module"),
         (lambda x: x.view(torch.int32), "add one to prune_gym/graph/operators"),
         (lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255), "prepared for quantisation"),
     ],
