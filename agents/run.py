@@ -18,13 +18,13 @@ from prune_gym.agents.own import Own
 from prune_gym.agents.recorder import EvaluationBudget, StepRecorder
 from prune_gym.agents.registry import AgentMaker, make_agent
 from prune_gym.agents.results import SUMMARY, read_summary, write_results
-from prune_gym.agents.run_folder import CONFIG, JOURNAL, check_free, continued, make_folder, to_json, write_config
+from prune_gym.agents.run_folder import CONFIG, JOURNAL, check_free, continued, make_folder, write_config, write_json
 from prune_gym.envs.pruning import PruningEnv
-from prune_gym.files import write_atomically
 from prune_gym.simulation.journal import Journal, remove_journal
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.rewards import Reward
 from prune_gym.simulation.yardsticks import Yardstick
+from prune_gym.surgery.pruned_file import check_savable
 from prune_gym.tasks import Task
 from prune_gym.training.train import deterministic
 
@@ -96,7 +96,8 @@ def run(
 
     The folder notes what describes ``task``, ``reward`` and ``yardstick``; to go on, pass the same again.
 
-    Raises FileExistsError if the folder already holds a run, TypeError or ValueError for a bad argument; then nothing is written.
+    Raises FileExistsError if the folder already holds a run, TypeError or ValueError for a bad argument or a
+    network that cannot be saved; then nothing is written.
     A run that fails later leaves its folder, and goes on as one that was killed; OSError, for a full disk, says how.
     """
     if not isinstance(config, RunConfig):
@@ -122,6 +123,7 @@ def run(
     journal = Journal()
     try:
         env, algorithm, evaluations = prepare(config, progress, agent, journal, own)
+        check_savable(env.graph)  # rather than when all is done
         clock["task"] = time.perf_counter()
         name = config.agent if agent is make_agent else type(algorithm).__name__
         folder = make_folder(config, env.task.name, name)
@@ -139,8 +141,8 @@ def run(
         algorithm.save(folder / "agent.zip")
         clock["write"] = time.perf_counter()
         timings = {later: round(clock[later] - clock[earlier], 3) for earlier, later in pairwise(clock)}
-        write_atomically(folder / "timings.json", to_json({"seconds": timings}))
-        write_atomically(folder / SUMMARY, to_json(summary))  # it marks the run as complete
+        write_json(folder / "timings.json", {"seconds": timings})
+        write_json(folder / SUMMARY, summary)  # it marks the run as complete
         journal.remove()
     except KeyboardInterrupt:
         raise KeyboardInterrupt("nothing was written" if folder is None else _how_to_go_on(folder)) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_gym.agents.config import RunConfig
-from prune_gym.files import read_json, write_atomically
+from prune_gym.files import is_temporary, read_json, to_json, write_atomically
 
 CONFIG, JOURNAL = "config.json", "journal.txt"
 NESTED = {field.name: field.default_factory for field in fields(RunConfig) if field.default_factory is not MISSING}
@@ -20,13 +19,8 @@ NESTED = {field.name: field.default_factory for field in fields(RunConfig) if fi
 def check_free(out: Path | None) -> None:
     """Raise FileExistsError if ``out`` is anything but an empty folder or a new one."""
     folder = None if out is None else out.expanduser()
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(not _is_leftover(p) for p in folder.iterdir())):
+    if folder is not None and folder.exists() and (not folder.is_dir() or not all(map(is_temporary, folder.iterdir()))):
         raise FileExistsError(f"out: {folder} is not an empty folder, it may hold a run; choose another or delete it.")
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether it is a file of :func:`write_atomically` in a process that was killed."""
-    return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 def make_folder(config: RunConfig, task: str, agent: str) -> Path:
@@ -51,7 +45,12 @@ def make_folder(config: RunConfig, task: str, agent: str) -> Path:
 def write_config(folder: Path, config: RunConfig, own: Mapping[str, str], agent: str) -> None:
     """Note the settings, what the run was given without a name, and the agent, unless they are noted already."""
     if not (folder / CONFIG).exists():
-        write_atomically(folder / CONFIG, to_json(config.settings() | {"own": dict(own), "made_by": agent}))
+        write_json(folder / CONFIG, config.settings() | {"own": dict(own), "made_by": agent})
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object of a run for people to read. Raises TypeError or ValueError for what JSON cannot hold."""
+    write_atomically(path, to_json(path.name, content, indent=2) + "\n")
 
 
 def read_config(folder: Path, **changes: Any) -> RunConfig:
@@ -114,7 +113,3 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     for key, value in settings.items():
         flat |= {f"{key}.{inner}": item for inner, item in value.items()} if isinstance(value, dict) else {key: value}
     return flat
-
-
-def to_json(content: Any) -> str:
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"

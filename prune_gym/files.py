@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 MAX_JSON = 2**24  # bytes; Python objects take some ten times as many
+TEMPORARY = ".prune_gym.tmp"  # how the names of temporary files end
 STALE_AFTER = 3600.0  # seconds without a change, after which nobody writes a temporary file any more
 
 
@@ -32,13 +33,13 @@ def as_path(argument: str, value: object) -> Path:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write under a temporary name beside ``path`` and rename: readers see the old file or the new one, never half of it.
 
-    Missing folders are made. A temporary file that a killed process left behind an hour ago or earlier is removed. Raises
+    Missing folders are made. Temporary files that killed processes left in the folder an hour ago or earlier are removed. Raises
     OSError, with the path, if the folder cannot be written or the disk is full; then nothing is left behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale_temporaries(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    remove_stale_temporaries(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -55,13 +56,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise
 
 
-def remove_stale_temporaries(path: Path) -> None:
-    """Remove what killed processes left behind while they wrote ``path``: temporary files that nobody has changed for an hour."""
-    prefix, suffix = f".{path.name}.", ".tmp"
-    for file in path.parent.iterdir():
-        middle = file.name.removeprefix(prefix).removesuffix(suffix)
-        if len(middle) != 8 or file.name != prefix + middle + suffix:  # as mkstemp names them
-            continue
+def is_temporary(path: Path) -> bool:
+    """Whether it is named like a temporary file of :func:`write_atomically`."""
+    return path.name.startswith(".") and path.name.endswith(TEMPORARY)
+
+
+def remove_stale_temporaries(folder: Path) -> None:
+    """Remove what killed processes left in a folder: temporary files that nobody has changed for an hour."""
+    for file in filter(is_temporary, folder.iterdir()):
         try:
             status = file.lstat()
             if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > STALE_AFTER:
@@ -75,7 +77,7 @@ def check_writable(path: Path, bytes_needed: int = 0) -> None:
     done for it. Missing folders are made, and nothing else is left behind."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"):
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY):
         free = shutil.disk_usage(path.parent).free
     if free < bytes_needed:
         raise OSError(errno.ENOSPC, f"No space left on device ({bytes_needed} bytes are needed, {free} are free)", str(path))

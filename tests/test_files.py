@@ -17,7 +17,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from prune_gym.files import MAX_JSON, STALE_AFTER, check_writable, read_json, read_zipped_json, to_json, write_atomically
+from prune_gym.files import (
+    MAX_JSON,
+    STALE_AFTER,
+    TEMPORARY,
+    check_writable,
+    read_json,
+    read_zipped_json,
+    to_json,
+    write_atomically,
+)
 
 
 def test_bytes_and_text(tmp_path: Path) -> None:
@@ -129,16 +138,14 @@ def test_a_file_that_has_no_room_is_found_out_before_the_work(tmp_path: Path, mo
 
 def test_what_killed_writers_left_is_removed_after_an_hour(tmp_path: Path) -> None:
     old = time.time() - STALE_AFTER - 60
-    stale, fresh = tmp_path / ".file.abcd1234.tmp", tmp_path / ".file.abcd1235.tmp"
-    others = [
-        tmp_path / name for name in (".file.tmp", ".other.abcd1234.tmp", "file.abcd1234.tmp", ".file.abcd12345.tmp", "notes")
-    ]
-    folder, link = tmp_path / ".file.aaaaaaaa.tmp", tmp_path / ".file.bbbbbbbb.tmp"
+    stale = [tmp_path / f".{name}.abcd1234{TEMPORARY}" for name in ("file", "another")]
+    fresh, folder, link = (tmp_path / f".file.{name}{TEMPORARY}" for name in ("fresh123", "folder12", "link1234"))
+    others = [tmp_path / name for name in (".file.abcd1234.tmp", f"file.abcd1234{TEMPORARY}", "notes")]
     folder.mkdir()
-    for file in (stale, fresh, *others):
+    for file in (*stale, fresh, *others):
         file.write_text("half")
     link.symlink_to(others[-1])
-    for file in (stale, *others, folder):
+    for file in (*stale, *others, folder):
         os.utime(file, (old, old))
     os.utime(link, (old, old), follow_symlinks=False)
     os.utime(fresh, (old + 120, old + 120))

@@ -28,6 +28,16 @@ def advice(func: torch._ops.OpOverload) -> str:
             "has no rule for channel labels: it draws random numbers, also in evaluation mode; draw them outside of the model "
             "and pass them as an input, or draw only `if self.training`."
         )
+    if func.namespace in ("c10d", "_c10d_functional"):
+        return (
+            "has no rule for channel labels: it talks to other processes; trace the network inside of DistributedDataParallel, "
+            "model.module."
+        )
+    if name == "deform_conv2d":
+        return (
+            "has no rule for channel labels: a deformable convolution reads its input at places that other channels say; put an "
+            "ordinary convolution in its place and train it, or trace the parts before and behind it as models of their own."
+        )
     if "fake_quant" in name or "fused_moving_avg_obs" in name or func.namespace in ("quantized", "quantized_decomposed"):
         return (
             "has no rule for channel labels: the model is prepared for quantisation; prune the floating-point model first, then "

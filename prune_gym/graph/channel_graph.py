@@ -182,6 +182,16 @@ class ChannelGraph:
                 hashed.update(b"none" if units is None else np.ascontiguousarray(units, np.int64).tobytes())
         return hashed.hexdigest()
 
+    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ValueError unless these are the shapes of all parameters and buffers of the network of this graph, by name."""
+        found = {**{name: self.shapes[name] for name in self.constants}, **shapes}
+        for name in sorted(found.keys() | self.shapes.keys()):
+            if found.get(name) != self.shapes.get(name):
+                raise ValueError(
+                    f"model: expected the network that the graph was traced from, but {name!r} has shape {found.get(name)} "
+                    f"instead of {self.shapes.get(name)}; trace this model anew."
+                )
+
     def full(self) -> Architecture:
         """The architecture of the original network."""
         return Architecture(self, np.ones(self.n_units, bool))
@@ -189,8 +199,10 @@ class ChannelGraph:
     def architecture(self, kept: Sequence[np.ndarray]) -> Architecture:
         """The architecture that keeps ``kept[g][u]`` (bool) of every unit u of every group g.
 
-        Raises ValueError if the arrays do not fit the groups, are not boolean, or leave a group without a unit.
+        Raises TypeError, or ValueError if the arrays do not fit the groups, are not boolean, or leave a group without a unit.
         """
+        if not isinstance(kept, Sequence | np.ndarray):
+            raise TypeError(f"kept: expected one boolean array for each of {len(self.groups)} groups, got {type(kept).__name__}.")
         if len(kept) != len(self.groups):
             raise ValueError(f"kept: expected one boolean array for each of {len(self.groups)} groups, got {len(kept)}.")
         arrays = [np.asarray(array) for array in kept]
@@ -240,6 +252,8 @@ class Architecture:
     mask: np.ndarray
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mask, np.ndarray):
+            raise TypeError(f"mask: expected a boolean array, got {type(self.mask).__name__}; see graph.architecture.")
         self.mask.flags.writeable = False
 
     def __eq__(self, other: object) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from prune_gym.graph.operators import REPLACEMENTS
-from prune_gym.graph.program import operator
+from prune_gym.graph.program import NESTS, leaves, operator
 
 
 def _dropout(name: str) -> tuple[Any, Callable[..., dict[str, Any]]]:
@@ -87,6 +87,22 @@ def _upsample(
     return getattr(torch.ops.aten, name).vec, given
 
 
+def _index(index: Any) -> Any:
+    """An index with its lists as tensors, which PyTorch makes where nobody sees it, and with its masks as numbers."""
+    if isinstance(index, tuple):
+        return tuple(map(_index_of_one, index))
+    return index if isinstance(index, list) and any(isinstance(item, NESTS) for item in index) else _index_of_one(index)
+
+
+def _index_of_one(index: Any) -> Any:
+    if isinstance(index, list | tuple | range) and all(isinstance(item, int) for item in leaves(list(index))):
+        index = torch.tensor(list(index), dtype=None if len(index) else torch.int64)
+    if isinstance(index, Tensor) and index.dtype is torch.bool and index.ndim == 1 and not index.is_meta:
+        return index.nonzero().flatten()
+    return index
+
+
+INDEXING = (Tensor.__getitem__, Tensor.__setitem__)
 CASTS = frozenset([
     Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16,
 ])  # fmt: skip
@@ -103,7 +119,8 @@ def _casts(func: Any, args: tuple, kwargs: dict) -> bool:
 class Composites(TorchFunctionMode):
     """Sees some functions before they fall apart into operators: those whose parts forget the training mode (dropout, instance
     norm), a scale that was given instead of a size (upsampling), which pooling it was (the paper's FLOPs count an adaptive
-    pooling, not a mean), or that there was a cast; and those whose parts depend on sizes (cdist)."""
+    pooling, not a mean), that there was a cast, or
+    an index that is a list; and those whose parts depend on sizes (cdist)."""
 
     FUNCTIONS: ClassVar = {
         F.dropout: _dropout("dropout"),
@@ -122,7 +139,10 @@ class Composites(TorchFunctionMode):
     OPERATORS = frozenset(op for op, _ in FUNCTIONS.values()) | frozenset(map(operator, REPLACEMENTS))  # of PrunedNetworks
 
     HANDLED = (
-        OPERATORS | FUNCTIONS.keys() | CASTS | {F.interpolate, torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
+        OPERATORS
+        | FUNCTIONS.keys()
+        | CASTS
+        | {F.interpolate, torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor, *INDEXING}
     )
 
     def __init__(self, record: Callable[[torch._ops.OpOverload, dict[str, Any], Any], None]):
@@ -138,6 +158,8 @@ class Composites(TorchFunctionMode):
             kwargs.pop("device", None)
         if func is Tensor.new_tensor:
             return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs, "device": None})
+        if func in INDEXING:
+            return func(args[0], _index(args[1]), *args[2:])
         if self.inside:
             return func(*args, **kwargs)
         call = self._in_one_piece(func, args, kwargs)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prune_gym.graph.labels import Key, LabelBook
 from prune_gym.graph.operators import (
+    OUT_OF_PLACE,
     BatchCount,
     Call,
     CostTerm,
@@ -172,7 +173,8 @@ class _Labelling:
             elif name not in ("device", "layout", "pin_memory", "memory_format") and value is not None:
                 keywords[name] = value
         made = [shapes[value.index] for value in recorded.outputs]
-        call = Call(str(recorded.func), names, args, keywords, tensors, made, position)
+        name = str(recorded.func)
+        call = Call(OUT_OF_PLACE.get(name, name), names, args, keywords, tensors, made, position)
         rule = find_rule(recorded.func)
         assert rule is not None
         before = [traced.labels for traced in tensors]

@@ -68,6 +68,9 @@ class Recording:
         return repr(module or "(the model itself)")
 
 
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+
+
 @cache
 def _value(index: int) -> Value:
     """One object for every number, as comparing identical objects is much faster."""
@@ -225,6 +228,8 @@ class _Recorder(TorchDispatchMode):
                 arguments[name] = [self._source(part) for part in item]
             else:
                 arguments[name] = item
+        if func in _VIEWS:  # -1 would hide that a size follows the image's
+            arguments["size"] = list(result.shape)
         single = isinstance(result, Tensor)
         self._note(func, arguments, tuple(map(self._add, [result] if single else result)), single)
 

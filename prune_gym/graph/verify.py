@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_gym.graph.channel_graph import ChannelGraph
-from prune_gym.graph.copying import detached, rebind
+from prune_gym.graph.copying import copy_model
 from prune_gym.graph.program import Node, Value, leaves, map_argument
 from prune_gym.graph.recorder import plain
 from prune_gym.graph.trace import Example, arguments
@@ -34,10 +33,17 @@ def verify(model: nn.Module, graph: ChannelGraph, inputs: Example) -> None:
 
     Raises:
         VerificationError: they differ; names the first module whose output does.
-        TypeError, ValueError: ``inputs`` are not such as the network was traced with.
+        TypeError, ValueError: ``model`` is not the network of ``graph``, or ``inputs`` are not such as it was traced with.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
+    if not isinstance(graph, ChannelGraph):
+        raise TypeError(f"graph: expected the ChannelGraph of the model, from prune_gym.trace, got {type(graph).__name__}.")
     args, kwargs = arguments(model, inputs)
+    graph.check_shapes({name: tuple(tensor.shape) for name, tensor in _registered(model)})
     given = _tensors([args, kwargs])
+    if not all(x.numel() for x in given):
+        raise ValueError(f"inputs: expected at least one image, got {' and '.join(str(tuple(x.shape)) for x in given)}.")
     if len(given) != graph.program.inputs:
         raise ValueError(f"inputs: expected {graph.program.inputs} tensors, as traced, got {len(given)}.")
     graph.program.check(given)
@@ -69,11 +75,16 @@ def _check(model: nn.Module, graph: ChannelGraph, args: list[Any], kwargs: dict[
 
 def _copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode, as a forward pass may write to buffers and attributes."""
-    memo: dict[int, Any] = detached(model)
-    twin = copy.deepcopy(model, memo)
-    for module in twin.modules():
-        rebind(module, memo)
-    return twin.eval()
+
+    def twin(tensor: Tensor) -> Tensor:
+        copied = tensor.detach().clone()
+        return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
+
+    return copy_model(model, {id(tensor): twin(tensor) for _, tensor in _registered(model)}).eval()
+
+
+def _registered(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def _run_model(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -87,7 +98,7 @@ def _run_program(model: nn.Module, graph: ChannelGraph, output: Any, clones: lis
     nodes = list(program.nodes)
     for position, node in reversed(clones):
         nodes.insert(position, node)
-    tensors = {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    tensors = {name: tensor.clone() for name, tensor in _registered(model)}
     tensors |= {name: tensor.to(images[0].device, copy=True) for name, tensor in graph.constants.items()}
     with _same_random_numbers(images):
         return replace(program, nodes=tuple(nodes), output=output).run(tensors, [x.clone() for x in images])

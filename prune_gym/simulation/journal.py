@@ -193,7 +193,7 @@ def remove_journal(path: Path) -> None:
         for file in list(folder.iterdir()):
             if _holds_tensors_of_a_journal(file):
                 file.unlink()
-                remove_stale_temporaries(file)
+        remove_stale_temporaries(folder)
         if not any(folder.iterdir()):
             folder.rmdir()
     if lock.is_file() and not lock.is_symlink() and lock.stat().st_size == 0:

@@ -216,9 +216,20 @@ def _guard_scales(op: str, given: Mapping[str, Any]) -> None:
         raise ValueError(f"{op!r} takes images and output sizes of at least one pixel, and one size or scale for each dimension")
 
 
+def _guard_division(op: str, given: Mapping[str, Any]) -> None:
+    """A processor cannot divide the smallest integer by -1."""
+    if given.get("rounding_mode") == "trunc" and not any(_is_floating(given[name]) for name in ("self", "other")):
+        raise ValueError(f"{op!r} takes floating-point numbers where it truncates")
+
+
+def _is_floating(value: Any) -> bool:
+    return value.is_floating_point() if isinstance(value, torch.Tensor) else isinstance(value, float)
+
+
 MAX_SCALE = 1024
 GUARDS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     "_weight_norm_interface": _guard_weight_norm,
+    "div": _guard_division,
     **dict.fromkeys(["_fft_r2c", "_fft_c2r", "_fft_c2c"], _guard_fourier),
     **dict.fromkeys(["mm", "addmm", "bmm", "baddbmm", "mv", "dot", "vdot"], _guard_products),
     **dict.fromkeys(["convolution", *(op.split(".")[1] for op in COMPOSITES if "conv" in op)], _guard_products),

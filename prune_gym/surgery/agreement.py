@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_gym.graph.copying import attribute_tensors, copy_model
 from prune_gym.graph.program import Program, leaves, map_argument
+from prune_gym.graph.recorder import plain
 from prune_gym.surgery.slicing import like
 
 Arguments = tuple[list[Any], dict[str, Any]]
@@ -229,7 +230,7 @@ def _tolerance(dtype: torch.dtype) -> float:
 
 
 def _tensors_in(values: Any) -> list[Tensor]:
-    return [leaf for leaf in leaves(values) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in leaves(plain(values)) if isinstance(leaf, Tensor)]
 
 
 def _moments(tensor: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.graph.copying import attribute_tensors, copy_model
 from prune_gym.surgery.agreement import Disagreement, find_disagreement
-from prune_gym.surgery.sizes import correct_sizes
+from prune_gym.surgery.sizes import Correction, correct_sizes
 from prune_gym.surgery.training_only import cut_training_only
 
 
@@ -22,8 +22,8 @@ def narrow(model: nn.Module, graph: ChannelGraph, architecture: Architecture, sm
     """A copy of ``model`` with the tensors ``small``, by name, and with the sizes in its modules' attributes corrected.
 
     It is compared with the program on random images, see :func:`find_disagreement`. Where the two differ, attributes that were
-    only recognised by their value get it back: those of the module at fault, or else all. Raises :class:`FormError`, which
-    names that module, where it was not that.
+    only recognised by their value get it back: those of the module at fault, or else of the nearest module around it that has
+    some, or else all. Raises :class:`FormError`, which names that module, where it was not that.
     """
     small = {**small, **cut_training_only(model, graph, architecture, small)}
     registered = [*model.named_parameters(), *model.named_buffers()]
@@ -37,11 +37,18 @@ def narrow(model: nn.Module, graph: ChannelGraph, architecture: Architecture, sm
         first = first or found
         if not doubtful:
             raise FormError(_message(model, first))
-        undone = [correction for correction in doubtful if correction.module == found.module] or doubtful
+        undone = _nearest(doubtful, found.module) or doubtful
         for correction in undone:
             setattr(narrowed.get_submodule(correction.module), correction.attribute, correction.before)
         doubtful = [correction for correction in doubtful if correction not in undone]
     return narrowed
+
+
+def _nearest(corrections: Sequence[Correction], path: str) -> list[Correction]:
+    """The corrections in the module ``path``, or else in the nearest one around it that has some."""
+    around = [c for c in corrections if f"{path}.".startswith(f"{c.module}." if c.module else "")]
+    nearest = max((c.module for c in around), key=len, default="")
+    return [c for c in around if c.module == nearest]
 
 
 def _message(model: nn.Module, found: Disagreement) -> str:

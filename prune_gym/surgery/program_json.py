@@ -28,6 +28,10 @@ class PrunedFileError(ValueError):
     """The file is damaged, or not a pruned network of this project, or larger than the limits that were set."""
 
 
+class TooManyError(PrunedFileError):
+    """The file goes beyond a limit that can be raised."""
+
+
 def program_content(program: Program) -> dict[str, Any]:
     """A program at given widths as what JSON can hold. Raises TypeError for an argument that it cannot."""
     nodes = [
@@ -51,7 +55,7 @@ def decode_program(content: Mapping[str, Any], max_nodes: int) -> Program:
     if not isinstance(nodes, list):
         raise PrunedFileError(f"its nodes are of type {type(nodes).__name__}")
     if len(nodes) > max_nodes:
-        raise PrunedFileError(f"it makes {len(nodes)} calls, more than max_nodes={max_nodes}")
+        raise TooManyError(f"it makes {len(nodes)} calls, more than max_nodes={max_nodes}")
     available = inputs
     decoded = []
     for entry in nodes:

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from prune_gym.arguments import check_integer
 from prune_gym.files import as_path, parse_json, to_json, write_atomically
 from prune_gym.fingerprint import fingerprint
+from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.graph.program import Named, Program, leaves
 from prune_gym.surgery.admission import DTYPES
 from prune_gym.surgery.compact import program_form
-from prune_gym.surgery.program_json import PrunedFileError, decode_program, program_content
+from prune_gym.surgery.program_json import PrunedFileError, TooManyError, decode_program, program_content
 from prune_gym.surgery.pruned_network import PrunedNetwork
 from prune_gym.surgery.rehearsal import TooLargeError, rehearse
 
@@ -47,6 +48,16 @@ def save_pruned(path: str | Path, network: nn.Module, info: Mapping[str, Any] | 
     there is then left as it was.
     """
     write_atomically(as_path("path", path), pruned_bytes(network, info))
+
+
+def check_savable(graph: ChannelGraph) -> None:
+    """Raise ValueError, with the reason, if :func:`save_pruned` refuses all networks that are pruned from ``graph``: to be asked
+    before work that takes long is done for one of them. They call the same operators at every width."""
+    program = graph.program.at(graph.full().mask)
+    try:
+        decode_program(json.loads(json.dumps(program_content(program))), len(program.nodes))
+    except (PrunedFileError, TypeError) as error:
+        raise ValueError(f"model: what is pruned from it cannot be saved, as {error}.") from error
 
 
 def pruned_bytes(network: nn.Module, info: Mapping[str, Any] | None = None) -> bytes:
@@ -93,7 +104,7 @@ def load_pruned(path: str | Path, max_elements: int = MAX_ELEMENTS, max_nodes: i
     try:
         program, network = _build(header, tensors, max_nodes)
         rehearse(program, tensors, max_elements)
-    except TooLargeError as error:
+    except (TooLargeError, TooManyError) as error:
         raise PrunedFileError(f"{path}: {error}; raise the limit if you trust the file.") from error
     except ValueError as error:
         raise PrunedFileError(f"{path}: expected a pruned network, but {error}; save it again with save_pruned.") from error
@@ -158,7 +169,7 @@ def _check_names(names: Iterable[str], count: int, max_nodes: int) -> None:
             raise PrunedFileError(f"{name[:100]!r} is no name of a tensor")
         modules.update(".".join(parts[:i]) for i in range(1, len(parts)))
         if len(modules) > 10 * max_nodes:
-            raise PrunedFileError(f"its tensors lie in more than {10 * max_nodes} modules, too many for max_nodes={max_nodes}")
+            raise TooManyError(f"its tensors lie in more than {10 * max_nodes} modules, too many for max_nodes={max_nodes}")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -56,6 +56,8 @@ def layer_sizes(layer: nn.Module, before: Shape, after: Shape) -> dict[str, Any]
             return {"num_channels": after[0], "num_groups": groups}
         case nn.PReLU():
             return {"num_parameters": after[0]}
+        case nn.RNNBase() | nn.RNNCellBase():  # (gates x hidden, in), of the first layer
+            return {"input_size": after[1], "hidden_size": layer.hidden_size * after[0] // before[0]}
     return {}
 
 
@@ -143,7 +145,7 @@ def _shape(layer: nn.Module) -> Shape:
     tensors: dict[str, Any] = {**layer._buffers, **layer._parameters}
     for name, parts in getattr(layer, "parametrizations", {}).items():
         tensors[name] = getattr(parts, "original", getattr(parts, "original1", None))
-    for name in ("weight", "weight_orig", "weight_v", "running_mean"):
+    for name in ("weight", "weight_orig", "weight_v", "weight_ih", "weight_ih_l0", "running_mean"):
         if isinstance(tensors.get(name), Tensor):
             return tuple(tensors[name].shape)
     return ()
@@ -168,10 +170,12 @@ def _settings(module: nn.Module) -> set[str]:
 def _corrected(attribute: str, value: Any, sizes: _Sizes) -> Any:
     """What ``value`` has become; None where that is not known."""
     if type(value) in (list, tuple, torch.Size):
+        if any(type(number) is not int for number in value):  # such as the tensors of a recurrent layer
+            return None
         became = {after for before, after in sizes.lists if before == tuple(value)}
         if len(became) == 1:
             return type(value)(became.pop())
-        numbers = [_became(number, sizes.own) if type(number) is int else None for number in value]
+        numbers = [_became(number, sizes.own) for number in value]
         return None if None in numbers else type(value)(numbers)
     if type(value) is not int:
         return None

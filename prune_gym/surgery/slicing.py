@@ -21,14 +21,7 @@ def named_tensors(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     device = next((tensor.device for tensor in tensors.values()), None)
     tensors |= {name: constant.to(device) for name, constant in graph.constants.items() if name not in tensors}
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if shapes != dict(graph.shapes):
-        wrong = sorted(name for name in shapes.keys() | graph.shapes.keys() if shapes.get(name) != graph.shapes.get(name))
-        name = wrong[0]
-        raise ValueError(
-            f"model: expected the network that the graph was traced from, but {name!r} has shape {shapes.get(name)} "
-            f"instead of {graph.shapes.get(name)}; trace this model anew."
-        )
+    graph.check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     return tensors
 
 

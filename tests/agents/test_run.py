@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,17 @@ def test_a_thing_and_its_name_are_not_both_taken(tiny_task, tmp_path):
         run(RunConfig(reward_weights=(1, 2, 3), reward="own", out=tmp_path / "run"), reward=reward)
     with pytest.raises(ValueError, match="reward: 'own' stands for a function"):
         run(RunConfig(reward="own", out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_cannot_be_saved_is_refused_at_once(own_tiny_task, tmp_path):
+    class Unknown(torch.nn.Sequential):
+        def forward(self, x):
+            return torch.special.i0(super().forward(x))
+
+    task = replace(own_tiny_task, model=Unknown(own_tiny_task.model).eval())
+    with pytest.raises(ValueError, match=r"model: what is pruned from it cannot be saved, as it calls 'aten.\w*i0.default'"):
+        run(RunConfig(agent="uniform", out=tmp_path / "run"), task=task)
     assert not (tmp_path / "run").exists()
 
 

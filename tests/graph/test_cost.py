@@ -241,6 +241,14 @@ def test_bad_kept_units(kept: Any, message: str) -> None:
         small_graph().architecture(kept)
 
 
+@pytest.mark.parametrize("kept", [None, 2, iter([np.ones(4, bool), np.ones(3, bool)])])
+def test_kept_units_of_another_type(kept: Any) -> None:
+    with pytest.raises(TypeError, match=r"kept: expected one boolean array for each of 2 groups, got "):
+        small_graph().architecture(kept)
+    with pytest.raises(TypeError, match=r"mask: expected a boolean array, got .*; see graph.architecture"):
+        Architecture(small_graph(), kept)
+
+
 @pytest.mark.parametrize(
     ("widths", "message"),
     [

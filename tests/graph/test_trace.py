@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from zoo import Net, conv, mean
 
 from prune_gym import ChannelGraph, UnknownOperatorError, compact, mask, trace
+from prune_gym.graph.program import operator
 from prune_gym.graph.verify import verify
 
 TORCHVISION = [
@@ -468,6 +469,11 @@ def checked(x: Tensor) -> Tensor:
         (torch.rand_like, "draws random numbers"),
         (lambda x: x + torch.randn(x.shape), "draws random numbers"),
         (lambda x: x * torch.bernoulli(x.sigmoid()), "draws random numbers"),
+        (
+            lambda x: torchvision.ops.deform_conv2d(x, x.repeat(1, 5, 1, 1)[:, :18], x.new_ones(4, 4, 3, 3), padding=1),
+            "deformable",
+        ),
+        (torch.ops._c10d_functional.wait_tensor, r"inside of DistributedDataParallel, model\.module"),
         (lambda x: x.view(torch.int32), "add one to prune_gym/graph/operators"),
         (lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255), "prepared for quantisation"),
     ],
@@ -590,6 +596,69 @@ def test_recurrent_layers(kind: str) -> None:
     assert graph.cost(architecture).params == zoo.parameters(network)
     if not any(group.mixed for group in graph.groups):
         assert zoo.relative_error(network(x), mask(model, graph, architecture)(x)) < 1e-12
+
+
+def written(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, [0, 2]] = 0.5
+    return x
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[:, [3, 1, 2, 0]],
+        lambda x: x[:, range(1, 4)],
+        lambda x: x[..., (0, 2)],
+        lambda x: x[:, :, [[0, 1], [2, 3]]],
+        lambda x: x[:, :, [0, 1], [2, 3]],
+        lambda x: x[:, [True, False, True, True]],
+        lambda x: x[:, torch.tensor([True, False, True, True])],
+        lambda x: x[:, []],
+        lambda x: x[[1, 0]],
+        written,
+    ],
+)
+def test_indices_that_are_lists(function: Any) -> None:
+    model, x = zoo.prepare(nn.Sequential(conv(3, 5), conv(5, 4), Inner(function))), torch.randn(3, 3, 4, 4).double()
+    graph = trace(model, x)
+    verify(model, graph, x)
+    assert graph.widths.tolist() == [5]
+
+
+@torch.no_grad()
+def test_shapes_that_change_in_place() -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        x = net.stem(x).flatten(2)
+        x.transpose_(1, 2).unsqueeze_(1).squeeze_(1)
+        return net.head(x.mean(1)) + net.matrix.clone().t_()[0]
+
+    model = zoo.prepare(Net(run, stem=conv(3, 4), head=nn.Linear(4, 2), matrix=zoo.parameter(2, 3)))
+    x = torch.randn(3, 3, 4, 4).double()
+    graph = trace(model, x)
+    verify(model, graph, x)
+    assert graph.widths.tolist() == [4]
+    architecture = zoo.random_architecture(graph, 0)
+    network = compact(model, graph, architecture, form="program")
+    assert zoo.relative_error(network(x), mask(model, graph, architecture)(x)) < 1e-12
+    assert not any(torch.Tag.inplace_view in operator(node.op).tags for node in network.program.nodes)
+
+
+@torch.no_grad()
+def test_no_channels_at_all() -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        shifted = torch.zeros_like(x)
+        shifted[:, :2], shifted[:, 2:] = x[:, :2], x[:, 2:]  # the second part of two channels
+        return net.head(mean(shifted))
+
+    model, x = zoo.prepare(Net(run, stem=conv(3, 2), head=nn.Linear(2, 2))), torch.randn(3, 3, 4, 4).double()
+    graph = trace(model, x)
+    verify(model, graph, x)
+    architecture = graph.architecture([np.array([False, True])])
+    network = compact(model, graph, architecture, form="program")
+    assert zoo.relative_error(network(x), mask(model, graph, architecture)(x)) < 1e-12
 
 
 # ------------------------------------------------------------------------------------------------ bad input

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -124,6 +125,13 @@ def test_the_model_is_left_alone() -> None:
     assert not model.conv._forward_hooks
 
 
+def test_a_model_that_cannot_be_copied_deeply() -> None:
+    model = between(torch.relu)
+    model.lock = threading.Lock()
+    x = torch.randn(2, 3, 8, 8)
+    verify(model, trace(model, x), x)
+
+
 def test_inputs_that_were_not_traced() -> None:
     model = zoo.prepare(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
     graph = trace(model, torch.ones(1, 3, 2, 2).double())
@@ -131,6 +139,21 @@ def test_inputs_that_were_not_traced() -> None:
         verify(model, graph, torch.ones(1, 3, 4, 1).double())
     with pytest.raises(TypeError, match="example_input: expected a tensor"):
         verify(model, graph, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"inputs: expected at least one image, got \(0, 3, 2, 2\)"):
+        verify(model, graph, torch.ones(0, 3, 2, 2).double())
+
+
+def test_models_and_graphs_that_do_not_fit() -> None:
+    model, x = between(torch.relu), torch.randn(2, 3, 8, 8)
+    graph = trace(model, x)
+    with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module, got NoneType"):
+        verify(None, graph, x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"graph: expected the ChannelGraph of the model, from prune_gym\.trace, got str"):
+        verify(model, "graph", x)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"model: expected the network that the graph was traced from, but '0\.bias' has shape None"
+    ):
+        verify(conv(3, 5), graph, x)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 4.1e-10), (torch.float32, 7.1e-5), (torch.float16, 1.58e-2)])

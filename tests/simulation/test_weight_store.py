@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from prune_gym import Architecture
 from prune_gym.data.augmentation import Augmentation
+from prune_gym.envs import PruningEnv
 from prune_gym.simulation import weight_store
 from prune_gym.simulation.recipes import ORIGINAL, Network, Weights
 from prune_gym.simulation.result_cache import ResultCache
@@ -167,6 +169,21 @@ def test_a_network_shares_no_memory_with_the_store(store: WeightStore, tiny_task
     assert not any(tensor.data_ptr() == before[name] for name, tensor in store.tensors(ORIGINAL).items())
 
 
+def test_nothing_given_is_modified(store: WeightStore, tiny_task: Task, tiny_architectures: list[Architecture]) -> None:
+    before, random = copy.deepcopy(tiny_task.model.state_dict()), torch.get_rng_state()
+    store.tensors(Weights(Network(tiny_architectures[2]), Network(tiny_task.graph.full())))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert equal(tiny_task.model.state_dict(), before)
+
+
+def test_a_frozen_network_is_trained_too(own_tiny_task: Task, tiny_architectures: list[Architecture]) -> None:
+    model = own_tiny_task.model.requires_grad_(False)
+    store = WeightStore(own_tiny_task, SETTINGS, ResultCache())
+    tensors = store.tensors(Weights(Network(tiny_architectures[2]), Network(tiny_architectures[0])))
+    assert not torch.equal(tensors["classifier.weight"], model.get_parameter("classifier.weight"))
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
 # ------------------------------------------------------------------------------------------------ what is kept
 
 
@@ -228,6 +245,22 @@ def test_dropped_versions_are_trained_to_the_same(
     assert list(store._stored) == [second.version]
     assert equal(store.tensors(first), before)
     assert not equal(store.tensors(second), before)
+
+
+def test_the_best_network_is_not_dropped(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_store, "MAX_VERSIONS", 1)
+    env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.25, posttraining=SETTINGS, device="cpu")
+    for action in (env.uniform_action, np.eye(len(env.graph.groups))[0]):
+        env.reset()
+        for _ in range(2):
+            env.step(action)
+    assert env.best is not None
+    best = env.best.snapshot.weights.version
+    store = env.simulator.store
+    assert best in store._stored
+    store.tensors(Weights(Network(tiny_task.graph.full()), Network(tiny_task.graph.full())))
+    assert best in store._stored
+    assert len(store._stored) == 2
 
 
 # ------------------------------------------------------------------------------------------------ what a simulator makes of it

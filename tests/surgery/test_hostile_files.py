@@ -124,6 +124,13 @@ CRAFTED: dict[str, tuple[list[list[Any]], dict[str, Tensor]]] = {
                           {"w": torch.ones(3, 2), "i": torch.ones(1).long()}),
     "results that are not there": ([call("relu.default", X, out=[1, 2])], {}),
     "more results than it takes": ([call("split_with_sizes.default", X, [1, 2], 1)], {}),
+    "an integer that has no quotient": (
+        [call("div.Tensor_mode", tensor("a"), tensor("b"), rounding_mode="trunc")],
+        {"a": torch.full((64,), -(2**63)), "b": torch.full((64,), -1)},
+    ),
+    "an integer that has no quotient by a number": (
+        [call("div_.Scalar_mode", tensor("a"), -1, rounding_mode="trunc")], {"a": torch.full((64,), -(2**31), dtype=torch.int32)},
+    ),
 }  # fmt: skip
 
 
@@ -236,10 +243,12 @@ def test_the_limit_of_nodes(tmp_path: Path) -> None:
     nodes = [call("relu.default", {"value": i}, out=i + 1) for i in range(30)]
     path = write(tmp_path / "file", nodes)
     load_pruned(path, max_nodes=30)
-    with pytest.raises(PrunedFileError, match="it makes 30 calls, more than max_nodes=29"):
+    with pytest.raises(PrunedFileError, match="it makes 30 calls, more than max_nodes=29; raise the limit if you trust the file"):
         load_pruned(path, max_nodes=29)
     many = {".".join(f"m{i}x{j}" for j in range(60)): torch.zeros(0) for i in range(6)}
-    with pytest.raises(PrunedFileError, match="its tensors lie in more than 300 modules, too many for max_nodes=30"):
+    with pytest.raises(
+        PrunedFileError, match="its tensors lie in more than 300 modules, too many for max_nodes=30; raise the limit"
+    ):
         load_pruned(write(tmp_path / "file", nodes, many), max_nodes=30)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -180,3 +181,36 @@ def test_the_form_is_checked() -> None:
     own = compact(model, graph, graph.full(), form="program")
     again = trace(own, torch.empty(1, 3, 8, 8))
     assert isinstance(compact(own, again, again.full(), form="model"), PrunedNetwork)  # that is its own class
+
+
+@torch.no_grad()
+def test_a_dataclass_as_output() -> None:
+    @dataclass
+    class Output:
+        logits: Tensor
+        features: list[Tensor]
+
+    class Block(nn.Module):
+        def __init__(self, wrong: bool):
+            super().__init__()
+            self.conv, self.wrong = conv(4, 4), wrong
+
+        def forward(self, x: Tensor) -> Output:
+            x = self.conv(x)
+            return Output(x * x[:, 2:3] if self.wrong else x, [x.sum(1)])
+
+    def run(net: Net, x: Tensor) -> Output:
+        inner = net.block(net.stem(x))
+        return Output(net.head(mean(inner.logits)), inner.features)
+
+    for wrong in (False, True):
+        model = zoo.prepare(Net(run, stem=conv(3, 4), block=Block(wrong), head=nn.Linear(4, 2)))
+        graph = trace(model, torch.empty(1, 3, 4, 4, dtype=torch.float64))
+        kept = [np.arange(group.width) != 0 for group in graph.groups]
+        if wrong:
+            with pytest.raises(FormError, match="module 'block'"):
+                compact(model, graph, graph.architecture(kept), form="model")
+        else:
+            assert isinstance(
+                compact(model, graph, graph.architecture(kept), form="model")(torch.ones(1, 3, 4, 4).double()), Output
+            )

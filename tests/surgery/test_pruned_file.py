@@ -512,3 +512,20 @@ def test_paths_that_are_none(path: Any, network: PrunedNetwork) -> None:
     for act in (load_pruned, pruned_info, lambda path: save_pruned(path, network)):
         with pytest.raises(TypeError, match=f"path: expected a path, got {type(path).__name__}"):
             act(path)
+
+
+def test_splits_of_what_cannot_be_pruned(tmp_path: Path) -> None:
+    class Splits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            red, green, blue = x.split(1, 1)
+            left, right = self.layer(torch.cat([blue, green, red], 1)).chunk(2, 3)
+            return torch.cat([right, *left.split(2, -1)], 3).mean((2, 3))
+
+    model, images = Splits().eval(), torch.randn(3, 3, 8, 8)
+    graph = prune_gym.trace(model, images)
+    save_pruned(tmp_path / "file", prune_gym.compact(model, graph, graph.full()))
+    assert torch.allclose(load_pruned(tmp_path / "file")(images), model(images), atol=1e-6)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 import zoo
 from torch import Tensor, nn
-from zoo import conv, random_architecture
+from zoo import conv, random_architecture, relative_error
 
 from prune_gym import compact, trace
 
@@ -117,3 +119,56 @@ def test_a_number_that_is_no_width_gets_its_value_back() -> None:
     small = compact(model, graph, random_architecture(graph, 0), form="model")
     assert small[1].times == 6
     assert small[1].conv.in_channels == 4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM", "GRUCell"])
+def test_recurrent_layers(kind: str) -> None:
+    """They keep their tensors in a list as well, which is no list of sizes."""
+
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.layer, self.head = conv(3, 5), getattr(nn, kind)(5, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            steps = self.stem(x).mean(3).permute(2, 0, 1)
+            return self.head(self.layer(steps[0]) if "Cell" in kind else self.layer(steps)[0][-1])
+
+    model = zoo.prepare(Rows())
+    images = zoo.inputs(((3, 4, 4),))
+    graph = trace(model, images)
+    architecture = graph.architecture([np.arange(group.width) < group.width - 1 for group in graph.groups])
+    small = compact(model, graph, architecture, form="model")
+    assert (small.layer.input_size, small.layer.hidden_size) == (4, 3)
+    assert relative_error(small(*images), compact(model, graph, architecture, form="program")(*images)) < 1e-9
+
+
+def test_an_option_around_the_module_at_fault_gets_its_value_back() -> None:
+    """The number of a branch equals a width; with another number a layer gets more channels than it takes."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = 4
+            self.stem, self.halves, self.fc = conv(3, 4), Halves(), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.halves(self.stem(x)).mean((2, 3))
+            return self.fc(torch.cat([x, x], 1) if self.branch == 4 else x)
+
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = 4
+            self.conv = conv(4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.conv(x).split(self.width, 1)
+            return a + b
+
+    model = zoo.prepare(Branches())
+    graph = trace(model, torch.empty(1, 3, 8, 8, dtype=torch.float64))
+    kept = [np.arange(group.width) < 3 - i for i, group in enumerate(graph.groups)]
+    small = compact(model, graph, graph.architecture(kept), form="model")
+    assert (small.branch, small.halves.width) == (4, 2)

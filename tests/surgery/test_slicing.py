@@ -98,9 +98,13 @@ def test_cut_and_put_back() -> None:
     assert small["none"].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize(
-    "name", ["residual", "transposed_grouped", "transposed_depthwise", "shared_weights", "shuffle_of_halves"]
-)
+CUT = (
+    "plain", "residual", "grouped", "transposed_grouped", "transposed_depthwise", "shared_weights", "shuffle_of_halves",
+    "shuffle_with_groups", "unet", "squeeze_and_excitation", "convnext",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUT)
 def test_cutting_is_undone_by_putting_back(name: str) -> None:
     model, _, graph = traced(name)
     architecture = random_architecture(graph, 0, 0.5)

@@ -1,4 +1,4 @@
-"""Post-training against closed forms and a loop in plain PyTorch; versions of weights; what environments make of it."""
+"""Post-training against closed forms and a loop in plain PyTorch, and what environments make of it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from math import cos, pi
 import numpy as np
 import pytest
 import torch
-import zoo
 from torch import nn
 from torch.optim import SGD
 
-from prune_gym import compact, trace
+from prune_gym import compact
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split
 from prune_gym.envs import PruningEnv
-from prune_gym.simulation import weight_store
 from prune_gym.simulation.recipes import Network, Weights
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.weight_store import WeightStore
-from prune_gym.surgery.slicing import named_tensors, scatter_tensors, slice_tensors
+from prune_gym.surgery.slicing import slice_tensors
 from prune_gym.training import distillation as posttraining
 from prune_gym.training import train as training
 from prune_gym.training.distillation import PostTraining, distillation_loss
@@ -228,44 +226,6 @@ def test_the_recipe_of_post_training():
     assert (PostTraining().epochs, PostTraining().period, PostTraining().mu, PostTraining().temperature) == (0, 1, 0.25, 2.0)
 
 
-def test_forgotten_versions_are_made_again(trainer, monkeypatch):
-    monkeypatch.setattr(weight_store, "MAX_VERSIONS", 1)
-    student, teacher = small_network(trainer), Network(trainer.graph.full())
-    first = Weights(student, teacher)
-    second = Weights(Network(small_network(trainer, 0.6).architecture, first), teacher)
-    before = {name: tensor.clone() for name, tensor in trainer.tensors(second).items()}
-    trainer.tensors(first)  # the second is forgotten
-    torch.rand(3)  # whatever happens to the global generator
-    assert len(trainer._stored) == 1
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.tensors(second).items())
-    other = trainer.tensors(first)
-    assert not all(torch.equal(tensor, before[name]) for name, tensor in other.items())
-
-
-def test_nothing_given_is_modified(trainer):
-    before = copy.deepcopy(trainer.task.model.state_dict())
-    student = small_network(trainer)
-    random = torch.get_rng_state()
-    trainer.tensors(Weights(student, Network(trainer.graph.full())))
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.task.model.state_dict().items())
-
-
-@pytest.mark.parametrize("name", ["plain", "grouped", "unet", "squeeze_and_excitation", "shuffle_with_groups", "convnext"])
-def test_scatter_is_the_inverse_of_slice(name):
-    model = zoo.built(name)
-    graph = trace(model, zoo.inputs(zoo.NETWORKS[name].shapes))
-    architecture = zoo.random_architecture(graph, 0)
-    tensors = named_tensors(model, graph)
-    small = {key: tensor + 1 for key, tensor in slice_tensors(tensors, graph.units, architecture).items()}
-    scattered = scatter_tensors(tensors, small, graph.units, architecture)
-    again = slice_tensors(scattered, graph.units, architecture)
-    for key, tensor in tensors.items():
-        assert torch.equal(again[key], small[key])
-        assert scattered[key].shape == tensor.shape
-        assert int((scattered[key] != tensor).sum()) == small[key].numel()  # the others are as they were
-
-
 # ------------------------------------------------------------------------------------------------ environments
 
 
@@ -347,15 +307,6 @@ def test_the_mode_of_the_caller_does_not_matter(env, mode):
     assert (env.score(), env.snapshot().weights.version) == (expected, version)
 
 
-def test_a_frozen_network_is_trained_too(own_tiny_task):
-    own_tiny_task.model.requires_grad_(False)
-    trainer = trainer_of(own_tiny_task)
-    student = small_network(trainer)
-    tensors = trainer.tensors(Weights(student, Network(trainer.graph.full())))
-    assert not torch.equal(tensors["classifier.weight"], own_tiny_task.model.classifier.weight)
-    assert not any(parameter.requires_grad for parameter in own_tiny_task.model.parameters())
-
-
 def test_environments_may_share_a_memo(tiny_task):
     cache = ResultCache()
     common = {"sparsity": 0.5, "step_ratio": 0.25, "device": "cpu"}
@@ -370,40 +321,6 @@ def test_environments_may_share_a_memo(tiny_task):
     assert [accuracies(**kind, cache=cache) for kind in kinds] == alone
     assert [accuracies(**kind, cache=cache) for kind in kinds] == alone
     assert alone[0] != alone[1]
-
-
-def test_the_best_network_is_not_forgotten(env, monkeypatch):
-    monkeypatch.setattr(weight_store, "MAX_VERSIONS", 1)
-    for _ in range(6):
-        env.step(env.uniform_action)
-    best = env.best.snapshot.weights.version
-    env.reset()
-    for _ in range(4):
-        env.step(np.eye(env.action_space.shape[0])[0])
-    assert best in env.simulator.store._stored
-    assert len(env.simulator.store._stored) == 2
-
-
-def test_a_better_student_becomes_the_teacher(env, monkeypatch):
-    values = iter([0.5, 0.9, 0.8, 0.95])  # student, teacher, ...: the accuracies in the order they are asked for
-    monkeypatch.setattr(env.simulator.store, "val_accuracy", lambda network: next(values))
-    env.step(env.uniform_action)
-    env.step(env.uniform_action)  # 0.5 against 0.9
-    original = env.snapshot().teacher
-    assert original.key == Network(env.graph.full()).key
-    env.step(env.uniform_action)
-    values = iter([0.95, 0.9])
-    env.step(env.uniform_action)
-    here = env.snapshot()
-    assert here.teacher.key == here.network.key
-
-
-def test_versions_depend_on_student_and_teacher(trainer):
-    a, b, full = small_network(trainer, 0.6), small_network(trainer, 0.8), Network(trainer.graph.full())
-    versions = [Weights(a, full).version, Weights(b, full).version, Weights(a, b).version, Weights().version]
-    assert len(set(versions)) == 4
-    assert versions[0] == Weights(small_network(trainer, 0.6), Network(trainer.graph.full())).version
-    assert versions[3] == ""
 
 
 @pytest.mark.parametrize(

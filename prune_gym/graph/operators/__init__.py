@@ -20,8 +20,8 @@ from prune_gym.graph.operators.elementwise import pointwise
 from prune_gym.graph.operators.zeros import labels_that_cannot_be_zeroed, zeros_stay
 
 __all__ = [
-    "REPLACEMENTS", "BatchCount", "Call", "CostTerm", "Size", "Traced", "find_rule", "labels_that_cannot_be_zeroed",
-    "mixing", "products", "selection", "shapes", "space", "zeros_stay",
+    "OUT_OF_PLACE", "REPLACEMENTS", "BatchCount", "Call", "CostTerm", "Size", "Traced", "find_rule",
+    "labels_that_cannot_be_zeroed", "mixing", "products", "selection", "shapes", "space", "zeros_stay",
 ]  # fmt: skip
 
 REPLACEMENTS = {  # what rules record in place of what was dispatched
@@ -31,6 +31,11 @@ REPLACEMENTS = {  # what rules record in place of what was dispatched
     "aten.adaptive_avg_pool3d.default", "aten.split_with_sizes.default", "aten.unsafe_split_with_sizes.default",
     "aten.flatten.using_ints", "aten.unflatten.int", "aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default",
     "aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input",
+}  # fmt: skip
+
+OUT_OF_PLACE = {  # what is recorded in place of operators that give a tensor another shape in place, which no file may hold
+    "aten.transpose_.default": "aten.transpose.int", "aten.t_.default": "aten.t.default",
+    "aten.unsqueeze_.default": "aten.unsqueeze.default", "aten.detach_.default": "aten.detach.default",
 }  # fmt: skip
 
 

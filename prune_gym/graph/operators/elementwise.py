@@ -32,7 +32,9 @@ def broadcast(tensors: Sequence[Traced], shape: tuple[int, ...], book: LabelBook
             book.unify(first, other)
             if first is None or other is None:
                 first = None
-            elif first[0] != BOUND and book.owner(first) is None:  # rather the labels of a weight than those of its mask
+            elif (
+                len(first) and first[0] != BOUND and book.owner(first) is None
+            ):  # rather the labels of a weight than those of its mask
                 first = other
         result.append(first)
     return result

@@ -132,7 +132,11 @@ def split_(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     dim = normal_dim(call["dim"], len(x.shape))
     counts = [shape[dim] for shape in call.shapes]
     labels = x.labels[dim]
+    # the results of an unsafe split may be written to while gradients are computed
+    name = f"aten.{'unsafe_' if 'unsafe' in call.op else ''}split_with_sizes.default"
     if labels is None:
+        if not isinstance(x.shape[dim], BatchCount):
+            call.becomes(name, x, counts, dim)
         return [x.labels] * len(counts)
     if isinstance(x.shape[dim], BatchCount):
         book.bind(labels)
@@ -140,9 +144,7 @@ def split_(call: Call, book: LabelBook) -> Sequence[list[Labels]]:
     pieces = np.split(labels, np.cumsum(counts)[:-1])
     for piece in pieces:
         book.cut(piece)
-    # the results of an unsafe split may be written to while gradients are computed
-    unsafe = "unsafe_" if "unsafe" in call.op else ""
-    call.becomes(f"aten.{unsafe}split_with_sizes.default", x, [Size(piece) for piece in pieces], dim)
+    call.becomes(name, x, [Size(piece) for piece in pieces], dim)
     return [[*x.labels[:dim], piece, *x.labels[dim + 1 :]] for piece in pieces]
 
 
