@@ -43,6 +43,16 @@ def test_what_was_put_before_opening_is_written_too(tmp_path):
     assert opened(tmp_path / "journal").get("accuracy", "early") == 0.25
 
 
+def test_a_line_may_be_written_in_pieces(tmp_path, monkeypatch):
+    """As a call writes less than it was given where a disk is nearly full."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:7]))
+    written(tmp_path / "pieces")
+    monkeypatch.undo()
+    written(tmp_path / "whole")
+    assert (tmp_path / "pieces").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
 @pytest.mark.parametrize("lost", range(1, 60, 7))
 def test_a_torn_last_line_is_dropped_and_writing_goes_on(lost, tmp_path):
     path = tmp_path / "journal"
