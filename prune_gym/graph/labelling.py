@@ -88,8 +88,7 @@ class _Labelling:
         output = map_argument(self._output, recording.output)
         program = Program(recording.n_inputs, tuple(self.nodes), output)
         module_outputs = tuple(
-            (path, ends[n_calls], tuple(map(self._known_source, sources)))
-            for path, n_calls, sources in recording.module_outputs
+            (path, ends[n_calls], tuple(map(self._known_source, sources))) for path, n_calls, sources in recording.module_outputs
         )
         unused = {position for traced, position in self.unread if traced.bind_if_used is not None}
         if unused:

@@ -149,6 +149,23 @@ def test_a_worse_network_found_later_changes_no_plan(env):
     assert len(agent.plan) == 4
 
 
+def test_a_better_network_found_later_changes_the_plan(tiny_task):
+    class OneAction(SearchAgent):
+        def search(self, env):
+            while not env.finished:
+                env.step(self.action)
+
+    options = {"sparsity": 0.5, "step_ratio": 0.125, "yardstick": lambda after, _: after.flops_reduction}
+    env = PruningEnv(tiny_task, device="cpu", **options)
+    agent = OneAction(env)
+    agent.action = np.array([0, 1, 1, 1, 1])
+    worse = agent.learn(4).best
+    agent.action = np.array([0.5, 0, 0, 0, 1])
+    better = agent.learn(4).best
+    assert better.yardstick > worse.yardstick
+    assert follow(agent, env)[0].tolist() == [0.5, 0, 0, 0, 1]
+
+
 def test_the_environment_is_left_as_the_search_left_it(env):
     UniformAgent(env).learn(4)
     assert env.steps_left == 0
