@@ -100,6 +100,12 @@ def test_too_small_a_budget_is_refused(env):
             agent(env).learn(3)
 
 
+@pytest.mark.parametrize(("budget", "error"), [(7.5, ValueError), ("9", TypeError), (None, TypeError), (True, TypeError)])
+def test_a_budget_is_an_integer(env, budget, error):
+    with pytest.raises(error, match=r"total_timesteps: expected an integer >= 0, got "):
+        UniformAgent(env).learn(budget)
+
+
 # ----------------------------------------------------------------------------------------------- the plan is the agent's
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import zoo
 from torch import Tensor, nn
@@ -40,20 +41,21 @@ def test_a_selected_channel_is_found_when_the_first_one_is_gone() -> None:
     assert zoo.relative_error(small(*x), mask(model, graph, architecture)(*x)) < 1e-12
 
 
-def test_a_third_size_of_a_product_stays_also_where_another_varies_only_in_part() -> None:
-    """One channel of ``c`` is read by itself and stays. The product of the matrices made of ``a`` and ``b``, and of ``b`` and
-    ``c``, has three sizes all the same; one of them must not vary, lest the cost of a layer have three factors."""
+@pytest.mark.parametrize(("alone", "groups"), [(slice(0, 1), [("c", 5), ("b", 5)]), (slice(1, 6), [("c", 1), ("b", 5)])])
+def test_a_third_size_of_a_product_stays_also_where_another_varies_only_in_part(alone: slice, groups: list) -> None:
+    """Some channels of ``c`` are read by themselves and stay. The product of the matrices made of ``a`` and ``b``, and of ``b``
+    and ``c``, has three sizes all the same; one of them must not vary, lest the cost of a layer have three factors."""
 
     def run(net: Net, x: Tensor) -> Tensor:
         x = mean(x)
-        a, b, c = net.a(x), net.b(x), net.c(x)
+        c, a, b = net.c(x), net.a(x), net.b(x)
         product = torch.bmm(a.unsqueeze(2) * b.unsqueeze(1), b.unsqueeze(2) * c.unsqueeze(1))
-        return net.head(product.sum((1, 2)).unsqueeze(1) + c[:, :1])
+        return product.sum((1, 2)).unsqueeze(1) + c[:, alone]
 
-    model = zoo.prepare(Net(run, a=nn.Linear(3, 4), b=nn.Linear(3, 5), c=nn.Linear(3, 6), head=nn.Linear(1, 2)))
+    model = zoo.prepare(Net(run, a=nn.Linear(3, 4), b=nn.Linear(3, 5), c=nn.Linear(3, 6)))
     x = zoo.inputs(((3, 8, 8),))
     graph = trace(model, x)
-    assert [(group.name, group.width) for group in graph.groups] == [("b", 5), ("c", 5)]
+    assert [(group.name, group.width) for group in graph.groups] == groups
     architecture = zoo.random_architecture(graph, 0, 0.5)
     small = compact(model, graph, architecture, form="program")
     assert graph.cost(architecture).macs == zoo.macs(small, x)

@@ -263,6 +263,12 @@ def test_an_explicit_cast_keeps_large_numbers_finite() -> None:
     assert network(x).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_table_that_is_rounded_to_the_networks_type_follows_it(dtype: torch.dtype) -> None:
+    model = Then(lambda x: x * torch.tensor([0.1, 0.2, 0.3, 0.7], dtype=x.dtype)[:, None, None]).to(dtype)
+    assert trace(model, torch.zeros(2, 3, 8, 8, dtype=dtype)).program.dtype is None
+
+
 INTEGERS = {
     "times a float": lambda x: x * (torch.arange(x.shape[-1]) * 0.3).long(),
     "a comparison times a float": lambda x: x * ((x > 0.1) * 0.5).bool(),

@@ -99,6 +99,22 @@ def test_attributes_of_other_modules_are_corrected() -> None:
         assert (model.split.c, model.split.sizes, model.num_features) == (5, [5, 7], 9)
 
 
+def test_a_size_of_a_modules_own_tensors_is_corrected() -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.channels, self.nothing = zoo.parameter(1, 6, 1, 1), 6, None
+            self.register_buffer("unset", None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * self.scale).view(-1, self.channels * 64)
+
+    model = zoo.prepare(nn.Sequential(conv(3, 6), Scale(), nn.Linear(6 * 64, 2)))
+    graph = trace(model, zoo.inputs(((3, 8, 8),)))
+    small = compact(model, graph, random_architecture(graph, 0), form="model")
+    assert (small[1].scale.shape, small[1].channels) == ((1, 4, 1, 1), 4)
+
+
 def test_a_name_says_which_of_several_equal_widths_is_meant() -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
