@@ -23,15 +23,6 @@ class Repeated(nn.Module):
         return x
 
 
-def test_numbers_stay_finite_behind_many_layers() -> None:
-    """Infinities would agree with each other."""
-    chain = [layer for _ in range(60) for layer in (conv(6, 6, bias=False), nn.ReLU())]
-    model = nn.Sequential(conv(3, 6), *chain, Repeated(), nn.Flatten(), nn.Linear(6 * 64, 2)).eval()
-    graph = trace(model, torch.zeros(1, 3, 8, 8))
-    small = compact(model, graph, random_architecture(graph, 0), form="model")
-    assert small[-3].times == 6
-
-
 def test_weights_of_zero_are_tried_with_other_values() -> None:
     """What comes of the repetitions is multiplied with zero in the model itself."""
     model = zoo.prepare(nn.Sequential(conv(3, 6), Repeated(), conv(6, 2, bias=False))).float()
