@@ -41,6 +41,25 @@ def test_a_selected_channel_is_found_when_the_first_one_is_gone() -> None:
     assert zoo.relative_error(small(*x), mask(model, graph, architecture)(*x)) < 1e-12
 
 
+def test_a_parameter_without_an_entry_belongs_to_no_unit() -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        return net.head(torch.cat([mean(net.a(x)), net.nothing], 1))
+
+    model = zoo.prepare(Net(run, a=conv(3, 4), nothing=zoo.parameter(0), head=nn.Linear(4, 2)))
+    graph = trace(model, zoo.inputs(((3, 8, 8),)))
+    assert zoo.groups_of(graph) == (("a", 4, 1, ("a",), False),)
+    assert "nothing" not in graph.units
+
+
+def test_the_first_operator_that_mixes_a_group_is_named() -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        x = net.a(x)
+        return net.head(mean(net.last(x.softmax(1) + x.amax(1, keepdim=True))))
+
+    graph = trace(zoo.prepare(Net(run, a=conv(3, 4), last=conv(4, 4), head=nn.Linear(4, 2))), zoo.inputs(((3, 8, 8),)))
+    assert [group.mixed_by for group in graph.groups] == ["aten._softmax in the model itself", ""]
+
+
 @pytest.mark.parametrize(("alone", "groups"), [(slice(0, 1), [("c", 5), ("b", 5)]), (slice(1, 6), [("c", 1), ("b", 5)])])
 def test_a_third_size_of_a_product_stays_also_where_another_varies_only_in_part(alone: slice, groups: list) -> None:
     """Some channels of ``c`` are read by themselves and stay. The product of the matrices made of ``a`` and ``b``, and of ``b``
