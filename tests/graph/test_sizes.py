@@ -230,6 +230,7 @@ CASTS = {
     "an explicit cast": (lambda x: (x.float() * 3).to(x.dtype), None),
     "an explicit type": (lambda x: (x.to(torch.float32).cumsum(-1)).to(x), None),
     "a type by name": (lambda x: x.to(dtype=torch.double).sin().to(x.dtype), None),
+    "a sum in its own type": (lambda x: x * x.sum(1, keepdim=True, dtype=x.dtype), None),
     "in single precision": (lambda x: F.softmax(x, 1, dtype=torch.float32).to(x.dtype), torch.float32),
     "its smallest number": (lambda x: x.clamp(min=torch.finfo(x.dtype).eps), torch.float32),
 }

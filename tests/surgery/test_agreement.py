@@ -30,3 +30,16 @@ def test_weights_of_zero_are_tried_with_other_values() -> None:
     graph = trace(model, torch.zeros(1, 3, 8, 8))
     small = compact(model, graph, random_architecture(graph, 0), form="model")
     assert small[1].times == 6
+
+
+def test_whole_numbers_in_the_output_are_compared_too() -> None:
+    def run(net: zoo.Net, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = net.head(zoo.mean(net.a(x)))
+        return logits, logits.argmax(1)
+
+    model = zoo.prepare(zoo.Net(run, a=conv(3, 6), head=nn.Linear(6, 4)))
+    images = zoo.inputs(((3, 8, 8),))
+    graph = trace(model, images)
+    architecture = random_architecture(graph, 0)
+    small = compact(model, graph, architecture, form="model")
+    assert small(*images)[1].equal(compact(model, graph, architecture, form="program")(*images)[1])

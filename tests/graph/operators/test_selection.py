@@ -32,6 +32,20 @@ def test_channels_may_go_where_places_are_ordered(name: str) -> None:
     assert zoo.groups_of(graph) == (("a", 6, 1, ("a",), False),)
 
 
+@torch.no_grad()
+def test_channels_stay_where_several_tables_take_entries_at_once() -> None:
+    rows, columns = torch.tensor([0, 3, 5]), torch.tensor([2, 2, 7])
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        return net.head(net.a(x)[:, :, rows, columns].flatten(1))
+
+    model = zoo.prepare(zoo.Net(run, a=zoo.conv(3, 6), head=nn.Linear(18, 2)))
+    x = zoo.inputs(((3, 8, 8),))
+    graph = trace(model, x)
+    assert graph.groups == ()
+    assert zoo.relative_error(compact(model, graph, graph.full(), form="program")(*x), model(*x)) == 0
+
+
 @pytest.mark.parametrize(
     ("split", "op"),
     [
