@@ -1,4 +1,7 @@
-"""Functions that the tracer records in one piece, before they fall apart into ATen operators."""
+"""Functions that the tracer records in one piece, before they fall apart into ATen operators.
+
+PyTorch hands over every argument of a function, also one that the caller did not give.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from prune_gym.graph.program import NESTS, leaves, operator
 
 
 def _dropout(name: str) -> tuple[Any, Callable[..., dict[str, Any]]]:
-    def given(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> dict[str, Any]:
+    def given(input: Tensor, p: float, training: bool, inplace: bool) -> dict[str, Any]:
         return {"input": input, "p": p, "train": training}
 
     return getattr(torch.ops.aten, name).default, given
@@ -33,13 +36,13 @@ def _adaptive_avg_pool(n: int) -> tuple[Any, Callable[..., dict[str, Any]]]:
 def _instance_norm() -> tuple[Any, Callable[..., dict[str, Any]]]:
     def given(
         input: Tensor,
-        running_mean: Tensor | None = None,
-        running_var: Tensor | None = None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        use_input_stats: bool = True,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        use_input_stats: bool,
+        momentum: float,
+        eps: float,
     ) -> dict[str, Any]:
         return {
             "input": input, "weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var,
@@ -50,9 +53,7 @@ def _instance_norm() -> tuple[Any, Callable[..., dict[str, Any]]]:
 
 
 def _cdist() -> tuple[Any, Callable[..., dict[str, Any]]]:
-    def given(
-        x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary"
-    ) -> dict[str, Any]:
+    def given(x1: Tensor, x2: Tensor, p: float, compute_mode: str) -> dict[str, Any]:
         modes = ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist")
         return {"x1": x1, "x2": x2, "p": p, "compute_mode": modes.index(compute_mode)}
 
@@ -65,12 +66,12 @@ def _by_schema(func: torch._ops.OpOverload) -> Callable[..., dict[str, Any]]:
 
 def _upsample(
     input: Tensor,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
+    size: Any,
+    scale_factor: Any,
+    mode: str,
+    align_corners: bool | None,
+    recompute_scale_factor: bool | None,
+    antialias: bool,
 ) -> tuple[torch._ops.OpOverload, dict[str, Any]] | None:
     """The operator of ``F.interpolate`` with a factor, None where the size is given or computed."""
     n = input.ndim - 2

@@ -81,7 +81,7 @@ class _Labelling:
                 copied = self._new_value()
                 self.nodes.append(Node("aten.clone.default", [self.values[value].source], {}, copied.index))
                 self.values[value].source = copied
-        ends = []
+        ends = [len(self.nodes)]  # how many nodes there are before the first call, and after every one
         for position, call in enumerate(recording.calls):
             self._apply(position, call)
             ends.append(len(self.nodes))
@@ -89,8 +89,7 @@ class _Labelling:
         output = map_argument(self._output, recording.output)
         program = Program(recording.n_inputs, tuple(self.nodes), output)
         module_outputs = tuple(
-            (path, ends[n_calls - 1] if n_calls else 0, tuple(map(self._known_source, sources)))
-            for path, n_calls, sources in recording.module_outputs
+            (path, ends[n_calls], tuple(map(self._known_source, sources))) for path, n_calls, sources in recording.module_outputs
         )
         unused = {position for traced, position in self.unread if traced.bind_if_used is not None}
         if unused:

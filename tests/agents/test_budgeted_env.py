@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
+from stable_baselines3.common.monitor import Monitor
 
 from prune_gym.agents.budgeted_env import BudgetedEnv, OutOfBudget
 from prune_gym.envs import PruningEnv
@@ -43,6 +44,20 @@ def test_previews_leave_what_the_steps_to_the_end_take(env):
     assert env.evaluations == 10
     with pytest.raises(OutOfBudget):
         search.step(env.uniform_action)
+
+
+def test_a_search_may_go_back_from_the_end_of_an_episode(env):
+    """Though a monitor refuses steps after it."""
+    search = budgeted(Monitor(env), 10)
+    search.reset()
+    search.step(env.uniform_action)
+    after_one = search.snapshot()
+    while not search.finished:
+        search.step(env.uniform_action)
+    search.restore(after_one)
+    assert (search.finished, search.steps_left) == (False, 3)
+    search.step(env.uniform_action)
+    assert search.steps_left == 2
 
 
 def test_a_batch_is_paid_as_a_whole_or_not_at_all(env):

@@ -100,6 +100,12 @@ def test_too_small_a_budget_is_refused(env):
             agent(env).learn(3)
 
 
+@pytest.mark.parametrize(("budget", "error"), [(7.5, ValueError), ("9", TypeError), (None, TypeError), (True, TypeError)])
+def test_a_budget_is_an_integer(env, budget, error):
+    with pytest.raises(error, match=r"total_timesteps: expected an integer >= 0, got "):
+        UniformAgent(env).learn(budget)
+
+
 # ----------------------------------------------------------------------------------------------- the plan is the agent's
 
 
@@ -147,6 +153,23 @@ def test_a_worse_network_found_later_changes_no_plan(env):
     if agent.best is best:
         assert agent.plan.keys() == plan.keys()
     assert len(agent.plan) == 4
+
+
+def test_a_better_network_found_later_changes_the_plan(tiny_task):
+    class OneAction(SearchAgent):
+        def search(self, env):
+            while not env.finished:
+                env.step(self.action)
+
+    options = {"sparsity": 0.5, "step_ratio": 0.125, "yardstick": lambda after, _: after.flops_reduction}
+    env = PruningEnv(tiny_task, device="cpu", **options)
+    agent = OneAction(env)
+    agent.action = np.array([0, 1, 1, 1, 1])
+    worse = agent.learn(4).best
+    agent.action = np.array([0.5, 0, 0, 0, 1])
+    better = agent.learn(4).best
+    assert better.yardstick > worse.yardstick
+    assert follow(agent, env)[0].tolist() == [0.5, 0, 0, 0, 1]
 
 
 def test_the_environment_is_left_as_the_search_left_it(env):

@@ -153,6 +153,7 @@ IN_SPACE = {
     "diagonal": lambda x: torch.diag_embed(x.diagonal(dim1=2, dim2=3)),
     "strided": lambda x: x[:, :, ::2],
     "cropped": lambda x: F.pad(x, (-1, 0, 0, 0)),
+    "cropped at the end": lambda x: F.pad(x, (0, -1, 0, 0)),
     "argmax": lambda x: x.argmax(2, keepdim=True).to(x.dtype),
     "places of the largest": lambda x: x.max(3, keepdim=True)[1].to(x.dtype),
     "places of the median": lambda x: x.median(3, keepdim=True).indices.to(x.dtype),
@@ -161,7 +162,7 @@ IN_SPACE = {
 
 ALONG_ONE_SIDE = (  # so that the other may be pruned
     "windows", "roll", "sort", "topk", "kthvalue", "cumprod", "index", "index_select", "convolution", "strided", "cropped",
-    "argmax", "places of the largest", "places of the median",
+    "cropped at the end", "argmax", "places of the largest", "places of the median",
 )  # fmt: skip
 
 

@@ -231,6 +231,7 @@ CASTS = {
     "an explicit cast": (lambda x: (x.float() * 3).to(x.dtype), None),
     "an explicit type": (lambda x: (x.to(torch.float32).cumsum(-1)).to(x), None),
     "a type by name": (lambda x: x.to(dtype=torch.double).sin().to(x.dtype), None),
+    "a sum in its own type": (lambda x: x * x.sum(1, keepdim=True, dtype=x.dtype), None),
     "in single precision": (lambda x: F.softmax(x, 1, dtype=torch.float32).to(x.dtype), torch.float32),
     "its smallest number": (lambda x: x.clamp(min=torch.finfo(x.dtype).eps), torch.float32),
 }
@@ -262,6 +263,12 @@ def test_an_explicit_cast_keeps_large_numbers_finite() -> None:
     model = zoo.prepare(Then(lambda x: (x.float() * 1e6 / 1e6).to(x.dtype))).float()
     network, x = small(model).half(), torch.randn(3, 3, 8, 8).half()
     assert network(x).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_table_that_is_rounded_to_the_networks_type_follows_it(dtype: torch.dtype) -> None:
+    model = Then(lambda x: x * torch.tensor([0.1, 0.2, 0.3, 0.7], dtype=x.dtype)[:, None, None]).to(dtype)
+    assert trace(model, torch.zeros(2, 3, 8, 8, dtype=dtype)).program.dtype is None
 
 
 INTEGERS = {

@@ -58,6 +58,15 @@ def test_a_wrong_number_is_found_and_named(n: int) -> None:
         verify(model, wrong, x)
 
 
+def test_a_module_may_return_the_image_that_a_later_one_writes_to() -> None:
+    model, x = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True), conv(3, 4)).eval(), torch.randn(2, 3, 6, 6)
+    graph = trace(model, x)
+    verify(model, graph, x)
+    wrong = flawed(graph, "aten.convolution.default", lambda args: [*args[:2], None, *args[3:]])
+    with pytest.raises(VerificationError, match=r"the first module whose output differs is '2'"):
+        verify(model, wrong, x)
+
+
 def test_what_is_only_wrong_at_another_batch_size_is_found() -> None:
     """A branch that the sizes of a trace do not tell apart."""
     model, x = between(lambda x: x + 1 if len(x) == 4 else x), torch.randn(3, 3, 6, 6)

@@ -57,3 +57,24 @@ def test_a_sum_over_channels_is_mixed_unless_zeros_stay(name: str, mixed: bool) 
         error = zoo.relative_error(mask(model, graph, architecture)(x), compact(model, graph, architecture, form="program")(x))
         assert error < 1e-12
         assert not math.isnan(error)
+
+
+NOT_OF_ZERO = {
+    "one over it": (lambda x: 1 / x, True),
+    "something over it": (lambda x: x.detach().cos() / x, True),
+    "a negative power": (lambda x: x.pow(-2), True),
+    "a root below the bar": (lambda x: x.abs().rsqrt(), True),
+    "a logarithm": (lambda x: x.abs().log(), True),
+    "over a number": (lambda x: x / 2, False),
+    "a power": (lambda x: x.abs().pow(0.5), False),
+    "one over something else": (lambda x: 1 / (x.abs() + 1), False),
+}
+
+
+@pytest.mark.parametrize("name", NOT_OF_ZERO)
+def test_channels_of_which_zero_gives_no_finite_number_are_mixed(name: str) -> None:
+    """They go, and cannot be zeroed instead: times the zeros of the layer behind them they would be no number."""
+    function, mixed = NOT_OF_ZERO[name]
+    model = zoo.prepare(zoo.Net(lambda net, x: net.head(zoo.mean(function(net.a(x)))), a=zoo.conv(3, 6), head=nn.Linear(6, 3)))
+    graph = trace(model, torch.zeros(1, 3, 8, 8).double())
+    assert zoo.groups_of(graph) == (("a", 6, 1, ("a",), mixed),)

@@ -109,6 +109,28 @@ def test_awkward_norms(kind: str, left: int) -> None:
     assert norms(folded(model, images)[1]) == left
 
 
+@pytest.mark.parametrize(("layer", "left"), [(zoo.conv(4, 6, groups=2), 0), (nn.ConvTranspose2d(4, 6, 3), 1)])
+def test_norms_behind_grouped_convolutions_go_and_behind_transposed_ones_stay(layer: nn.Module, left: int) -> None:
+    model = zoo.prepare(nn.Sequential(zoo.conv(3, 4), layer, nn.BatchNorm2d(6), zoo.conv(6, 2)))
+    agrees(model, zoo.inputs(((3, 8, 8),)), seed=1)
+    assert norms(folded(model, zoo.inputs(((3, 8, 8),)))[1]) == left
+
+
+def test_norms_of_what_no_single_operator_made_stay() -> None:
+    """The image, and the parts of a split."""
+
+    def run(net: zoo.Net, x: Tensor) -> Tensor:
+        a, b = net.conv(net.first(x)).split((2, 4), 1)
+        return net.last((net.a(a).mean(1, keepdim=True) + net.b(b)).relu().mean((2, 3)))
+
+    model = zoo.prepare(zoo.Net(
+        run, first=nn.BatchNorm2d(3), conv=zoo.conv(3, 6), a=nn.BatchNorm2d(2), b=nn.BatchNorm2d(4), last=nn.Linear(4, 2),
+    ))  # fmt: skip
+    images = zoo.inputs(((3, 8, 8),))
+    agrees(model, images, seed=1)
+    assert norms(folded(model, images)[1]) == 3
+
+
 def test_nothing_is_changed_in_place() -> None:
     model, images = zoo.prepare(Awkward("called twice")), zoo.inputs(((3, 8, 8),))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -9,7 +9,7 @@ import random
 import pytest
 import torch
 
-from prune_gym.simulation.journal import Journal, remove_journal, tensor_folder
+from prune_gym.simulation.journal import Journal, _digest, remove_journal, tensor_folder
 
 VALUES = [("accuracy", "a:1", 0.1 + 0.2), ("accuracy", "a:2", 1 / 3), ("ranks", "1", "AAAA"), ("posttraining", "x", {"val": 0.5})]
 
@@ -43,6 +43,16 @@ def test_what_was_put_before_opening_is_written_too(tmp_path):
     assert opened(tmp_path / "journal").get("accuracy", "early") == 0.25
 
 
+def test_a_line_may_be_written_in_pieces(tmp_path, monkeypatch):
+    """As a call writes less than it was given where a disk is nearly full."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:7]))
+    written(tmp_path / "pieces")
+    monkeypatch.undo()
+    written(tmp_path / "whole")
+    assert (tmp_path / "pieces").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
 @pytest.mark.parametrize("lost", range(1, 60, 7))
 def test_a_torn_last_line_is_dropped_and_writing_goes_on(lost, tmp_path):
     path = tmp_path / "journal"
@@ -68,6 +78,16 @@ def test_a_flipped_bit_is_found(line, tmp_path):
     path.write_bytes(b"".join([*lines[:line], bytes(damaged), *lines[line + 1 :]]))
     with pytest.raises(ValueError, match=rf"journal: line {line + 1} is damaged; delete it and all that follow"):
         opened(path)
+
+
+@pytest.mark.parametrize("entry", ['"abc"', "{}", '{"a":1,"b":2,"c":3}', '["ranks","1"]', '["ranks",1,0.5]', "0.5", "null"])
+def test_a_line_that_is_no_entry_is_found(entry, tmp_path):
+    """Whatever its digest says."""
+    written(tmp_path / "journal")
+    with open(tmp_path / "journal", "a") as file:
+        file.write(f"{_digest(entry)} {entry}\n")
+    with pytest.raises(ValueError, match="journal: line 6 is damaged"):
+        opened(tmp_path / "journal")
 
 
 def test_the_journal_of_another_run_is_refused(tmp_path):

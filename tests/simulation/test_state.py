@@ -62,6 +62,12 @@ def test_a_pickled_state_is_small_and_holds_everything(simulator: Simulator) -> 
     same(pickle.loads(pickle.dumps(again)), state)
 
 
+def test_steps_that_carry_nothing_over_keep_nothing_for_it(tiny_task: Task) -> None:
+    state = walk(Simulator(tiny_task, 0.6, 0.1))
+    assert [move.carry for move in state.moves()] == [b""] * 4
+    same(pickle.loads(pickle.dumps(state)), state)
+
+
 def test_the_size_grows_by_masks_and_actions_alone(simulator: Simulator) -> None:
     one, four = (len(pickle.dumps(walk(simulator, steps))) for steps in (1, 4))
     assert four - one < 3 * 250

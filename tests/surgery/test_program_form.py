@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 from functools import partial
 
 import numpy as np
@@ -271,3 +272,18 @@ def test_a_compact_network_wants_its_inputs() -> None:
     with pytest.raises(TypeError, match=r"Expected 1 input tensors, got 2"):
         small(torch.ones(1, 3, 8, 8), torch.ones(1))
     assert prune_gym.PrunedNetwork is type(small)
+
+
+@pytest.mark.parametrize("form", ["auto", "model", "program"])
+def test_a_program_is_cut_once_more_in_any_form(form: str) -> None:
+    """Its class is that of the program form, so there is nothing to fall back to."""
+    model, images, graph = traced("halves_added")
+    network = compact(model, graph, random_architecture(graph, 0))
+    again = trace(network, images)
+    architecture = random_architecture(again, 1)
+    assert network.program != again.program.at(architecture.mask)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        smaller = prune_gym.compact(network, again, architecture, form=form)
+    assert type(smaller) is PrunedNetwork
+    assert smaller.program == again.program.at(architecture.mask)

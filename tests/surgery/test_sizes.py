@@ -100,6 +100,59 @@ def test_attributes_of_other_modules_are_corrected() -> None:
         assert (model.split.c, model.split.sizes, model.num_features) == (5, [5, 7], 9)
 
 
+def test_a_size_of_a_modules_own_tensors_is_corrected() -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.channels, self.nothing = zoo.parameter(1, 6, 1, 1), 6, None
+            self.register_buffer("unset", None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * self.scale).view(-1, self.channels * 64)
+
+    model = zoo.prepare(nn.Sequential(conv(3, 6), Scale(), nn.Linear(6 * 64, 2)))
+    graph = trace(model, zoo.inputs(((3, 8, 8),)))
+    small = compact(model, graph, random_architecture(graph, 0), form="model")
+    assert (small[1].scale.shape, small[1].channels) == ((1, 4, 1, 1), 4)
+
+
+def test_a_name_says_which_of_several_equal_widths_is_meant() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = conv(8, 8), conv(8, 8)
+            self.in_chs = self.out_chs = self.num_features = 8
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(F.relu(self.first(x)))
+
+    model = zoo.prepare(nn.Sequential(conv(3, 8), Named(), conv(8, 2)))
+    graph = trace(model, zoo.inputs(((3, 8, 8),)))
+    architecture = graph.architecture([np.arange(8) < width for width in (5, 6, 7)])
+    small = compact(model, graph, architecture, form="model")[1]
+    assert (small.in_chs, small.num_features, small.out_chs) == (5, 6, 7)
+
+
+def test_a_width_that_two_layers_share_is_the_one_that_is_split() -> None:
+    """Both have 12 channels, of which other numbers are left; three equal parts are made of those of ``q``."""
+
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.v, self.q, self.dim = conv(3, 12), conv(3, 12), 12
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b, c = self.q(x).split(self.dim // 3, 1)
+            return torch.cat([self.v(x), a + b + c], 1)
+
+    model = zoo.prepare(nn.Sequential(Parts(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)))
+    graph = trace(model, zoo.inputs(((3, 8, 8),)))
+    assert [(group.name, group.width, group.filters_per_unit) for group in graph.groups] == [("0.q", 4, 3), ("0.v", 12, 1)]
+    architecture = graph.architecture([np.array([True, False, True, False]), np.arange(12) < 9])
+    small = compact(model, graph, architecture, form="model")
+    assert (small[0].v.out_channels, small[0].q.out_channels, small[0].dim) == (9, 6, 6)
+
+
 def test_a_number_that_is_no_width_gets_its_value_back() -> None:
     """The repetitions equal the width of the layer in the module, and are used as they are."""
 

@@ -119,6 +119,15 @@ def test_cutting_is_undone_by_putting_back(name: str) -> None:
     assert all(torch.equal(again[key], tensor) for key, tensor in small.items())
 
 
+def test_a_network_with_constants_of_its_own_keeps_them() -> None:
+    """A pruned network holds them as buffers, which may have become of another type than the graph's."""
+    model, _, graph = traced("unregistered_tensors")
+    network = compact(model, graph, graph.full(), form="program").half()
+    tensors = named_tensors(network, graph)
+    assert graph.constants.keys() < tensors.keys()
+    assert all(tensors[name] is network.get_buffer(name) for name in graph.constants)
+
+
 def test_like() -> None:
     parameter = nn.Parameter(torch.ones(3), requires_grad=False)
     parameter.tag = "mine"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import prune_gym
@@ -67,8 +68,9 @@ def relative_error(output: Any, reference: Any) -> float:
 
 
 def macs(model: nn.Module, images: list[Tensor]) -> int:
-    """Multiply-accumulates for one image, as PyTorch counts them (with gradients, lest it take attention in one piece)."""
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+    """Multiply-accumulates for one image, as PyTorch counts them (with gradients, and by the plain kernel, lest it take attention
+    in one piece, which it does not count on every machine)."""
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(*(x[:1] for x in images))
     assert counter.get_total_flops() % 2 == 0
     return counter.get_total_flops() // 2

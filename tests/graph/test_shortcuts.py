@@ -1,0 +1,66 @@
+"""Results on the meta device without PyTorch's kernels: what they are PyTorch's, or left to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from prune_gym.graph.shortcuts import shortcut
+
+aten = torch.ops.aten
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> tuple[Any, ...]:
+    n = x.ndim - 2
+    return x, weight, bias, [2] * n, [1] * n, [1] * n, False, [0] * n, groups
+
+
+X, DOUBLE, INTEGERS = meta(2, 6, 8, 8), meta(2, 6, 8, 8, dtype=torch.float64), meta(2, 6, 8, 8, dtype=torch.int64)
+SHORT = {
+    "relu": (aten.relu.default, (X,)),
+    "a sum": (aten.add.Tensor, (X, X)),
+    "a product with a number": (aten.mul.Tensor, (X, 2)),
+    "a gate": (aten.mul.Tensor, (X, meta(2, 6, 1, 1))),
+    "the other way round": (aten.mul.Tensor, (meta(2, 6, 1, 1), X)),
+    "in place": (aten.add_.Tensor, (X, meta(1, 6, 1, 1))),
+    "a convolution": (aten.convolution.default, convolution(X, meta(4, 6, 3, 3), meta(4))),
+    "a grouped one": (aten.convolution.default, convolution(X, meta(4, 3, 3, 5), None, 2)),
+    "of signals": (aten.convolution.default, convolution(meta(2, 6, 9), meta(4, 6, 3), None)),
+}
+LEFT_TO_PYTORCH = {
+    "sine": (aten.sin.default, (X,)),
+    "of integers": (aten.relu.default, (INTEGERS,)),
+    "a sum of two types": (aten.add.Tensor, (X, DOUBLE)),
+    "times integers": (aten.mul.Tensor, (X, INTEGERS)),
+    "a complex number": (aten.mul.Tensor, (X, 2j)),
+    "along other dimensions": (aten.add.Tensor, (X, meta(8))),
+    "larger in both": (aten.add.Tensor, (meta(2, 1, 8, 8), meta(2, 6, 1, 1))),
+    "channels that do not fit": (aten.convolution.default, convolution(X, meta(4, 5, 3, 3), None)),
+    "a weight of another type": (aten.convolution.default, convolution(DOUBLE, meta(4, 6, 3, 3), None)),
+    "a bias that does not fit": (aten.convolution.default, convolution(X, meta(4, 6, 3, 3), meta(5))),
+    "a bias of another type": (aten.convolution.default, convolution(X, meta(4, 6, 3, 3), meta(4, dtype=torch.float64))),
+    "a kernel larger than the image": (aten.convolution.default, convolution(X, meta(4, 6, 11, 3), None)),
+    "another memory format": (aten.convolution.default, convolution(X.mT, meta(4, 6, 3, 3), None)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_results_of_frequent_operators(name: str) -> None:
+    func, args = SHORT[name]
+    result, expected = shortcut(func, args), func(*args)
+    assert result is not None
+    assert (result.shape, result.dtype, result.stride(), result.device) == (
+        expected.shape, expected.dtype, expected.stride(), expected.device
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFT_TO_PYTORCH)
+def test_what_is_left_to_pytorch(name: str) -> None:
+    assert shortcut(*LEFT_TO_PYTORCH[name]) is None
