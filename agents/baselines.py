@@ -41,15 +41,18 @@ class GlobalTaylorAgent(SearchAgent):
         group = np.repeat(np.arange(len(graph.groups)), graph.widths)
         norms = np.sqrt(np.bincount(group, np.nan_to_num(scores) ** 2))
         scores = scores / np.maximum(norms, np.finfo(np.float64).tiny)[group]  # a group may be dead
-        for start, end in pairwise(graph.starts):
-            scores[start + np.nanargmax(scores[start:end])] = np.nan
-        left = simulator.step_filters(state)
-        filters = np.zeros(len(graph.groups))
+        for (start, end), stay in zip(pairwise(graph.starts), simulator.space.lowest, strict=True):
+            best = start + np.argsort(-np.nan_to_num(scores[start:end], nan=-np.inf), kind="stable")[:stay]
+            scores[best] = np.nan
+        space, widths = simulator.space, state.architecture.widths.copy()
+        goal = simulator.removed(state) + simulator.step_budget(state)
         for unit in np.argsort(scores, kind="stable")[: np.count_nonzero(~np.isnan(scores))]:  # NaN comes last
-            size = graph.filters_per_unit[group[unit]]
-            if size <= left:
-                filters[group[unit]] += size
-                left -= size
+            widths[group[unit]] -= 1
+            if (gone := space.removed(widths)) > goal:  # it is too large for what is left of the step
+                widths[group[unit]] += 1
+            elif gone == goal:
+                break
+        filters = (state.architecture.widths - widths) * graph.filters_per_unit
         return filters / max(filters.sum(), 1)
 
 

@@ -31,7 +31,7 @@ class BudgetedEnv:
 
     Attributes:
         finished: whether the present episode has ended.
-        best: the preview of the best network at the target sparsity that this search scored, by the environment's yardstick;
+        best: the preview of the best network at the target that this search scored, by the environment's yardstick;
             with post-training, of those that were trained. None before any.
 
     Args:
@@ -138,7 +138,7 @@ class BudgetedEnv:
 
     @property
     def steps_left(self) -> int:
-        """Steps from the present state to the target sparsity."""
+        """Steps from the present state to the target."""
         return self._inner.steps_left
 
     @property

@@ -14,6 +14,7 @@ from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig
 from prune_gym.arguments import AtLeast, OneOf, Within, check_choice, check_settings, choose_device
 from prune_gym.envs.pruning import PruningEnv
+from prune_gym.scoring.candidates import FIDELITIES, FIDELITY
 from prune_gym.scoring.evaluation import PRECISIONS
 from prune_gym.scoring.importance import CRITERIA
 from prune_gym.simulation.allocation import ROUNDINGS
@@ -44,10 +45,20 @@ class RunConfig:
     """... and its weights, a safetensors file, see scripts/train_base.py."""
     agent: Annotated[str, OneOf(AGENTS)] = "rl_pruner"
     """Agent: rl_pruner, ppo, a2c, sac, td3, ddpg, uniform, taylor or random."""
-    sparsity: Annotated[float, Within("(0, 1)")] = 0.5
-    """Channel sparsity to reach: removed filters over filters of the original network."""
+    sparsity: Annotated[float, Within("(0, 1)")] | None = None
+    """Channel sparsity to reach: removed filters over filters of the original network; 0.5 if there is no other target."""
+    macs_reduction: Annotated[float, Within("(0, 1)")] | None = None
+    """Instead of a sparsity: MACs to remove, over those of the original network."""
+    params_reduction: Annotated[float, Within("(0, 1)")] | None = None
+    """Instead of a sparsity: parameters to remove, over those of the original network."""
     step_ratio: Annotated[float, Within("(0, 1]")] = 0.05
-    """Filters that one pruning step removes, over filters of the original network."""
+    """What one pruning step removes, over what the original network has: filters, MACs or parameters, as the target."""
+    min_width: Annotated[float, Within("(0, inf)")] = 1.0
+    """Units that every layer group keeps at least: a whole number, or a fraction of its width below 1."""
+    exclude: tuple[str, ...] = ()
+    """Names or patterns of groups or layers that are not pruned."""
+    round_to: Annotated[int, AtLeast(1)] = 1
+    """Layer groups that lose units keep a multiple of this many; 8 suits most hardware."""
     reward: str = "accuracy"
     """Reward strategy: accuracy, flops, params, or paper (equation 17 with --reward-weights)."""
     reward_weights: tuple[float, float, float] | None = None
@@ -59,13 +70,18 @@ class RunConfig:
     rounding: Annotated[str, OneOf(ROUNDINGS)] = "largest_remainder"
     """How shares become whole channels: largest_remainder, paper or carry."""
     importance: Annotated[str, OneOf(CRITERIA)] = "taylor"
-    """Which channels of a layer go first: taylor, l1, l2, bn_scale or random."""
+    """Which channels of a layer go first: taylor, l1, l2, obs, bn_scale or random."""
     evaluations: Annotated[int, AtLeast(1)] | None = None
     """Architectures that the agent may score; by default what one episode of RL-Pruner takes."""
+    compute: Annotated[float, Within("(0, inf)")] | None = None
+    """MACs that these may take, importance, calibration and post-training included; the run ends with whichever comes first."""
     seed: Annotated[int, AtLeast(0, below=2**32)] = 0
     """Seed of the agent. The base network and the splits do not depend on it."""
     device: str = "auto"
     """Where networks are evaluated: auto, cpu, cuda, ..."""
+    fidelity: Annotated[str, OneOf(FIDELITIES)] = FIDELITY
+    """What networks are scored with before any training: original (tensors as they are cut), recalibrated (new batch-norm
+    statistics) or compensated (weights that make up for what is gone)."""
     precision: Annotated[str, OneOf(PRECISIONS)] = "float32"
     """Number format used for evaluation: float32, or bfloat16, which is faster on a GPU."""
     out: Path | None = None
@@ -148,7 +164,12 @@ class RunConfig:
         return PruningEnv(
             task=task,
             sparsity=self.sparsity,
+            macs_reduction=self.macs_reduction,
+            params_reduction=self.params_reduction,
             step_ratio=self.step_ratio,
+            min_width=self.min_width,
+            exclude=self.exclude,
+            round_to=self.round_to,
             reward=reward or self.reward,
             reward_weights=self.reward_weights,
             reward_split=self.reward_split,
@@ -157,6 +178,7 @@ class RunConfig:
             importance=self.importance,
             device=self.device,
             precision=self.precision,
+            fidelity=self.fidelity,
             posttraining=self.posttraining,
             cache=cache,
             importance_seed=self.seed,

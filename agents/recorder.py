@@ -23,6 +23,17 @@ class EvaluationBudget(BaseCallback):
         return self.num_timesteps < self.evaluations
 
 
+class ComputeBudget(BaseCallback):
+    """Stops any agent as soon as its evaluations took so many MACs."""
+
+    def __init__(self, env: PruningEnv, macs: float):
+        super().__init__()
+        self.inner, self.macs = env, macs
+
+    def _on_step(self) -> bool:
+        return self.inner.compute.macs < self.macs
+
+
 class StepRecorder(BaseCallback):
     """Notes every real step of any agent, one row each: what becomes steps.csv."""
 
@@ -34,6 +45,7 @@ class StepRecorder(BaseCallback):
             "episode",
             "step",
             "evaluations",
+            "compute",
             "reward",
             *MEASURES,
             *(f"width:{group.name}" for group in env.graph.groups),
@@ -44,7 +56,8 @@ class StepRecorder(BaseCallback):
         if self.locals.get("preview"):
             return True
         info = self.locals["infos"][0]
-        row = {"episode": self._episode, "step": self._step, "evaluations": self.inner.evaluations, "reward": self._reward()}
+        row = {"episode": self._episode, "step": self._step, "evaluations": self.inner.evaluations}
+        row |= {"compute": self.inner.compute.macs, "reward": self._reward()}
         row |= {key: info[key] for key in MEASURES}
         row |= dict(zip(self.columns[-len(info["widths"]) :], info["widths"].tolist(), strict=True))
         self.rows.append(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def write_results(folder: Path, config: RunConfig, agent: str, env: PruningEnv, 
     """
     best = env.best
     if best is None:
-        raise ValueError(f"evaluations: {agent} ended no episode within {env.evaluations} of them; give it more.")
+        spent = f"{env.evaluations} of them, which took {env.compute.macs:.3g} MACs"
+        raise ValueError(f"evaluations: {agent} ended no episode within {spent}; give it more.")
     simulator, task, architecture = env.simulator, env.task, best.snapshot.architecture
     val, test = task.val.to(simulator.device), task.test.to(simulator.device)
     original, pruned = simulator.network(simulator.initial()), simulator.network(best.snapshot)
@@ -48,6 +50,7 @@ def write_results(folder: Path, config: RunConfig, agent: str, env: PruningEnv, 
         "agent": agent,
         "seed": config.seed,
         "evaluations": env.evaluations,
+        "compute": asdict(env.compute),
         "protocol": PROTOCOLS[config.reward_split],
         "reward": best.reward,
         "yardstick": best.yardstick,

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
 
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.own import Own
-from prune_gym.agents.recorder import EvaluationBudget, StepRecorder
+from prune_gym.agents.recorder import ComputeBudget, EvaluationBudget, StepRecorder
 from prune_gym.agents.registry import AgentMaker, make_agent
 from prune_gym.agents.results import SUMMARY, read_summary, write_results
 from prune_gym.agents.run_folder import CONFIG, JOURNAL, check_free, continued, make_folder, write_config, write_json
@@ -58,11 +58,16 @@ def prepare(
     return env, algorithm, budget
 
 
-def search(env: PruningEnv, algorithm: BaseAlgorithm, evaluations: int, progress: bool = False) -> StepRecorder:
-    """The loop that all agents go through: learn for exactly so many evaluations. What it found is in the environment's
-    ``best``."""
+def search(
+    env: PruningEnv, algorithm: BaseAlgorithm, evaluations: int, progress: bool = False, compute: float | None = None
+) -> StepRecorder:
+    """The loop that all agents go through: learn for exactly so many evaluations, or until these took ``compute`` MACs. What it
+    found is in the environment's ``best``."""
     recorder = StepRecorder(env)
-    algorithm.learn(evaluations, CallbackList([recorder, EvaluationBudget(evaluations)]), progress_bar=progress)
+    budgets: list[BaseCallback] = [EvaluationBudget(evaluations)]
+    if compute is not None:
+        budgets.append(ComputeBudget(env, compute))
+    algorithm.learn(evaluations, CallbackList([recorder, *budgets]), progress_bar=progress)
     return recorder
 
 
@@ -78,7 +83,7 @@ def run(
 ) -> RunResult:
     """Let an agent prune, and write config, steps, pictures, the pruned network and at last ``summary.json``.
 
-    The pruned network is the best one at the target sparsity that the agent scored, by the yardstick.
+    The pruned network is the best one at the target that the agent scored, by the yardstick.
 
     Everything that takes long is noted in the folder's journal as soon as it is known, so a run that was interrupted or
     killed at any moment goes on with ``resume=True`` and ends with the same bytes; see
@@ -134,7 +139,7 @@ def run(
             shutil.rmtree(events)
         logger = configure(str(events), ["tensorboard"])
         algorithm.set_logger(logger)
-        recorder = search(env, algorithm, evaluations, progress)
+        recorder = search(env, algorithm, evaluations, progress, config.compute)
         logger.close()
         clock["search"] = time.perf_counter()
         summary = write_results(folder, config, name, env, recorder)

@@ -1,7 +1,7 @@
-"""Compare agents at the same number of evaluations, over several tasks, sparsities and seeds.
+"""Compare agents at the same MACs and the same number of evaluations, over several tasks, targets and seeds.
 
 Every agent may score as many architectures as one episode of RL-Pruner does, and is judged by the best network at the target
-sparsity that it scored. Results are rows of a CSV (:mod:`prune_gym.benchmark.rows`); rows that the CSV holds are not computed
+that it scored; what its evaluations took is noted beside it. Results are rows of a CSV (:mod:`prune_gym.benchmark.rows`); rows that the CSV holds are not computed
 again, so an interrupted comparison goes on where it stopped.
 """
 
@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from tqdm import tqdm
@@ -22,24 +23,36 @@ from prune_gym import tasks
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.run import prepare, search
-from prune_gym.arguments import check_choice, check_integer, check_number
+from prune_gym.arguments import OneOf, check_choice, check_integer, check_number
 from prune_gym.benchmark.rows import Rows
 from prune_gym.files import check_writable
+from prune_gym.scoring.candidates import FIDELITIES, FIDELITY
 from prune_gym.training.distillation import PostTraining
 from prune_gym.training.train import accuracy
 
-KEY = ("task", "sparsity", "agent", "seed", "budget", "posttraining")
-COLUMNS = (*KEY, "evaluations", "val_accuracy", "test_accuracy", "flops_reduction", "params_reduction")
+KEY = ("task", "macs_reduction", "fidelity", "agent", "seed", "budget", "posttraining")
+COLUMNS = (
+    *KEY,
+    "evaluations",
+    "compute",
+    "val_accuracy",
+    "test_accuracy",
+    "flops_reduction",
+    "params_reduction",
+    "channel_sparsity",
+)
 
 
 @dataclass(frozen=True)
 class ComparisonConfig:
-    """What to compare: every agent on every task at every sparsity with every seed."""
+    """What to compare: every agent on every task at every target with every seed."""
 
     tasks: tuple[str, ...] = ("digits", "digits-resnet", "digits-mobilenet")
     """Tasks by name."""
-    sparsities: tuple[float, ...] = (0.5, 0.75)
-    """Channel sparsities."""
+    macs_reductions: tuple[float, ...] = (0.5, 0.75)
+    """Targets: MACs to remove, as fractions of the original network's."""
+    fidelity: Annotated[str, OneOf(FIDELITIES)] = FIDELITY
+    """What networks are scored with before any training: original, recalibrated or compensated."""
     agents: tuple[str, ...] = ("rl_pruner", "ppo", "taylor", "uniform", "random")
     """Agents by name."""
     seeds: int = 5
@@ -56,14 +69,15 @@ class ComparisonConfig:
     """Run nothing; print the table of the rows that the CSV holds."""
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "sparsities", "agents"):
+        for name in ("tasks", "macs_reductions", "agents"):
             _check_distinct(name, getattr(self, name))
         for task in self.tasks:
             check_choice("tasks", task, tasks.TASKS)
         for agent in self.agents:
             check_choice("agents", agent, AGENTS)
-        for sparsity in self.sparsities:
-            check_number("sparsities", sparsity, "(0, 1)")
+        for reduction in self.macs_reductions:
+            check_number("macs_reductions", reduction, "(0, 1)")
+        check_choice("fidelity", self.fidelity, FIDELITIES)
         check_integer("seeds", self.seeds, 1)
         check_integer("processes", self.processes, 1)
         if self.evaluations is not None:
@@ -74,14 +88,15 @@ class ComparisonConfig:
         return [
             RunConfig(
                 task=task,
-                sparsity=sparsity,
+                macs_reduction=reduction,
+                fidelity=self.fidelity,
                 agent=agent,
                 seed=seed,
                 evaluations=self.evaluations,
                 posttraining=self.posttraining,
                 device="cpu",
             )
-            for task, sparsity, agent, seed in product(self.tasks, self.sparsities, self.agents, range(self.seeds))
+            for task, reduction, agent, seed in product(self.tasks, self.macs_reductions, self.agents, range(self.seeds))
         ]
 
 
@@ -127,7 +142,8 @@ def row_key(run: RunConfig) -> dict[str, object]:
     """The columns that tell a run from the others."""
     return {
         "task": run.task,
-        "sparsity": run.sparsity,
+        "macs_reduction": run.macs_reduction,
+        "fidelity": run.fidelity,
         "agent": run.agent,
         "seed": run.seed,
         "budget": run.evaluations or "",
@@ -153,8 +169,10 @@ def evaluate(run: RunConfig) -> dict[str, object]:
     network = env.simulator.network(best.snapshot)
     return row_key(run) | {
         "evaluations": env.evaluations,
+        "compute": env.compute.macs,
         "val_accuracy": best.score.accuracy,
         "test_accuracy": accuracy(network, env.task.test),
         "flops_reduction": round(best.score.flops_reduction, 6),
         "params_reduction": round(best.score.params_reduction, 6),
+        "channel_sparsity": round(best.score.channel_sparsity, 6),
     }

@@ -13,31 +13,38 @@ CONFIDENCE = 0.95
 
 
 def comparison_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A line for every task, sparsity, post-training and budget, and a column for every agent.
+    """A line for every task, target, fidelity, post-training and budget, and a column for every agent.
 
-    A cell holds the test accuracy in percent: the mean over the seeds and the half width of its 95% interval. If an agent has
-    fewer seeds than another one in the table, their number stands beside it. ``rows`` are those of
-    :func:`prune_gym.benchmark.comparison.compare`.
+    A cell holds the test accuracy in percent: the mean over the seeds and the half width of its 95% interval; and what the
+    evaluations took, in units of 1e12 MACs. If an agent has fewer seeds than another one in the table, their number stands beside
+    it. ``rows`` are those of :func:`prune_gym.benchmark.comparison.compare`.
     """
-    lines: dict[tuple[str, str, str, str], list[Mapping[str, str]]] = {}
+    lines: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     for row in rows:
-        lines.setdefault((row["task"], row["sparsity"], row["posttraining"], row["budget"]), []).append(row)
+        key = tuple(row[name] for name in ("task", "macs_reduction", "fidelity", "posttraining", "budget"))
+        lines.setdefault(key, []).append(row)
     agents = [name for name in AGENTS if any(row["agent"] == name for row in rows)]
     cells = {key: {name: _accuracies(found, name) for name in agents} for key, found in lines.items()}
     most_seeds = max((len(accuracies) for line in cells.values() for accuracies in line.values()), default=0)
     trained = any(row["posttraining"] for row in rows)
-    headings = ["task", "channel sparsity", *(["post-training"] if trained else []), "evaluations", *agents]
+    headings = ["task", "MACs", "fidelity", *(["post-training"] if trained else []), "evaluations", *agents]
     table = [_line(headings), "|" + "---|" * len(headings)]
     for key, found in lines.items():
-        task, sparsity, posttraining, _ = key
+        task, reduction, fidelity, posttraining, _ = key
         evaluations = max(int(row["evaluations"]) for row in found)
-        about = [task, f"{float(sparsity):.0%}", *([posttraining or "none"] if trained else []), str(evaluations)]
-        table.append(_line([*about, *(cell(cells[key][name], most_seeds) for name in agents)]))
+        training = [posttraining or "none"] if trained else []
+        about = [task, f"-{float(reduction):.0%}", fidelity, *training, str(evaluations)]
+        table.append(_line([*about, *(_with_compute(cells[key][name], found, name, most_seeds) for name in agents)]))
     return "\n".join(table)
 
 
 def _accuracies(rows: Sequence[Mapping[str, str]], agent: str) -> list[float]:
     return [100 * float(row["test_accuracy"]) for row in rows if row["agent"] == agent]
+
+
+def _with_compute(accuracies: Sequence[float], rows: Sequence[Mapping[str, str]], agent: str, most_seeds: int) -> str:
+    macs = [float(row["compute"]) for row in rows if row["agent"] == agent]
+    return f"{cell(accuracies, most_seeds)}, {np.mean(macs) / 1e12:.2f}" if macs else ""
 
 
 def _line(entries: Sequence[str]) -> str:

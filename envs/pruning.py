@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -19,17 +19,21 @@ from prune_gym.arguments import check_choice, check_integer, unknown
 from prune_gym.envs.observations import OBSERVATIONS, observe
 from prune_gym.envs.rendering import describe, draw, write
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.scoring.candidates import FIDELITY
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.allocation import check_action
+from prune_gym.simulation.compute import NOTHING
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.rewards import Reward, VectorReward, make_reward
 from prune_gym.simulation.score_functions import finite
 from prune_gym.simulation.simulator import Simulator
+from prune_gym.simulation.space import MinWidth
 from prune_gym.simulation.state import PruningState
 from prune_gym.simulation.yardsticks import Yardstick, make_yardstick
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
 
+DEFAULT_SPARSITY = 0.5  # if no target is given
 ROUNDING_ERROR = 1e-6  # by which an action may be above 1
 
 
@@ -58,7 +62,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     **Action**: ``Box(0, 1, (groups,), float32)``, the sparsity distribution: the share of the step's filters that each
     group loses. It is normalised inside; all zeros mean "in proportion to the groups' filters". Within a group the least
-    important units go.
+    important units go. Where the target is in MACs or parameters, the step removes as many filters as it takes.
 
     **Observation**: the architecture vector, ``Box(0, 1, (groups,), float32)``: kept width over original width. With
     ``observation="full"`` see :mod:`prune_gym.envs.observations`.
@@ -66,22 +70,33 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     **Reward**: what the agent learns from, a function of the networks before and after the step; accuracies are those on the
     validation split. **Yardstick**: what the networks are judged by, apart from the reward.
 
-    **Episode**: starts at the original network and terminates when the target sparsity is reached; never truncated.
+    **Episode**: starts at the original network and terminates when the target is reached, from above and as closely as whole
+    units allow; never truncated.
 
-    **Info**: ``accuracy``, ``flops_reduction``, ``params_reduction``, ``channel_sparsity``, ``widths`` (int64, groups) and
-    ``evaluations``, the number of architectures scored in this episode, previews and repetitions included.
+    **Info**: ``accuracy``, ``macs`` and ``params``, ``flops_reduction`` (of the MACs), ``params_reduction``,
+    ``channel_sparsity``, ``widths`` (int64, groups), ``evaluations``, the number of architectures scored in this episode,
+    previews and repetitions included, and ``compute``, the MACs that these took, importance, calibration and post-training
+    included; see :mod:`prune_gym.simulation.compute`.
 
     Attributes:
+        compute: what these evaluations took, images and MACs, over all episodes too, a
+            :class:`prune_gym.simulation.compute.Compute`.
         evaluations: architectures scored since this environment was made, over all episodes; the budget of agents.
-        best: the preview of the best network at the target sparsity that was scored so far, by the yardstick, the first of
+        best: the preview of the best network at the target that was scored so far, by the yardstick, the first of
             equal ones; what agents are judged by. With post-training, of those that were trained. None before any.
         reward_space: ``Box(0, 1, (3,), float32)`` with ``reward="vector"``, and ``reward_dim`` 3, as in MO-Gymnasium; neither
             exists otherwise.
 
     Args:
         task: the name of a task, or a :class:`prune_gym.tasks.Task` of your own.
-        sparsity: channel sparsity to reach, in (0, 1).
-        step_ratio: fraction of the original filters that one step removes, in (0, 1].
+        sparsity: channel sparsity to reach, in (0, 1), by default 0.5; or, instead of it,
+        macs_reduction: the fraction of MACs to remove, in (0, 1), or
+        params_reduction: the fraction of parameters to remove, in (0, 1).
+        step_ratio: what one step removes, in (0, 1], as a fraction of the original filters, MACs or parameters, as the target.
+        min_width: units that groups keep at least, a whole number or a fraction of their width in (0, 1); or a mapping of names
+            or patterns of groups or layers to such numbers.
+        exclude: names or patterns of groups or layers that are not pruned.
+        round_to: groups that lose units keep a multiple of this many.
         reward: ``"paper"``, ``"accuracy"``, ``"flops"``, ``"params"``, or a function (before, after, baseline) of
             :class:`prune_gym.scoring.evaluation.Score` to a finite number. ``"vector"`` gives multi-objective agents accuracy,
             MACs reduction and parameter reduction as float32 (3,).
@@ -94,6 +109,9 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         importance: criterion by name, see :func:`prune_gym.importance`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         render_mode: ``"rgb_array"`` (bars per group) or ``"ansi"``.
+        fidelity: what a network that was not trained since it was pruned is scored with: ``"original"``, the tensors as they were
+            cut; ``"recalibrated"``, new batch-norm statistics; ``"compensated"``, weights that make up for what is gone. See
+            :mod:`prune_gym.scoring.candidates`.
         precision: ``"float32"``, or ``"bfloat16"`` to score networks faster on a GPU.
         posttraining: how networks are trained after a pruning step, a :class:`prune_gym.training.distillation.PostTraining` or
             a mapping of its settings such as ``{"epochs": 5}``; by default they are not. Previews show the network before it;
@@ -114,7 +132,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def __init__(
         self,
         task: str | Task = "digits",
-        sparsity: float = 0.5,
+        sparsity: float | None = None,
         step_ratio: float = 0.05,
         reward: str | Reward = "paper",
         reward_weights: tuple[float, float, float] | None = None,
@@ -129,6 +147,12 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         posttraining: PostTraining | Mapping[str, Any] | None = None,
         cache: ResultCache | None = None,
         importance_seed: int = 0,
+        fidelity: str = FIDELITY,
+        macs_reduction: float | None = None,
+        params_reduction: float | None = None,
+        min_width: MinWidth = 1,
+        exclude: Sequence[str] = (),
+        round_to: int = 1,
         **others: Any,
     ):
         if others:
@@ -147,10 +171,17 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if not isinstance(task, str | Task):
             raise TypeError(f"task: expected a name or a prune_gym.tasks.Task, got {type(task).__name__}.")
         self.task = tasks.load(task) if isinstance(task, str) else task
+        if sparsity is macs_reduction is params_reduction is None:
+            sparsity = DEFAULT_SPARSITY
         self.simulator = Simulator(
             self.task,
             sparsity,
             step_ratio,
+            macs_reduction=macs_reduction,
+            params_reduction=params_reduction,
+            min_width=min_width,
+            exclude=exclude,
+            round_to=round_to,
             rounding=rounding,
             importance=importance,
             reward_split=reward_split,
@@ -159,10 +190,13 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             posttraining=posttraining,
             cache=cache,
             importance_seed=importance_seed,
+            fidelity=fidelity,
         )
         groups = len(self.graph.groups)
         self.action_space = spaces.Box(0.0, 1.0, (groups,), np.float32)
         self.evaluations = self._evaluations_before = 0
+        self.compute = self._compute_before = NOTHING
+        self._ranked: set[str] = set()  # networks whose importance this episode has paid for
         self.best: Preview | None = None
         self._state: PruningState | None = None
         self.observation_space = spaces.Box(0.0, 1.0, (len(self._observe(self.simulator.initial())),), np.float32)
@@ -202,7 +236,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             check_integer("seed", seed, 0)
         super().reset(seed=None if seed is None else int(seed))
         self._state = self.simulator.initial()
-        self._evaluations_before = self.evaluations
+        self._evaluations_before, self._compute_before = self.evaluations, self.compute
+        self._ranked.clear()
         return self._observe(self._state), self._info(self._state)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -214,6 +249,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         now = self._check_running("step")
         state = self.simulator.step(now, self._check_action(action))
         self.evaluations += 1
+        self.compute += self.simulator.training_cost(state)
         (preview,) = self._previews(now, [state])
         self._remember(preview)
         self._state = state
@@ -299,6 +335,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _previews(self, now: PruningState, states: Sequence[PruningState]) -> list[Preview]:
         """What steps from ``now`` to each of ``states`` are worth."""
         before, scores = self.simulator.score(now), self.simulator.scores(states)
+        self._pay(now, before, zip(states, scores, strict=True))
         return [
             Preview(
                 self._reward(before, score),
@@ -309,6 +346,15 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             )
             for score, state in zip(scores, states, strict=True)
         ]
+
+    def _pay(self, now: PruningState, score: Score, scored: Iterable[tuple[PruningState, Score]]) -> None:
+        """Count what it takes to rank the units of the present state, once in an episode, and to score others."""
+        scorer = self.simulator.scorer
+        if now.network.key not in self._ranked:
+            self._ranked.add(now.network.key)
+            self.compute += scorer.ranks_cost(now.network, score.macs)
+        for state, its in scored:
+            self.compute += scorer.score_cost(state.network, its.macs)
 
     def _reward(self, before: Score, after: Score) -> Any:
         """The reward of a step. Raises TypeError or ValueError for one that is no finite number."""
@@ -328,7 +374,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _check_running(self, caller: str) -> PruningState:
         now = self._current(caller)
         if self.simulator.is_terminal(now):
-            raise RuntimeError(f"{caller}: the episode has ended, the target sparsity is reached; call reset() first.")
+            raise RuntimeError(f"{caller}: the episode has ended, the target is reached; call reset() first.")
         return now
 
     def _observe(self, state: PruningState) -> np.ndarray:
@@ -338,9 +384,12 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         score = self.simulator.score(state)
         return {
             "accuracy": score.accuracy,
+            "macs": score.macs,
+            "params": score.params,
             "flops_reduction": score.flops_reduction,
             "params_reduction": score.params_reduction,
             "channel_sparsity": score.channel_sparsity,
             "widths": state.architecture.widths.copy(),
             "evaluations": self.evaluations - self._evaluations_before,
+            "compute": self.compute.macs - self._compute_before.macs,
         }

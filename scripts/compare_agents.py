@@ -1,7 +1,7 @@
 """Compare agents at the same number of evaluations, over several seeds: results as CSV, a Markdown table from them.
 
 Every agent may score as many architectures as one episode of RL-Pruner does and is judged by the best network at the target
-sparsity that it scored; the table shows its test accuracy. Rows that the CSV holds are not computed again, so an interrupted
+that it scored; the table shows its test accuracy and its compute. Rows that the CSV holds are not computed again, so an interrupted
 comparison goes on where it stopped.
 """
 

@@ -23,7 +23,9 @@ from prune_gym.arguments import choose_device
 from prune_gym.benchmark.paper.scales import Scale
 from prune_gym.data.splits import Split, Splits
 from prune_gym.simulation.journal import Journal
-from prune_gym.simulation.simulator import PROTOCOLS, PruningState, Simulator, filters_per_step
+from prune_gym.simulation.schedule import step_budget
+from prune_gym.simulation.simulator import PROTOCOLS, PruningState, Simulator
+from prune_gym.simulation.space import PruningSpace
 from prune_gym.tasks import Task
 from prune_gym.training.train import accuracy, deterministic
 
@@ -164,13 +166,14 @@ class Experiment:
             step_ratio, posttraining = 1.0, replace(posttraining, epochs=trainings * posttraining.epochs)
         return RunConfig(
             agent=agent,
-            sparsity=steps * filters_per_step(graph, scale.step_ratio) / graph.n_filters,  # whole steps, for every agent
+            sparsity=steps * step_budget(PruningSpace(graph), scale.step_ratio) / graph.n_filters,  # whole steps, for every agent
             step_ratio=step_ratio,
             reward=reward,
             reward_split=SPLITS[self.protocol],
             seed=self.seed,
             device=str(self.device),
             posttraining=posttraining,
+            fidelity="original",
             rl_pruner=rl_pruner or scale.rl_pruner,
         )
 

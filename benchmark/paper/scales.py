@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from prune_gym.agents import RLPrunerConfig
 from prune_gym.graph.channel_graph import ChannelGraph
-from prune_gym.simulation.simulator import filters_per_step
+from prune_gym.simulation.schedule import step_budget
+from prune_gym.simulation.space import PruningSpace
 from prune_gym.training.distillation import PostTraining
 from prune_gym.training.train import RECIPES, Recipe
 
@@ -21,7 +22,7 @@ class Scale:
     """Filters that a pruning step removes, over filters of the original network."""
     rl_pruner: RLPrunerConfig = field(default_factory=RLPrunerConfig)
     """Stages and samples of every pruning step."""
-    posttraining: PostTraining = field(default_factory=lambda: PostTraining(epochs=20))
+    posttraining: PostTraining = field(default_factory=lambda: PostTraining(epochs=20, start="cut"))
     """After which steps networks are trained, and how."""
     scratch: Recipe = RECIPES["paper"]
     """How a pruned architecture is trained from scratch, on all training images."""
@@ -32,7 +33,7 @@ class Scale:
 
     def steps(self, sparsity: float, graph: ChannelGraph) -> int:
         """Pruning steps to the sparsity, as near as whole steps come to it."""
-        return round(sparsity * graph.n_filters / filters_per_step(graph, self.step_ratio))
+        return round(sparsity * graph.n_filters / step_budget(PruningSpace(graph), self.step_ratio))
 
     def describe(self) -> str:
         """The work in a sentence."""
@@ -50,7 +51,7 @@ SMALL = Scale(
     sparsities=(),
     step_ratio=0.05,
     rl_pruner=RLPrunerConfig(stages=4, samples=5),
-    posttraining=PostTraining(epochs=2, period=5, learning_rate=0.01, batch_size=128),
+    posttraining=PostTraining(epochs=2, period=5, start="cut", learning_rate=0.01, batch_size=128),
     scratch=Recipe(2, 128, 0.1, 5e-4, 0.0, optimizer="sgd"),
     train_images=2500,
     val_images=250,

@@ -186,8 +186,15 @@ class Program:
                     "in a way that a program cannot follow; convert the network and trace it again."
                 )
 
-    def run(self, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], training: bool = False) -> Any:
+    def run(
+        self,
+        tensors: Mapping[str, Tensor],
+        inputs: Sequence[Tensor],
+        training: bool = False,
+        before_call: Callable[[int, list], None] | None = None,
+    ) -> Any:
         """Evaluate the program. ``tensors`` holds what :class:`Named` refers to; batch norm and dropout read ``training``.
+        ``before_call`` is called with the position of every node and its arguments, which it may change.
 
         Raises ValueError for inputs of other sizes or types than the program takes.
         """
@@ -211,10 +218,12 @@ class Program:
                 return [look_up(item) for item in argument]
             return argument
 
-        for call, template, to_fill, keywords, keywords_to_fill, fresh, outputs, dead in self.steps:
+        for position, (call, template, to_fill, keywords, keywords_to_fill, fresh, outputs, dead) in enumerate(self.steps):
             arguments = template.copy()
-            for position in to_fill:
-                arguments[position] = look_up(template[position])
+            for place in to_fill:
+                arguments[place] = look_up(template[place])
+            if before_call is not None:
+                before_call(position, arguments)
             if fresh or keywords_to_fill:
                 filled = keywords | {key: look_up(keywords[key]) for key in keywords_to_fill}
                 if fresh:  # a factory such as zeros: it must land where the images are

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,8 @@ from prune_gym.arguments import check_choice, check_integer
 from prune_gym.data.splits import Split
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.scoring.aliasing import renew
-from prune_gym.scoring.folding import Inference, fold
+from prune_gym.scoring.candidates import Candidates
+from prune_gym.scoring.folding import Folding, Inference
 from prune_gym.scoring.masked import MaskedNetwork
 from prune_gym.surgery.slicing import check_architecture, slice_tensors
 
@@ -69,8 +70,7 @@ class Evaluator:
     tensors, also where the network writes to its buffers.
 
     Args:
-        graph: the channel graph of the network.
-        tensors: of the network, by name, on the device of the split.
+        candidates: the networks to score, with the tensors that they have before any training; on the device of the split.
         split: what accuracies are measured on.
         batch_size: images that are run at once, by default as many as keep the device busy.
         precision: ``"float32"`` runs the network in its own type; ``"bfloat16"`` in that one, which is faster on a GPU with
@@ -82,8 +82,7 @@ class Evaluator:
 
     def __init__(
         self,
-        graph: ChannelGraph,
-        tensors: Mapping[str, Tensor],
+        candidates: Candidates,
         split: Split,
         batch_size: int | None = None,
         precision: str = "float32",
@@ -91,11 +90,11 @@ class Evaluator:
         check_choice("precision", precision, PRECISIONS)
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
-        self.graph = graph
+        self.graph = candidates.graph
+        self.candidates = candidates
         self.split = split
         self.batch_size = batch_size or batch_size_for(split.images)
         self.precision = precision
-        self._tensors = tensors
 
     def score(self, architecture: Architecture) -> Score:
         """Accuracy and costs of one architecture."""
@@ -123,8 +122,13 @@ class Evaluator:
         return [next(masked) if zeroed else self._compact_accuracy(a) for a, zeroed in zip(architectures, exact, strict=True)]
 
     @cached_property
+    def _folding(self) -> Folding:
+        return Folding(self.graph)
+
+    @cached_property
     def _network(self) -> Inference:
-        network = fold(self.graph, self._tensors)
+        """The network that the candidates are cut out of."""
+        network = self._folding.network(self.candidates.whole)
         return network.to(torch.bfloat16) if self.precision == "bfloat16" else network
 
     @cached_property
@@ -133,17 +137,26 @@ class Evaluator:
             return None
         return MaskedNetwork(self._network, self.graph, self._cast(self.split.inputs()), self.split.labels, self.batch_size)
 
-    def _cast(self, images: Tensor) -> Tensor:
-        return images.bfloat16() if self.precision == "bfloat16" else images
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.bfloat16() if self.precision == "bfloat16" and tensor.is_floating_point() else tensor
+
+    def _tensors(self, architecture: Architecture) -> dict[str, Tensor]:
+        """What the folded program reads for an architecture."""
+        if self.candidates.are_cut:  # folded once for all
+            return slice_tensors(self._network.tensors, self._network.units, architecture)
+        folded = self._folding.tensors(self.candidates.tensors(architecture))
+        return {name: self._cast(tensor) for name, tensor in folded.items()}
+
+    def _compact_accuracy(self, architecture: Architecture) -> float:
+        return int(self.correct(architecture).sum()) / len(self.split)
 
     @torch.inference_mode()
-    def _compact_accuracy(self, architecture: Architecture) -> float:
-        network = self._network
-        program = network.program.at(architecture.mask)
-        tensors = slice_tensors(network.tensors, network.units, architecture)
+    def correct(self, architecture: Architecture) -> Tensor:
+        """Which images of the split the pruned network classifies correctly, bool (N,), computed on the compact form."""
+        written = self._network.written
+        program, tensors = self._network.program.at(architecture.mask), self._tensors(architecture)
 
         def predict(images: Tensor) -> Tensor:
-            return program.run(renew(tensors, network.written), [self._cast(images)]).argmax(1)
+            return program.run(renew(tensors, written), [self._cast(images)]).argmax(1)
 
-        batches = self.split.batches(self.batch_size)
-        return int(sum((predict(images) == labels).sum() for images, labels in batches)) / len(self.split)
+        return torch.cat([predict(images) == labels for images, labels in self.split.batches(self.batch_size)])

@@ -50,43 +50,73 @@ class Inference:
         return Inference(program, tensors, self.units)
 
 
-def fold(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> Inference:
-    """The network of ``graph`` with these ``tensors`` for evaluation.
+@dataclass(frozen=True)
+class Fold:
+    """A convolution and the norm behind it, and the names of the weight and the bias that do what both do."""
+
+    convolution: Node
+    norm: Node
+    weight: str
+    bias: str
+
+
+class Folding:
+    """How the batch norms of a network go into the convolutions before them, whatever its tensors.
 
     ``norm(W x + b) = s W x + s (b - mean) + bias`` with ``s = weight / sqrt(var + eps)``, wherever nothing but the norm reads
     the convolution and no forward pass writes to a parameter or statistic of either. The result rounds a little differently;
     the norm's parameters are computed in float64.
+
+    Attributes:
+        program: the network's, without these norms.
+        units: of the indices of the tensors that it reads.
     """
-    nodes, written = graph.program.nodes, written_tensors(graph.program)
-    reads = Counter(leaf.index for node in nodes for leaf in node.arguments() if isinstance(leaf, Value))
-    reads.update(leaf.index for leaf in leaves(graph.program.output) if isinstance(leaf, Value))
-    maker = {node.outputs: position for position, node in enumerate(nodes) if isinstance(node.outputs, int)}
-    folded: list[Node | None] = list(nodes)
-    tensors, units = dict(tensors), dict(graph.units)
-    for position, node in enumerate(nodes):
-        if node.op != "aten.batch_norm.default" or not isinstance(node.args[0], Value):
-            continue
-        source = maker.get(node.args[0].index)
-        if source is None or reads[node.args[0].index] > 1 or not _foldable(nodes[source], node):
-            continue
-        convolution = nodes[source]
-        if any(leaf.name in written for each in (convolution, node) for leaf in each.arguments() if isinstance(leaf, Named)):
-            continue
-        weight, bias = convolution.args[1].name, f"{convolution.args[1].name}@{position}.bias"
-        scaled = f"{weight}@{position}"  # a convolution that is called twice may have two norms
-        tensors[scaled], tensors[bias] = _scaled(convolution, node, tensors)
-        if weight in units:
-            units[scaled], units[bias] = units[weight], units[weight][:1]
-        args = [convolution.args[0], Named(scaled), Named(bias), *convolution.args[3:]]
-        folded[source], folded[position] = replace(convolution, args=args, outputs=node.outputs), None
-    program = replace(graph.program, nodes=tuple(node for node in folded if node is not None))
-    read = {leaf.name for node in program.nodes for leaf in node.arguments() if isinstance(leaf, Named)}
-    read |= {leaf.name for leaf in leaves(program.output) if isinstance(leaf, Named)}
-    return Inference(
-        program,
-        {name: tensor for name, tensor in tensors.items() if name in read},
-        {name: per_dim for name, per_dim in units.items() if name in read},
-    )
+
+    def __init__(self, graph: ChannelGraph):
+        nodes, written = graph.program.nodes, written_tensors(graph.program)
+        reads = Counter(leaf.index for node in nodes for leaf in node.arguments() if isinstance(leaf, Value))
+        reads.update(leaf.index for leaf in leaves(graph.program.output) if isinstance(leaf, Value))
+        maker = {node.outputs: position for position, node in enumerate(nodes) if isinstance(node.outputs, int)}
+        folded: list[Node | None] = list(nodes)
+        units = dict(graph.units)
+        self._folds: list[Fold] = []
+        for position, node in enumerate(nodes):
+            if node.op != "aten.batch_norm.default" or not isinstance(node.args[0], Value):
+                continue
+            source = maker.get(node.args[0].index)
+            if source is None or reads[node.args[0].index] > 1 or not _foldable(nodes[source], node):
+                continue
+            convolution = nodes[source]
+            if any(leaf.name in written for each in (convolution, node) for leaf in each.arguments() if isinstance(leaf, Named)):
+                continue
+            weight = convolution.args[1].name
+            scaled = f"{weight}@{position}"  # a convolution that is called twice may have two norms
+            fold = Fold(convolution, node, scaled, f"{scaled}.bias")
+            self._folds.append(fold)
+            if weight in units:
+                units[fold.weight], units[fold.bias] = units[weight], units[weight][:1]
+            args = [convolution.args[0], Named(fold.weight), Named(fold.bias), *convolution.args[3:]]
+            folded[source], folded[position] = replace(convolution, args=args, outputs=node.outputs), None
+        self.program = replace(graph.program, nodes=tuple(node for node in folded if node is not None))
+        self._read = {leaf.name for node in self.program.nodes for leaf in node.arguments() if isinstance(leaf, Named)}
+        self._read |= {leaf.name for leaf in leaves(self.program.output) if isinstance(leaf, Named)}
+        self.units = {name: per_dim for name, per_dim in units.items() if name in self._read}
+
+    def tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that the program reads, from those of the network, at whatever widths."""
+        made = dict(tensors)
+        for fold in self._folds:
+            made[fold.weight], made[fold.bias] = _scaled(fold.convolution, fold.norm, tensors)
+        return {name: tensor for name, tensor in made.items() if name in self._read}
+
+    def network(self, tensors: Mapping[str, Tensor]) -> Inference:
+        """The network with these tensors, at the shapes of the graph."""
+        return Inference(self.program, self.tensors(tensors), self.units)
+
+
+def fold(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> Inference:
+    """The network of ``graph`` with these ``tensors`` for evaluation, its norms folded; see :class:`Folding`."""
+    return Folding(graph).network(tensors)
 
 
 def _foldable(convolution: Node, norm: Node) -> bool:

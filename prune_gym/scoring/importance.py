@@ -18,6 +18,7 @@ from prune_gym.arguments import check_choice, check_integer
 from prune_gym.data.splits import Split, check_finite, check_labels
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph, PrunableLayer
 from prune_gym.graph.program import Named, is_kept
+from prune_gym.scoring.compensation import Compensation
 from prune_gym.surgery.slicing import check_architecture, named_tensors, slice_tensors
 
 Scores = tuple[np.ndarray, ...]
@@ -60,6 +61,9 @@ def importance(name: str, seed: int = 0) -> Importance:
     - ``taylor``: the first-order Taylor criterion, equation 24 of RL-Pruner: the sum of ``|gradient * weight|`` over a
       filter, with the gradient of the cross-entropy summed over the images.
     - ``l1``, ``l2``: the norm of a filter's weights.
+    - ``obs``: optimal brain surgeon, the error that is left in the layers that read a unit when it goes and their other inputs
+      make up for it; see :meth:`prune_gym.scoring.compensation.Compensation.removal_errors`. Needs no labels. Raises ValueError
+      if no convolution or linear layer reads a group.
     - ``bn_scale``: the mean ``|scale|`` of the batch norms behind a unit. Raises ValueError if a group has none.
     - ``random``: uniform in [0, 1). The scores follow from ``seed``, an integer >= 0, which the other criteria ignore, and are
       the same for every architecture of a graph.
@@ -80,24 +84,32 @@ def importance(name: str, seed: int = 0) -> Importance:
         architecture = graph.full() if architecture is None else architecture
         check_architecture(architecture, graph)
         if name == "taylor":
-            _check_calibration(tensors, graph, Split(images, labels))
-        scores = unit_scores(name, tensors, graph, images, labels, architecture, seed)
+            data = Split(images, labels)  # which checks them
+            check_labels(data.labels, _check_images(tensors, graph, data.images))
+        compensation = None
+        if name == "obs":
+            _check_images(tensors, graph, images)
+            compensation = Compensation(graph, tensors, images, architecture)
+        small = slice_tensors(tensors, graph.units, architecture)
+        scores = unit_scores(name, small, graph, images, labels, architecture, seed, compensation)
         return tuple(np.split(scores, graph.starts[1:])[:-1])
 
     return criterion
 
 
 @torch.no_grad()
-def _check_calibration(tensors: Mapping[str, Tensor], graph: ChannelGraph, data: Split) -> None:
-    """Raise TypeError or ValueError for images or labels that the network cannot take."""
+def _check_images(tensors: Mapping[str, Tensor], graph: ChannelGraph, images: Tensor) -> object:
+    """Raise TypeError or ValueError for images that the network cannot take; gives its output for the first one."""
+    if not isinstance(images, Tensor) or images.ndim < 2 or not len(images):
+        raise TypeError("images: expected a tensor (N, C, H, W) with at least one image.")
     own = {name: tensor.clone() for name, tensor in tensors.items()}  # as a forward pass may write to its buffers
     try:
-        logits = graph.program.at(graph.full().mask).run(own, [data.images[:1]])
+        output = graph.program.at(graph.full().mask).run(own, [images[:1]])
     except (RuntimeError, ValueError) as error:
-        got = f"{data.images.dtype} {tuple(data.images.shape)} on {data.images.device}"
+        got = f"{images.dtype} {tuple(images.shape)} on {images.device}"
         raise ValueError(f"images: expected what the model takes, got {got}, which it cannot take ({error}).") from error
-    check_finite("images", data.images)
-    check_labels(data.labels, logits)
+    check_finite("images", images)
+    return output
 
 
 @torch.inference_mode(False)  # gradients are needed, whatever the caller's mode is
@@ -109,18 +121,25 @@ def unit_scores(
     labels: Tensor,
     architecture: Architecture,
     seed: int = 0,
+    compensation: Compensation | None = None,
 ) -> np.ndarray:
-    """The scores of :func:`importance` as one float64 array (units,), from the network's tensors by name; NaN for removed units.
+    """The scores of :func:`importance` as one float64 array (units,), from the tensors of the pruned network by name; NaN for
+    removed units.
 
-    The arguments are not checked. The result depends on them alone, so it may be cached; ``seed`` matters for ``random`` only.
+    The arguments are not checked. The result depends on them alone, so it may be cached; ``seed`` matters for ``random`` only,
+    ``compensation`` for ``obs``, which needs it.
     """
     if name == "random":
         scores = np.random.default_rng(seed).random(graph.n_units)
     elif name == "bn_scale":
-        scores = _bn_scale(tensors, graph)
+        scores = _bn_scale(tensors, graph, architecture)
+    elif name == "obs":
+        assert compensation is not None  # the caller's duty
+        scores = compensation.removal_errors(architecture, tensors)
+        _check_read(compensation.is_read, graph)
     else:
-        sliced = {key: tensor.detach() for key, tensor in slice_tensors(tensors, graph.units, architecture).items()}
-        values = FILTER_CRITERIA[name](sliced, graph, images, labels, architecture)
+        detached = {key: tensor.detach() for key, tensor in tensors.items()}
+        values = FILTER_CRITERIA[name](detached, graph, images, labels, architecture)
         total = np.zeros(graph.n_units)
         for layer, per_index in zip(graph.prunable_layers, values, strict=True):
             units = layer.units[is_kept(layer.units, architecture.mask)]
@@ -158,22 +177,33 @@ def _l2(tensors: dict[str, Tensor], graph: ChannelGraph, *_: object) -> list[np.
     return [np.sqrt(_per_filter(tensors[layer.tensor].square(), layer)).sum(1) for layer in graph.prunable_layers]
 
 
-def _bn_scale(tensors: Mapping[str, Tensor], graph: ChannelGraph) -> np.ndarray:
+def _bn_scale(tensors: Mapping[str, Tensor], graph: ChannelGraph, architecture: Architecture) -> np.ndarray:
     total, count = np.zeros(graph.n_units), np.zeros(graph.n_units)
     for node in graph.program.nodes:
         scale = node.args[1] if node.op == "aten.batch_norm.default" else None
         if isinstance(scale, Named) and scale.name in graph.units:
             units = graph.units[scale.name][0]
             assert units is not None  # a scale has one dimension, so that one is prunable
+            units = units[is_kept(units, architecture.mask)]
             prunable = units >= 0
             values = tensors[scale.name].detach().abs().double().cpu().numpy()
             total += np.bincount(units[prunable], values[prunable], minlength=graph.n_units)
             count += np.bincount(units[prunable], minlength=graph.n_units)
-    if (count == 0).any():
-        group = graph.groups[int(np.searchsorted(graph.starts, np.argmin(count), side="right")) - 1]
-        raise ValueError(f"importance: 'bn_scale' needs a batch norm with a scale behind every group; {group.name!r} has none.")
-    return total / count
+    if len(without := np.flatnonzero((count == 0) & architecture.mask)):
+        group = _group_of(without[0], graph)
+        raise ValueError(f"importance: 'bn_scale' needs a batch norm with a scale behind every group; {group!r} has none.")
+    return total / np.maximum(count, 1)
+
+
+def _check_read(is_read: np.ndarray, graph: ChannelGraph) -> None:
+    if not is_read.all():
+        group = _group_of(int(np.argmin(is_read)), graph)
+        raise ValueError(f"importance: 'obs' needs a convolution or linear layer that reads every group; none reads {group!r}.")
+
+
+def _group_of(unit: int, graph: ChannelGraph) -> str:
+    return graph.groups[int(np.searchsorted(graph.starts, unit, side="right")) - 1].name
 
 
 FILTER_CRITERIA: dict[str, Callable[..., list[np.ndarray]]] = {"taylor": _taylor, "l1": _l1, "l2": _l2}
-CRITERIA = (*FILTER_CRITERIA, "bn_scale", "random")
+CRITERIA = (*FILTER_CRITERIA, "obs", "bn_scale", "random")

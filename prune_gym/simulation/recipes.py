@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from prune_gym.graph.channel_graph import Architecture
+from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,10 @@ class Weights:
         # now, and not when it is asked for: a recipe within a recipe within a recipe would be too deep for a recursion
         recipe = "" if self.student is None or self.teacher is None else f"{self.student.key} {self.teacher.key}"
         object.__setattr__(self, "version", recipe and hashlib.blake2b(recipe.encode(), digest_size=16).hexdigest())
+
+    def base(self, graph: ChannelGraph) -> Architecture:
+        """The network that has these weights and of which no unit was removed since they were trained."""
+        return graph.full() if self.student is None else self.student.architecture
 
     def __repr__(self) -> str:
         return f"Weights({self.version or 'original'!r})"  # without the recipes within the recipe

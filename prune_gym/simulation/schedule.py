@@ -6,31 +6,30 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
-    from prune_gym.graph.channel_graph import ChannelGraph
+    from prune_gym.simulation.space import PruningSpace
 
 EXACT = "largest_remainder"  # the rounding that meets a budget exactly wherever it can be met
 
 
-def filters_per_step(graph: ChannelGraph, step_ratio: float) -> int:
-    """Filters that a step removes, M of the paper: ``floor(step_ratio * F)``, at least one."""
-    return max(1, int(step_ratio * graph.n_filters + 1e-9))  # 0.29 * 100 is a little less than 29
+def step_budget(space: PruningSpace, step_ratio: float) -> int:
+    """What a step removes, M of the paper if filters are counted: ``floor(step_ratio * total)``, at least one."""
+    return max(1, int(step_ratio * space.total + 1e-9))  # 0.29 * 100 is a little less than 29
 
 
-def filters_to_remove(graph: ChannelGraph, sparsity: float) -> int:
-    """Filters that a channel sparsity removes: ``ceil(sparsity * F)``, at least one."""
-    return max(1, ceil(sparsity * graph.n_filters - 1e-9))  # 0.07 * 100 is a little more than 7
+def target_budget(space: PruningSpace, reduction: float) -> int:
+    """What a reduction removes in all: ``ceil(reduction * total)``, at least one."""
+    return max(1, ceil(reduction * space.total - 1e-9))  # 0.07 * 100 is a little more than 7
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The plan of an episode. ``removed`` is always the number of filters that are gone, ``steps`` that of the steps so far.
+    """The plan of an episode. ``removed`` is always the number of filters that are gone, or of MACs or parameters if these are
+    counted; ``steps`` is the number of the steps so far.
 
     Attributes:
-        target: filters that are gone at the end of an episode, >= 1.
-        per_step: filters that a step removes, >= 1; the last one removes what is left.
+        target: what is gone at the end of an episode, >= 1.
+        per_step: what a step removes, >= 1; the last one removes what is left.
         rounding: how steps become whole units, see :func:`prune_gym.allocate`.
     """
 
@@ -44,11 +43,11 @@ class Schedule:
         return -(-self.target // self.per_step)
 
     def goal(self, steps: int) -> int:
-        """Filters that are to be gone after the next step."""
+        """What is to be gone after the next step."""
         return min(self.per_step * (steps + 1), self.target)
 
     def budget(self, removed: int, steps: int) -> int:
-        """Filters that the next step is to remove, at least one. It makes up for what rounding kept the steps before from
+        """What the next step is to remove, at least one. It makes up for what rounding kept the steps before from
         removing, so that an episode has as many steps as planned."""
         return max(1, self.goal(steps) - removed)
 
@@ -70,17 +69,3 @@ class Schedule:
     def steps_left(self, removed: int, steps: int) -> int:
         """Steps to the end of the episode; 0 at the end, at least 1 before it."""
         return 0 if self.is_over(removed) else max(1, self.steps - steps)
-
-
-def complete(counts: np.ndarray, capacity: np.ndarray, filters_per_unit: np.ndarray, budget: int) -> np.ndarray:
-    """Units to remove per group, with units added to ``counts`` until they hold ``budget`` filters: those of the fewest filters
-    first, and no more than ``capacity`` of a group. Rounding falls short where no unit is small enough to fit exactly.
-
-    Raises ValueError if the capacity does not suffice.
-    """
-    if budget > (largest := capacity @ filters_per_unit):
-        raise ValueError(f"budget: expected at most {largest} filters, as many as can be removed, got {budget}.")
-    counts = counts.copy()
-    while counts @ filters_per_unit < budget:
-        counts[np.argmin(np.where(counts < capacity, filters_per_unit, np.iinfo(np.int64).max))] += 1
-    return counts

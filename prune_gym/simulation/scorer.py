@@ -5,14 +5,19 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from prune_gym.data.splits import Split
 from prune_gym.scoring.aliasing import renew, written_tensors
+from prune_gym.scoring.candidates import RECALIBRATION_IMAGES, how_many
+from prune_gym.scoring.compensation import SolvingCost
 from prune_gym.scoring.evaluation import Evaluator, Score, scores_of
 from prune_gym.scoring.importance import unit_scores
+from prune_gym.scoring.recalibration import has_statistics
+from prune_gym.simulation.compute import NOTHING, Compute, passes
 from prune_gym.simulation.recipes import Network, Weights
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.weight_store import WeightStore
@@ -55,7 +60,7 @@ class Scorer:
         """The evaluator of a version of the weights; the store keeps it as long as the tensors."""
         stored = self.store.get(weights)
         if stored.evaluator is None:
-            stored.evaluator = Evaluator(self.graph, stored.tensors, self.split, precision=self.precision)
+            stored.evaluator = Evaluator(stored.candidates, self.split, precision=self.precision)
         return stored.evaluator
 
     def score(self, network: Network) -> Score:
@@ -77,10 +82,38 @@ class Scorer:
         return scores_of(self.graph, [n.architecture for n in networks], [known[n.key] for n in networks])
 
     def unit_scores(self, network: Network, criterion: str) -> np.ndarray:
-        """The importance of every unit, by the calibration images, float64 (units,); NaN for the removed ones."""
-        tensors = renew(self.store.tensors(network.weights), self._written)
+        """The importance of every unit, by the calibration images and with the tensors that are scored, float64 (units,); NaN for
+        the removed ones."""
+        candidates = self.store.get(network.weights).candidates
+        tensors = renew(candidates.tensors(network.architecture), self._written)
         images, labels = self.calibration.images, self.calibration.labels
-        return unit_scores(criterion, tensors, self.graph, images, labels, network.architecture, self.importance_seed)
+        compensation = candidates.compensation if criterion == "obs" else None
+        return unit_scores(
+            criterion, tensors, self.graph, images, labels, network.architecture, self.importance_seed, compensation
+        )
+
+    def score_cost(self, network: Network, macs: int) -> Compute:
+        """What the accuracy of a network of so many MACs takes, its calibration included."""
+        base = network.weights.base(self.graph)
+        images, solved = len(self.split), 0
+        if self.store.fidelity != "original" and not np.array_equal(network.architecture.mask, base.mask):
+            if self.store.fidelity == "compensated":
+                solved = self._solving.compensating(network.architecture, base)
+            elif has_statistics(self.graph.program):
+                images += how_many(RECALIBRATION_IMAGES, self.store.task.train)
+        return passes(images, macs) + Compute(macs=solved)
+
+    def ranks_cost(self, network: Network, macs: int) -> Compute:
+        """What the importance ranking of a network of so many MACs takes."""
+        if self.importance == "taylor":
+            return passes(len(self.calibration), macs, backward=True)
+        if self.importance == "obs":
+            return Compute(macs=self._solving.removal_errors(network.architecture))
+        return NOTHING
+
+    @cached_property
+    def _solving(self) -> SolvingCost:
+        return SolvingCost(self.graph)
 
     def ranks(self, network: Network) -> np.ndarray:
         """For every kept unit the number of units of its group that are less important, unsigned (units,); removed units come

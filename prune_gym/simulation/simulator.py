@@ -13,13 +13,16 @@ import torch
 
 from prune_gym.arguments import check_choice, check_integer, check_number, choose_device, unknown
 from prune_gym.graph.channel_graph import Architecture
+from prune_gym.scoring.candidates import FIDELITIES, FIDELITY
 from prune_gym.scoring.evaluation import PRECISIONS, Score
 from prune_gym.scoring.importance import CRITERIA
-from prune_gym.simulation.allocation import ROUNDINGS, allocate, check_action, shares
+from prune_gym.simulation.allocation import ROUNDINGS, allocate, check_action, complete, shares
+from prune_gym.simulation.compute import NOTHING, Compute
 from prune_gym.simulation.recipes import Network
 from prune_gym.simulation.result_cache import NamespacedCache, ResultCache
-from prune_gym.simulation.schedule import Schedule, complete, filters_per_step, filters_to_remove
+from prune_gym.simulation.schedule import Schedule, step_budget, target_budget
 from prune_gym.simulation.scorer import Scorer
+from prune_gym.simulation.space import UNITS, MinWidth, PruningSpace
 from prune_gym.simulation.state import Process, PruningState, initial, replay
 from prune_gym.simulation.weight_store import WeightStore
 from prune_gym.surgery.pruned_network import PrunedNetwork
@@ -49,16 +52,32 @@ def make_posttraining(settings: PostTraining | Mapping[str, Any] | None) -> Post
     return PostTraining(**settings)
 
 
+def the_target(sparsity: float | None, macs_reduction: float | None, params_reduction: float | None) -> tuple[str, float]:
+    """The name of the one target that is given, and its value. Raises ValueError unless it is one, in (0, 1)."""
+    given = dict(zip(UNITS, (sparsity, macs_reduction, params_reduction), strict=True))
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError(f"target: expected one of {', '.join(UNITS)}, got {' and '.join(given) or 'none'}.")
+    ((name, value),) = given.items()
+    check_number(name, value, "(0, 1)")
+    return name, float(value)
+
+
 class Simulator:
     """Prunes a task's network step by step.
 
     One step removes ``step_ratio`` of the original filters, spread over the groups by an action; within a group the least
-    important units go. The last step removes only what is missing to ``sparsity``. After a step the network may be trained.
+    important units go. The last step removes only what is missing to the target, and no unit more. After a step the network may
+    be trained. The target and the step can be counted in MACs or parameters instead of filters.
 
     Args:
         task: network, data and channel graph.
-        sparsity: target channel sparsity, in (0, 1).
-        step_ratio: filters removed per step over filters of the original network, in (0, 1].
+        sparsity: target channel sparsity, in (0, 1); or, exactly one of the three,
+        macs_reduction: target MACs reduction, in (0, 1),
+        params_reduction: target parameter reduction, in (0, 1).
+        step_ratio: what one step removes, over what the original network has, of filters, MACs or parameters as the target, in
+            (0, 1].
+        min_width, exclude, round_to: which widths groups may have; see :class:`prune_gym.simulation.space.PruningSpace`.
         rounding: see :func:`prune_gym.allocate`.
         importance: criterion by name, see :func:`prune_gym.importance`; scores are computed once per state.
         reward_split: ``"val"``, or ``"test"`` for the paper's protocol, which tunes on the test set.
@@ -68,6 +87,8 @@ class Simulator:
         cache: keeps accuracies and importance rankings; a :class:`prune_gym.simulation.result_cache.Journal` outlives the
             process.
         importance_seed: of the ranking that ``importance="random"`` draws.
+        fidelity: the tensors with which a network is scored that lost units since its weights were trained: ``"original"``,
+            ``"recalibrated"`` or ``"compensated"``; see :mod:`prune_gym.scoring.candidates`.
 
     Attributes:
         schedule: how much each step removes.
@@ -82,8 +103,8 @@ class Simulator:
     def __init__(
         self,
         task: Task,
-        sparsity: float,
-        step_ratio: float,
+        sparsity: float | None = None,
+        step_ratio: float = 0.05,
         rounding: str = "largest_remainder",
         importance: str = "taylor",
         reward_split: str = "val",
@@ -92,15 +113,23 @@ class Simulator:
         posttraining: PostTraining | Mapping[str, Any] | None = None,
         cache: ResultCache | None = None,
         importance_seed: int = 0,
+        fidelity: str = FIDELITY,
+        macs_reduction: float | None = None,
+        params_reduction: float | None = None,
+        min_width: MinWidth = 1,
+        exclude: Sequence[str] = (),
+        round_to: int = 1,
     ):
         if not isinstance(task, Task):
             raise TypeError(f"task: expected a prune_gym.tasks.Task, got {type(task).__name__}.")
         graph = task.graph
-        check_number("sparsity", sparsity, "(0, 1)")
-        if sparsity > graph.max_sparsity:
+        kind, reduction = the_target(sparsity, macs_reduction, params_reduction)
+        self.space = PruningSpace(graph, kind, min_width, tuple(exclude), round_to)
+        target = target_budget(self.space, reduction)
+        if target > self.space.largest:
             raise ValueError(
-                f"sparsity: {sparsity} cannot be reached on task {task.name!r} with one channel kept per group; "
-                f"the largest that can is {np.floor(graph.max_sparsity * 1e4) / 1e4:.4f}."
+                f"{kind}: {reduction} cannot be reached on task {task.name!r} with the units that stay in every group; "
+                f"the largest that can is {np.floor(self.space.largest / self.space.total * 1e4) / 1e4:.4f}."
             )
         check_number("step_ratio", step_ratio, "(0, 1]")
         check_choice("rounding", rounding, ROUNDINGS)
@@ -108,6 +137,7 @@ class Simulator:
         check_integer("importance_seed", importance_seed, 0)
         check_choice("reward_split", reward_split, PROTOCOLS)
         check_choice("precision", precision, PRECISIONS)
+        check_choice("fidelity", fidelity, FIDELITIES)
         if not isinstance(cache, ResultCache | None):
             raise TypeError(f"cache: expected a ResultCache, got {type(cache).__name__}.")
         self.task = task
@@ -115,23 +145,24 @@ class Simulator:
         self.reward_split = reward_split
         self.device = choose_device(device)
         self.posttraining = make_posttraining(posttraining)
-        self.schedule = Schedule(filters_to_remove(graph, sparsity), filters_per_step(graph, step_ratio), rounding)
+        self.schedule = Schedule(target, step_budget(self.space, step_ratio), rounding)
         drawn = f"random, seed {importance_seed}" if importance == "random" else importance
-        self.identity = self._identify(drawn, precision)
+        self.identity = self._identify(drawn, precision, fidelity)
         self.process = self._process()
         namespace = hashlib.blake2b(json.dumps(self.identity).encode(), digest_size=6).hexdigest()
         self.cache = NamespacedCache(ResultCache() if cache is None else cache, namespace)
-        self.store = WeightStore(task, self.posttraining, self.cache, self.device)
+        self.store = WeightStore(task, self.posttraining, self.cache, self.device, fidelity)
         split, calibration = getattr(task, reward_split).to(self.device), task.calibration.to(self.device)
         self.scorer = Scorer(self.store, split, calibration, importance, precision, self.cache, importance_seed)
         self.baseline = self.score(self.initial())
 
-    def _identify(self, importance: str, precision: str) -> dict[str, Any]:
+    def _identify(self, importance: str, precision: str, fidelity: str) -> dict[str, Any]:
         return {
             **self.task.fingerprints,
             "split": self.reward_split,
             "importance": importance,
             "precision": precision,
+            "fidelity": fidelity,
             "post-training": asdict(self.posttraining),
             "device": str(self.device),
             "threads": torch.get_num_threads(),  # the order of sums, and so their rounding, depends on it
@@ -142,7 +173,8 @@ class Simulator:
     def _process(self) -> Process:
         network, data, augmentation = (self.task.fingerprints[key] for key in ("base network", "data", "augmentation"))
         trains = self.posttraining.epochs > 0
-        return Process(network, self.schedule, f"{self.posttraining} on {data}, {augmentation}" if trains else "none")
+        space = f"{self.space.unit}, lowest {self.space.lowest.tolist()}, multiples of {self.space.round_to}"
+        return Process(network, self.schedule, space, f"{self.posttraining} on {data}, {augmentation}" if trains else "none")
 
     # ------------------------------------------------------------------------------------------------- one step
 
@@ -172,15 +204,16 @@ class Simulator:
 
     def _counts(self, state: PruningState, actions: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """The units that each group loses by each action, int64 (actions, groups), and what rounding carries over."""
-        budget, rounding = self.step_filters(state), self.schedule.rounding_at(state.steps)
+        budget, rounding = self.step_budget(state), self.schedule.rounding_at(state.steps)
+        widths, space = state.architecture.widths, self.space
         counts = np.empty((len(actions), len(self.graph.groups)), np.int64)
         carries = np.zeros(counts.shape)
         for i, action in enumerate(actions):
-            counts[i] = allocate(action, state.architecture, budget, rounding, state.carry)
+            counts[i] = allocate(action, state.architecture, budget, rounding, state.carry, space)
             if rounding == "carry":
-                carries[i] = shares(action, state.architecture, budget, state.carry) - counts[i]
-            if self.schedule.is_last(state.steps):
-                counts[i] = complete(counts[i], state.architecture.widths - 1, self.graph.filters_per_unit, budget)
+                carries[i] = shares(action, state.architecture, budget, state.carry, space) - counts[i]
+            if self.schedule.is_last(state.steps) or self.schedule.is_over(int(space.removed(widths - counts[i]))):
+                counts[i] = widths - complete(widths - counts[i], widths, self.schedule.target, space)
         return counts, carries
 
     def trains(self, state: PruningState) -> bool:
@@ -197,33 +230,24 @@ class Simulator:
 
     # ------------------------------------------------------------------------------------------------- its progress
 
-    @property
-    def target_filters(self) -> int:
-        """Filters that are gone at the end of an episode."""
-        return self.schedule.target
+    def removed(self, state: PruningState) -> int:
+        """The filters that are gone, or the MACs or parameters if the target counts these."""
+        return int(self.space.removed(state.architecture.widths))
 
-    @property
-    def step_budget(self) -> int:
-        """Filters that one step removes."""
-        return self.schedule.per_step
-
-    def removed_filters(self, state: PruningState) -> int:
-        return int((self.graph.widths - state.architecture.widths) @ self.graph.filters_per_unit)
-
-    def step_filters(self, state: PruningState) -> int:
-        """Filters that the next step is to remove."""
-        return self.schedule.budget(self.removed_filters(state), state.steps)
+    def step_budget(self, state: PruningState) -> int:
+        """What the next step is to remove."""
+        return self.schedule.budget(self.removed(state), state.steps)
 
     def steps_left(self, state: PruningState) -> int:
         """Steps to the end of the episode."""
-        return self.schedule.steps_left(self.removed_filters(state), state.steps)
+        return self.schedule.steps_left(self.removed(state), state.steps)
 
     def is_terminal(self, state: PruningState) -> bool:
-        return self.schedule.is_over(self.removed_filters(state))
+        return self.schedule.is_over(self.removed(state))
 
     def progress(self, state: PruningState) -> float:
-        """How much of the way to the target sparsity is done, in [0, 1]."""
-        return self.schedule.progress(self.removed_filters(state))
+        """How much of the way to the target is done, in [0, 1]."""
+        return self.schedule.progress(self.removed(state))
 
     # ------------------------------------------------------------------------------------------------- its networks
 
@@ -233,6 +257,14 @@ class Simulator:
     def scores(self, states: Sequence[PruningState]) -> list[Score]:
         """The scores of states, whatever their weights."""
         return self.scorer.scores([state.network for state in states])
+
+    def training_cost(self, state: PruningState) -> Compute:
+        """What the post-training took that a state ends with; nothing if it does not."""
+        if not self.trains(state):
+            return NOTHING
+        assert state.weights.student is not None  # it was trained
+        assert state.weights.teacher is not None
+        return self.store.training_cost(state.weights.student, state.weights.teacher)
 
     def unit_scores(self, network: Network, criterion: str) -> np.ndarray:
         """The importance of every unit, by the calibration images, float64 (units,); NaN for the removed ones."""

@@ -20,6 +20,7 @@ class Process:
 
     network: str  # a fingerprint of the original network
     schedule: Schedule
+    space: str  # which widths are possible, and what is counted, as text
     posttraining: str  # how weights are made, as text
 
     def check_same(self, other: Process) -> None:
@@ -29,7 +30,7 @@ class Process:
             if found != expected:
                 raise ValueError(
                     f"snapshot: expected a state of this environment, but its {each.name} is another one: expected {expected}, "
-                    f"got {found}. Make both environments with the same task, sparsity, step_ratio, rounding and posttraining."
+                    f"got {found}. Make both environments with the same task, target, steps, rounding, widths and posttraining."
                 )
 
 

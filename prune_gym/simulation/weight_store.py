@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from prune_gym.data.splits import Split
+from prune_gym.graph.channel_graph import Architecture
+from prune_gym.scoring.candidates import COMPENSATION_IMAGES, Candidates, how_many
 from prune_gym.scoring.evaluation import Evaluator
+from prune_gym.simulation.compute import Compute, passes
 from prune_gym.simulation.recipes import Network, Weights
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.surgery.compact import compact
 from prune_gym.surgery.pruned_network import PrunedNetwork
-from prune_gym.surgery.slicing import named_tensors, scatter_tensors
+from prune_gym.surgery.slicing import named_tensors, scatter_tensors, slice_tensors
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining, distill
 from prune_gym.training.train import accuracy
@@ -28,10 +31,11 @@ MAX_VERSIONS = 4  # whose tensors are kept: those of a teacher, a student, the b
 
 
 class StoredWeights:
-    """The tensors of one version, and the evaluator that was made of them, if any; both are dropped together."""
+    """The tensors of one version with the networks that can be cut out of them, and the evaluator that was made of them, if any;
+    all are dropped together."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]):
-        self.tensors = dict(tensors)
+    def __init__(self, candidates: Candidates):
+        self.candidates = candidates
         self.evaluator: Evaluator | None = None
 
 
@@ -43,23 +47,37 @@ class WeightStore:
         settings: how networks are trained.
         cache: keeps validation accuracies, and the tensors of the last versions if it can.
         device: where networks are trained and scored.
+        fidelity: what tensors a network has that lost units since its weights were trained, see
+            :class:`prune_gym.scoring.candidates.Candidates`.
     """
 
-    def __init__(self, task: Task, settings: PostTraining, cache: ResultCache, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        task: Task,
+        settings: PostTraining,
+        cache: ResultCache,
+        device: torch.device | str = "cpu",
+        fidelity: str = "original",
+    ):
         self.task = task
         self.graph = task.graph
         self.settings = settings
         self.cache = cache
         self.device = torch.device(device)
+        self.fidelity = fidelity
         # copies, as the model belongs to the user
         tensors = named_tensors(task.model, task.graph).items()
-        self._original = StoredWeights({name: tensor.detach().to(device, copy=True) for name, tensor in tensors})
+        own = {name: tensor.detach().to(device, copy=True) for name, tensor in tensors}
+        self._original = self._candidates(own, self.graph.full())
         self._stored: OrderedDict[str, StoredWeights] = OrderedDict()  # the last ones used come last
         self._pinned = ""
 
     @cached_property
     def _data(self) -> tuple[Split, Split]:
         return self.task.train.to(self.device), self.task.val.to(self.device)
+
+    def _candidates(self, tensors: Mapping[str, Tensor], base: Architecture) -> StoredWeights:
+        return StoredWeights(Candidates(self.graph, tensors, self.fidelity, self.task.train, base))
 
     def get(self, weights: Weights) -> StoredWeights:
         """The tensors of a version, trained now if they are not there."""
@@ -72,19 +90,26 @@ class WeightStore:
                 if saved is None:
                     self._train(weights)
                 else:
-                    self._keep(version, {name: tensor.to(self.device) for name, tensor in saved.items()})
+                    self._keep(weights, {name: tensor.to(self.device) for name, tensor in saved.items()})
         self._stored.move_to_end(version)
         return self._stored[version]
 
-    def tensors(self, weights: Weights) -> dict[str, Tensor]:
+    def tensors(self, weights: Weights) -> Mapping[str, Tensor]:
         """All tensors of the original shapes, by name; of units that a version does not keep, those of the version before."""
-        return self.get(weights).tensors
+        return self.get(weights).candidates.whole
+
+    def candidate(self, network: Network) -> dict[str, Tensor]:
+        """The tensors of a network by name, physically small, at the store's fidelity."""
+        return self.get(network.weights).candidates.tensors(network.architecture)
 
     def network(self, network: Network) -> PrunedNetwork:
-        """The network as a module, physically small, in evaluation mode; it shares no memory with anything."""
-        weights = self.tensors(network.weights)
-        small = compact(self.task.model, self.graph, network.architecture, form="program", weights=weights)
-        return small.to(self.device).eval()
+        """The network as a module, physically small, in evaluation mode, as it is scored; it shares no memory with anything."""
+        return self._module(network, self.candidate(network))
+
+    def _module(self, network: Network, small: Mapping[str, Tensor]) -> PrunedNetwork:
+        weights = scatter_tensors(self.tensors(network.weights), small, self.graph.units, network.architecture)
+        module = compact(self.task.model, self.graph, network.architecture, form="program", weights=weights)
+        return module.to(self.device).eval()
 
     def val_accuracy(self, network: Network) -> float:
         """Accuracy on the validation split of a network whose weights were trained for it, or of the original one."""
@@ -95,6 +120,17 @@ class WeightStore:
             self.cache.put("posttraining", key, known)
         return self._train(network.weights) if known is None else known
 
+    def training_cost(self, student: Network, teacher: Network) -> Compute:
+        """What the training of a network by a teacher takes: the epochs, a validation after each, and the start."""
+        student_macs, teacher_macs = (self.graph.cost(each.architecture).macs for each in (student, teacher))
+        epochs, train = self.settings.epochs, len(self.task.train)
+        cost = passes(epochs * train, student_macs, backward=True) + passes(epochs * train, teacher_macs)
+        cost += passes(epochs * len(self.task.val), student_macs)
+        if self.settings.start == "compensated":
+            images, before = how_many(COMPENSATION_IMAGES, self.task.train), student.weights.base(self.graph)
+            cost += passes(images, self.graph.cost(before).macs) + passes(images, student_macs)
+        return cost
+
     def pin(self, weights: Weights) -> None:
         """Keep this version in any case, and let go of the one that was pinned before."""
         self._pinned = weights.version
@@ -104,20 +140,28 @@ class WeightStore:
         """Make a version of the weights. Gives the validation accuracy of the network that it was made for."""
         assert weights.student is not None  # there is something to train
         assert weights.teacher is not None
-        student, teacher = self.network(weights.student), self.network(weights.teacher)
+        student, teacher = self._student(weights.student), self.network(weights.teacher)
         seed = int(weights.version[:8], 16)  # the same state is trained in the same way, however it was reached
         best_accuracy = distill(student, teacher, *self._data, self.settings, seed, self.task.augmentation)
         trained = dict([*student.named_parameters(), *student.named_buffers()])
         small = {name: tensor.detach() for name, tensor in trained.items()}
         tensors = scatter_tensors(self.tensors(weights.student.weights), small, self.graph.units, weights.student.architecture)
-        self._keep(weights.version, tensors)
+        self._keep(weights, tensors)
         self.cache.save_tensors(weights.version, tensors)
         self.cache.put("posttraining", weights.version, best_accuracy)
         return best_accuracy
 
-    def _keep(self, version: str, tensors: Mapping[str, Tensor]) -> None:
+    def _student(self, network: Network) -> PrunedNetwork:
+        """What the training of a network starts from."""
+        candidates = self.get(network.weights).candidates
+        if self.settings.start == "cut":
+            return self._module(network, slice_tensors(candidates.whole, self.graph.units, network.architecture))
+        return self._module(network, candidates.starting_point(network.architecture))
+
+    def _keep(self, weights: Weights, tensors: Mapping[str, Tensor]) -> None:
         """Store a version, and drop the oldest ones if there are too many."""
-        self._stored[version] = StoredWeights(tensors)
+        version = weights.version
+        self._stored[version] = self._candidates(tensors, weights.base(self.graph))
         droppable = [each for each in self._stored if each not in (self._pinned, version)]
         for old in droppable[: max(0, len(self._stored) - MAX_VERSIONS)]:
             del self._stored[old]

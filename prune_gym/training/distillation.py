@@ -9,16 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prune_gym.arguments import AtLeast, Within, check_settings
+from prune_gym.arguments import AtLeast, OneOf, Within, check_settings
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split
 from prune_gym.training.train import MIN_LEARNING_RATE, Recipe, accuracy, layout_on, mixed_precision, train
+
+STARTS = ("cut", "compensated")
 
 
 @dataclass(frozen=True)
 class PostTraining:
     """How networks are trained after pruning steps. The defaults are the paper's values, except that the paper trains for 20
-    epochs."""
+    epochs, from the cut network."""
 
     epochs: Annotated[int, AtLeast(0)] = 0
     """Epochs of post-training; 0 for none."""
@@ -34,6 +36,8 @@ class PostTraining:
     """Weight of the labels' cross-entropy in the loss (equation 25); the teacher's term has the weight 1 - mu."""
     temperature: Annotated[float, Within("(0, inf)")] = 2.0
     """Temperature of the distillation (equation 26)."""
+    start: Annotated[str, OneOf(STARTS)] = "compensated"
+    """What training starts from: the network as it was cut, or compensated for what it lost, without labels."""
 
     def __post_init__(self) -> None:
         check_settings(self)

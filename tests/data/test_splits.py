@@ -14,6 +14,7 @@ from torchvision.transforms import Normalize as TorchvisionNormalize
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.sampling import stratified
 from prune_gym.data.splits import Normalization, Split, Splits, check_finite, check_labels
+from prune_gym.scoring.candidates import Candidates
 from prune_gym.scoring.evaluation import Evaluator
 from prune_gym.simulation.simulator import Simulator
 from prune_gym.surgery.slicing import named_tensors
@@ -236,7 +237,7 @@ def test_pruning_and_training_take_either_kind(own_tiny_task: Task) -> None:
     assert scores[0] == scores[1]
     tensors = named_tensors(own_tiny_task.model, graph)
     for size in (7, 120, 500):
-        assert Evaluator(graph, tensors, as_pixels["val"], size).score(graph.full()).accuracy == training.accuracy(
+        assert Evaluator(Candidates(graph, tensors), as_pixels["val"], size).score(graph.full()).accuracy == training.accuracy(
             own_tiny_task.model, as_floats["val"]
         )
     weights = []

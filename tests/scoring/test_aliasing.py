@@ -15,6 +15,7 @@ from zoo import Net, conv, mean
 from prune_gym import ChannelGraph, trace
 from prune_gym.scoring import evaluation
 from prune_gym.scoring.aliasing import renew, written_tensors
+from prune_gym.scoring.candidates import Candidates
 from prune_gym.scoring.evaluation import Evaluator, Split
 from prune_gym.scoring.folding import fold
 from prune_gym.surgery.slicing import named_tensors
@@ -133,7 +134,7 @@ def test_every_pass_starts_from_the_same_tensors(forward: Forward, everywhere: b
         fresh = torch.cat([copy.deepcopy(model)(image[None]) for image in images])
     split = Split(images, fresh.argmax(1))
     before = {name: tensor.clone() for name, tensor in named_tensors(model, graph).items()}
-    scorer = Evaluator(graph, named_tensors(model, graph), split, batch_size=1)
+    scorer = Evaluator(Candidates(graph, named_tensors(model, graph)), split, batch_size=1)
     small = zoo.random_architecture(graph, 0)
     first = [scorer.accuracy(graph.full()), scorer.accuracy(small)]
     assert first[0] == 1

@@ -12,6 +12,7 @@ import prune_gym
 from prune_gym import Architecture
 from prune_gym.data.splits import Split
 from prune_gym.graph.program import Program
+from prune_gym.scoring.candidates import Candidates
 from prune_gym.scoring.evaluation import Evaluator
 from prune_gym.surgery.slicing import named_tensors
 from prune_gym.tasks import Task
@@ -21,7 +22,7 @@ Shrink = Callable[[Task, Architecture], nn.Module]
 
 
 def evaluator(task: Task, batch_size: int = 256) -> Evaluator:
-    return Evaluator(task.graph, named_tensors(task.model, task.graph), task.val, batch_size)
+    return Evaluator(Candidates(task.graph, named_tensors(task.model, task.graph)), task.val, batch_size)
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_images_survive_a_network_that_works_in_place() -> None:
     split = Split(torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(20, dtype=torch.int64))
     model, images = InPlace(), split.images.clone()
     graph = prune_gym.trace(model, images[:1])
-    scorer = Evaluator(graph, named_tensors(model, graph), split)
+    scorer = Evaluator(Candidates(graph, named_tensors(model, graph)), split)
     assert scorer.accuracy(graph.full()) == scorer.accuracy(graph.full())
     assert torch.equal(split.images, images)
 

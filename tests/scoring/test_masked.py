@@ -23,6 +23,7 @@ from prune_gym import Architecture, ChannelGraph, compact, models, trace
 from prune_gym.graph.program import Program, leaves
 from prune_gym.scoring import evaluation, masked
 from prune_gym.scoring.aliasing import writes_through_views
+from prune_gym.scoring.candidates import Candidates
 from prune_gym.scoring.evaluation import Evaluator
 from prune_gym.scoring.folding import Inference, fold
 from prune_gym.scoring.masked import MaskedNetwork, captured
@@ -384,7 +385,7 @@ def test_both_ways_of_scoring_agree(
     tiny_task: Task, tiny_architectures: list[Architecture], masking_everywhere: Callable[[], None]
 ) -> None:
     def scorer() -> Evaluator:
-        return Evaluator(tiny_task.graph, named_tensors(tiny_task.model, tiny_task.graph), tiny_task.val, 50)
+        return Evaluator(Candidates(tiny_task.graph, named_tensors(tiny_task.model, tiny_task.graph)), tiny_task.val, 50)
 
     expected = scorer().scores(tiny_architectures)
     masking_everywhere()
@@ -403,7 +404,7 @@ def test_mixed_groups_are_scored_on_the_compact_form(masking_everywhere: Callabl
         predictions = [compact(model, graph, a, form="program")(images).argmax(1) for a in architectures]
     split = evaluation.Split(images, predictions[0])
     masking_everywhere()
-    scorer = Evaluator(graph, named_tensors(model, graph), split)
+    scorer = Evaluator(Candidates(graph, named_tensors(model, graph)), split)
     assert scorer.accuracies(architectures) == [float((p == predictions[0]).double().mean()) for p in predictions]
 
 
@@ -415,15 +416,15 @@ def test_bfloat16_scores(
     if everywhere:
         masking_everywhere()
     tensors = named_tensors(tiny_task.model, tiny_task.graph)
-    exact = Evaluator(tiny_task.graph, tensors, tiny_task.val).accuracies(tiny_architectures)
-    rounded = Evaluator(tiny_task.graph, tensors, tiny_task.val, precision="bfloat16").accuracies(tiny_architectures)
+    exact = Evaluator(Candidates(tiny_task.graph, tensors), tiny_task.val).accuracies(tiny_architectures)
+    rounded = Evaluator(Candidates(tiny_task.graph, tensors), tiny_task.val, precision="bfloat16").accuracies(tiny_architectures)
     assert rounded == pytest.approx(exact, abs=0.05)
     assert rounded != exact
 
 
 def test_unknown_precision(tiny_task: Task) -> None:
     with pytest.raises(ValueError, match=r"precision: expected one of float32, bfloat16; got 'bfloat'. Did you mean 'bfloat16'"):
-        Evaluator(tiny_task.graph, named_tensors(tiny_task.model, tiny_task.graph), tiny_task.val, precision="bfloat")
+        Evaluator(Candidates(tiny_task.graph, named_tensors(tiny_task.model, tiny_task.graph)), tiny_task.val, precision="bfloat")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,0 +1,109 @@
+"""The tensors of pruned networks before any training: cut, recalibrated or compensated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from prune_gym.arguments import check_choice
+from prune_gym.data.splits import Split
+from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.scoring.compensation import Compensation, compensate_sequentially
+from prune_gym.scoring.recalibration import Recalibration, has_statistics
+from prune_gym.surgery.slicing import slice_tensors
+
+FIDELITIES = ("original", "recalibrated", "compensated")
+FIDELITY = "recalibrated"  # the default
+RECALIBRATION_IMAGES = 256
+COMPENSATION_IMAGES = 1024
+MAX_PIXELS = 2**23  # of all calibration images together, as a layer's outputs for all of them are in memory at once
+
+
+def how_many(wanted: int, data: Split) -> int:
+    """How many calibration images are drawn from ``data``: as many as wanted, fewer if they are large or not there."""
+    return min(wanted, len(data), max(1, MAX_PIXELS // data.images[0, 0].numel()))
+
+
+class Candidates:
+    """All networks that can be cut out of one, with the tensors that they have at a fidelity. A pure function of the
+    architecture:
+
+    - ``"original"``: removed units are cut, nothing else changes.
+    - ``"recalibrated"``: batch norms take new statistics, see :class:`prune_gym.scoring.recalibration.Recalibration`.
+    - ``"compensated"``: consumers make up for their removed inputs, see :class:`prune_gym.scoring.compensation.Compensation`.
+
+    The network itself, of which nothing is removed, keeps its tensors at every fidelity.
+
+    Args:
+        graph: the channel graph.
+        tensors: by name, at the shapes of the graph.
+        fidelity: one of the above.
+        data: images to draw calibration images from; ``"original"`` needs none.
+        base: the network that the tensors belong to, an architecture of the graph; by default all of it.
+
+    Attributes:
+        whole: the tensors of the network that the others are cut out of.
+
+    Raises ValueError for an unknown fidelity, and for one that needs images if there are none.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        tensors: Mapping[str, Tensor],
+        fidelity: str = "original",
+        data: Split | None = None,
+        base: Architecture | None = None,
+    ):
+        check_choice("fidelity", fidelity, FIDELITIES)
+        if fidelity != "original" and data is None:
+            raise ValueError(f"data: fidelity {fidelity!r} needs images to calibrate on, got none.")
+        self.graph = graph
+        self.fidelity = fidelity
+        self.base = graph.full() if base is None else base
+        self.whole = tensors
+        self._data = data
+
+    @property
+    def are_cut(self) -> bool:
+        """Whether all tensors of a network are slices of those that it is cut out of."""
+        return self.fidelity == "original"
+
+    @cached_property
+    def compensation(self) -> Compensation:
+        """Its Gram matrices are computed when they are first needed."""
+        return Compensation(self.graph, self.whole, self._images(COMPENSATION_IMAGES), self.base)
+
+    def tensors(self, architecture: Architecture) -> dict[str, Tensor]:
+        """The tensors of a network by name, physically small."""
+        unchanged = self.are_cut or np.array_equal(architecture.mask, self.base.mask)
+        if not unchanged and self.fidelity == "compensated":
+            return self.compensation.compensate(architecture)
+        small = slice_tensors(self.whole, self.graph.units, architecture)
+        if unchanged or not has_statistics(self.graph.program):
+            return small
+        return self._recalibration.recalibrated(small, architecture.mask, self._recalibration_images)
+
+    def starting_point(self, architecture: Architecture) -> dict[str, Tensor]:
+        """The tensors of a network that is to be trained or kept: compensated from the first layer to the last, which is better
+        than any fidelity and too slow for every candidate."""
+        images = self._images(COMPENSATION_IMAGES)
+        return compensate_sequentially(self.graph, self.whole, images, architecture, self.base)
+
+    @cached_property
+    def _recalibration(self) -> Recalibration:
+        return Recalibration(self.graph.program)
+
+    @cached_property
+    def _recalibration_images(self) -> Tensor:
+        return self._images(RECALIBRATION_IMAGES)
+
+    def _images(self, wanted: int) -> Tensor:
+        """Calibration images, fewer if they are large."""
+        if self._data is None:
+            raise ValueError("data: expected images to calibrate on, got none.")
+        sample = self._data.sample(how_many(wanted, self._data))
+        return sample.to(next(iter(self.whole.values())).device).inputs()

@@ -1,0 +1,411 @@
+"""What removed channels leave undone is made up for by those that stay: least squares, in closed form, without labels.
+
+A consumer (:mod:`prune_gym.scoring.consumers`) multiplies a weight matrix ``W`` with vectors ``x`` of inputs: patches of an
+image, or rows. Without its removed inputs ``R`` it computes less than before; the weights of its kept inputs ``K`` (a constant 1
+among them, for the bias) are corrected so that the outputs on calibration images come as near as possible to what they were:
+
+    W'_K = W_K + W_R G_RK (G_KK + r I)^-1,        G = E[x x^T],
+
+with ``r`` a small fraction of the mean diagonal of G. The Gram matrices G are those of the network before pruning, so that they
+are computed once for all architectures, and the correction is a function of the mask alone: some small linear systems, no forward
+pass (:meth:`Compensation.compensate`). :func:`compensate_sequentially` takes the inputs from the network as it is pruned and
+corrected so far instead, which is better and takes two forward passes for every architecture.
+
+The same matrices say what a unit is worth (optimal brain surgeon): :meth:`Compensation.removal_errors`.
+
+Where a layer is wide, patches would make large matrices. There the removed *channels* are predicted from the kept ones, pixel by
+pixel, and one prediction serves all places of the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.graph.program import Named, Program, is_kept
+from prune_gym.scoring.aliasing import renew, written_tensors
+from prune_gym.scoring.consumers import Call, Consumer, find_consumers
+from prune_gym.surgery.slicing import slice_tensors
+
+RIDGE = 1e-3  # r, as a fraction of the mean diagonal of a Gram matrix
+IMAGES = 512  # calibration images from which Gram matrices are estimated
+MAX_COLUMNS = 2400  # of a matrix of patches; 256 channels in a 3x3 kernel have 2,304
+ROWS_PER_COLUMN = 50  # as many places of the images are enough for a Gram matrix
+
+
+class Compensation:
+    """Corrections for everything that can be cut out of one network.
+
+    Args:
+        graph: the channel graph of the network.
+        tensors: its tensors by name, at the shapes of the graph.
+        images: calibration images (N, C, H, W), as the network takes them.
+        base: the network that the corrections make up for, an architecture of the graph; by default all of it.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, graph: ChannelGraph, tensors: Mapping[str, Tensor], images: Tensor, base: Architecture | None = None):
+        self.graph = graph
+        self.base = graph.full() if base is None else base
+        self._tensors = tensors
+        small = slice_tensors(tensors, graph.units, self.base)
+        units = _sliced_units(graph, self.base)
+        self.matrices = [WeightMatrix(consumer, small[consumer.weight], units) for consumer in find_consumers(graph)]
+        self._images = images
+
+    @cached_property
+    def grams(self) -> list[Tensor]:
+        """The Gram matrix of every consumer, (groups, columns, columns), computed when it is first needed."""
+        small = slice_tensors(self._tensors, self.graph.units, self.base)
+        with torch.inference_mode():
+            return _gram_matrices(self.graph.program.at(self.base.mask), small, self.matrices, self._images)
+
+    @property
+    def is_read(self) -> np.ndarray:
+        """Which units some consumer reads, bool (units,); those that the base does not have count as read."""
+        read = ~self.base.mask
+        for matrix in self.matrices:
+            read[matrix.columns[matrix.columns >= 0]] = True
+        return read
+
+    @torch.inference_mode()
+    def compensate(self, architecture: Architecture) -> dict[str, Tensor]:
+        """The tensors of the pruned network, with corrected weights, biases and running means. ``architecture`` keeps no unit
+        that the base does not have."""
+        small = slice_tensors(self._tensors, self.graph.units, architecture)
+        for matrix, gram in zip(self.matrices, self.grams, strict=True):
+            kept = matrix.kept_columns(architecture)
+            if kept.all():
+                continue
+            stay, go = (torch.from_numpy(np.flatnonzero(each)).to(gram.device) for each in (kept, ~kept))
+            missing = matrix.rows_of(architecture)[:, :, go] @ gram[:, go][:, :, stay]  # W_R G_RK
+            matrix.add(small, _solve(gram[:, stay][:, :, stay], missing, matrix.ridge(gram)))
+        return small
+
+    @torch.inference_mode()
+    def removal_errors(self, architecture: Architecture, small: Mapping[str, Tensor]) -> np.ndarray:
+        """For every unit the squared error of the consumers' outputs that is left when it is removed from the network of
+        ``architecture`` with the tensors ``small``, and the units that stay make up for it: ``W_B ((G^-1)_BB)^-1 W_B^T`` for its
+        columns ``B``, as a fraction of each consumer's power ``W G W^T``, summed over the consumers. Outputs count as they are
+        behind a batch norm that follows at once. Float64 (units,); 0 for units that are not there, and for those that no consumer
+        reads.
+
+        Hassibi and Stork, *Second order derivatives for network pruning: optimal brain surgeon*, 1992.
+        """
+        errors = np.zeros(self.graph.n_units)
+        for matrix, gram in zip(self.matrices, self.grams, strict=True):
+            kept = matrix.kept_columns(architecture)
+            stay = torch.from_numpy(np.flatnonzero(kept)).to(gram.device)
+            weights = matrix.of(self._scaled(matrix.consumer, small))
+            here = gram[:, stay][:, :, stay]
+            inverse = torch.cholesky_inverse(_factor(here, matrix.ridge(gram)))
+            inputs = weights.shape[2]  # without the constant
+            power = torch.einsum("gri,gij,grj->", weights, here[:, :inputs, :inputs].double(), weights)
+            owners = matrix.columns[kept][:inputs]
+            for unit_columns in _by_size(owners):
+                columns = torch.from_numpy(unit_columns.indices).to(gram.device)  # (units, size)
+                block = inverse[:, columns[:, :, None], columns[:, None, :]]  # (groups, units, size, size)
+                removed = weights[:, :, columns]  # (groups, rows, units, size)
+                lost = torch.einsum("grus,guts,grut->u", removed, torch.linalg.inv(block), removed)
+                errors[unit_columns.units] += (lost / power.clamp(min=torch.finfo(power.dtype).tiny)).cpu().numpy()
+        return errors
+
+    def _scaled(self, consumer: Consumer, small: Mapping[str, Tensor]) -> Tensor:
+        """The weight of a consumer times the scale of the batch norm behind its first call, float64."""
+        weight = small[consumer.weight].double()
+        norm = consumer.calls[0].norm
+        if norm is None:
+            return weight
+        _, scale, _, _, variance, _, _, epsilon, *_ = self.graph.program.nodes[norm].args
+        factor = torch.ones(len(weight), dtype=torch.float64, device=weight.device)
+        if isinstance(variance, Named):
+            factor = (small[variance.name].double() + epsilon).rsqrt()
+        if isinstance(scale, Named):
+            factor = factor * small[scale.name]
+        return weight * factor.view(-1, *[1] * (weight.ndim - 1))
+
+
+class SolvingCost:
+    """Multiplications of the linear systems of a graph: a Cholesky factor of k columns takes k^3 / 6, an inverse k^3 / 3 more, a
+    solution k^2 for every row."""
+
+    def __init__(self, graph: ChannelGraph):
+        self._matrices = [
+            WeightMatrix(consumer, torch.empty(graph.shapes[consumer.weight], device="meta"), graph.units)
+            for consumer in find_consumers(graph)
+        ]
+
+    def compensating(self, architecture: Architecture, base: Architecture) -> int:
+        """Of :meth:`Compensation.compensate`."""
+        total = 0
+        for matrix in self._matrices:
+            kept, before = matrix.kept_columns(architecture), matrix.kept_columns(base)
+            stay, go = int(kept.sum()), int((before & ~kept).sum())
+            if go:
+                rows = matrix.row_count(architecture)
+                total += matrix.consumer.groups * (stay**3 // 6 + rows * stay * (stay + go))
+        return total
+
+    def removal_errors(self, architecture: Architecture) -> int:
+        """Of :meth:`Compensation.removal_errors`."""
+        total = 0
+        for matrix in self._matrices:
+            stay = int(matrix.kept_columns(architecture).sum())
+            total += matrix.consumer.groups * (stay**3 // 2 + matrix.row_count(architecture) * stay**2)
+        return total
+
+
+@torch.inference_mode()
+def compensate_sequentially(
+    graph: ChannelGraph,
+    tensors: Mapping[str, Tensor],
+    images: Tensor,
+    architecture: Architecture,
+    base: Architecture | None = None,
+) -> dict[str, Tensor]:
+    """The tensors of a pruned network, corrected from the first layer to the last: the outputs of every consumer come as near as
+    possible to those in the network ``base``, given the inputs that it gets from the layers before it, which are pruned and
+    corrected already. Arguments as of :class:`Compensation`."""
+    base = graph.full() if base is None else base
+    consumers = find_consumers(graph)
+    units, large = _sliced_units(graph, base), slice_tensors(tensors, graph.units, base)
+    matrices = [WeightMatrix(consumer, large[consumer.weight], units) for consumer in consumers]
+    targets: dict[int, Tensor] = {}
+
+    def record(position: int, arguments: list) -> None:
+        for matrix in matrices:
+            call = matrix.consumer.calls[0]
+            if call.position == position:
+                inputs = matrix.inputs(call, arguments)
+                targets[position] = inputs if matrix.by_channel else inputs @ matrix.rows_of(architecture).mT
+
+    written = written_tensors(graph.program)
+    graph.program.at(base.mask).run(renew(large, written), [images], before_call=record)
+    cut = slice_tensors(tensors, graph.units, architecture)
+    small = renew(cut, written)
+    by_position = {call.position: (matrix, call) for matrix in matrices for call in matrix.consumer.calls}
+
+    def correct(position: int, arguments: list) -> None:
+        if position not in by_position:
+            return
+        matrix, call = by_position[position]
+        kept = matrix.kept_columns(architecture)
+        if kept.all():
+            return
+        if position in targets:
+            inputs = _with_constant(matrix.inputs(call, arguments, kept), matrix)
+            wanted = targets.pop(position).mT @ inputs / inputs.shape[1]
+            if matrix.by_channel:
+                wanted = matrix.rows_of(architecture) @ wanted
+            gram = inputs.mT @ inputs / inputs.shape[1]
+            present = matrix.of(small[matrix.consumer.weight])
+            matrix.add(small, _solve(gram, wanted - present @ gram[:, : present.shape[2]], matrix.ridge(gram)))
+        _replace(arguments, call, program, small, matrix.consumer.weight)
+
+    program = graph.program.at(architecture.mask)
+    program.run(small, [images], before_call=correct)
+    return small | {name: cut[name] for name in written if name in cut}
+
+
+def _replace(arguments: list, call: Call, program: Program, tensors: Mapping[str, Tensor], weight: str) -> None:
+    """Put the corrected weight and bias among the arguments of a call."""
+    for place, argument in enumerate(program.nodes[call.position].args):
+        if isinstance(argument, Named):
+            arguments[place] = tensors[argument.name]
+    if not isinstance(program.nodes[call.position].args[call.weight], Named):  # a linear layer's, which is transposed
+        arguments[call.weight] = tensors[weight].mT.expand_as(arguments[call.weight])
+
+
+class WeightMatrix:
+    """The weight of a consumer as a matrix, and the inputs that it is multiplied with.
+
+    Attributes:
+        values: (groups, rows, columns). A row is an output; with ``by_channel`` a pair of an output and a place of the kernel.
+            A column is a pair of an input and a place of the kernel; with ``by_channel`` an input.
+        columns: the unit of every column, -1 for what always stays, and a last one of the constant, if a bias or the like can
+            take it.
+        by_channel: whether the channels of a pixel are the columns.
+    """
+
+    def __init__(self, consumer: Consumer, weight: Tensor, units: Mapping[str, tuple[np.ndarray | None, ...]]):
+        self.consumer = consumer
+        owners = units[consumer.weight][1]
+        assert owners is not None  # that is what makes it a consumer
+        self._weight, self._row_owners = weight, units[consumer.weight][0]
+        self.kernel = prod(weight.shape[2:])
+        self.by_channel = len(owners) * self.kernel > MAX_COLUMNS
+        if self.by_channel and weight.ndim == 2 and (area := _area(owners)) > 1:  # a linear layer behind a flattened image
+            owners, self.kernel = owners[::area], area
+        self.constant = bool(consumer.constants)
+        self.values = self.of(weight)
+        columns = owners if self.by_channel else np.repeat(owners, self.kernel)
+        self.columns = np.append(columns, -1) if self.constant else columns
+
+    def of(self, weight: Tensor) -> Tensor:
+        """A weight of this consumer, of whatever widths, as a matrix."""
+        by_place = weight.reshape(self.consumer.groups, weight.shape[0] // self.consumer.groups, -1, self.kernel)
+        return by_place.mT.flatten(1, 2) if self.by_channel else by_place.flatten(2)
+
+    def kept_columns(self, architecture: Architecture) -> np.ndarray:
+        return is_kept(self.columns, architecture.mask)
+
+    def rows_of(self, architecture: Architecture) -> Tensor:
+        """The values of the outputs that an architecture keeps, (groups, rows, columns)."""
+        if self._row_owners is None:
+            return self.values
+        kept = np.flatnonzero(is_kept(self._row_owners, architecture.mask))
+        return self.of(self._weight[torch.from_numpy(kept).to(self._weight.device)])
+
+    def row_count(self, architecture: Architecture) -> int:
+        """How many rows a group has in an architecture."""
+        if self._row_owners is None:
+            return self.values.shape[1]
+        kept = int(np.count_nonzero(is_kept(self._row_owners, architecture.mask)))
+        return kept // self.consumer.groups * (self.kernel if self.by_channel else 1)
+
+    def ridge(self, gram: Tensor) -> Tensor:
+        """``r`` for a Gram matrix, over its inputs without the constant."""
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        return RIDGE * (diagonal[:, :-1] if self.constant else diagonal).mean().double()
+
+    def add(self, tensors: dict[str, Tensor], correction: Tensor) -> None:
+        """Add a correction (groups, rows, columns) of the smaller matrix to the tensors of the smaller network."""
+        weight = tensors[self.consumer.weight]
+        if self.constant:
+            offset = correction[:, :, -1]
+            offset = (offset.unflatten(1, (-1, self.kernel)).sum(2) if self.by_channel else offset).flatten()
+            correction = correction[:, :, :-1]
+            for name, sign in self.consumer.constants.items():
+                tensors[name] = tensors[name] + sign * offset.to(tensors[name].dtype)
+        if self.by_channel:
+            correction = correction.unflatten(1, (-1, self.kernel)).mT
+        tensors[self.consumer.weight] = weight + correction.reshape(weight.shape).to(weight.dtype)
+
+    def inputs(self, call: Call, arguments: Sequence, kept: np.ndarray | None = None) -> Tensor:
+        """What a call multiplies with, at places drawn from the images, (groups, places, columns), without the constant.
+        ``kept``: which columns are there, if not all are."""
+        x = arguments[call.input]
+        columns = len(self.columns) - self.constant if kept is None else int(kept.sum()) - self.constant
+        wanted = ROWS_PER_COLUMN * len(self.columns)
+        if self._weight.ndim > 2:
+            weight, stride, padding, dilation = arguments[1], *arguments[3:6]
+            rows = _pixels(x, wanted) if self.by_channel else _patches(x, weight.shape[2:], stride, padding, dilation, wanted)
+        else:
+            rows = x.flatten(0, -2)
+            rows = rows[_places(len(rows), wanted, rows.device)]
+            if self.by_channel:
+                rows = rows.unflatten(1, (-1, self.kernel)).mT.flatten(0, 1)
+        return rows.unflatten(1, (self.consumer.groups, columns)).transpose(0, 1)
+
+
+def _sliced_units(graph: ChannelGraph, base: Architecture) -> dict[str, tuple[np.ndarray | None, ...]]:
+    """The units of the tensors' indices in the network of ``base``."""
+    return {
+        name: tuple(None if owners is None else owners[is_kept(owners, base.mask)] for owners in per_dim)
+        for name, per_dim in graph.units.items()
+    }
+
+
+def _area(owners: np.ndarray) -> int:
+    """How many neighbouring columns each unit has, if all have as many; else 1."""
+    changes = np.flatnonzero(np.diff(owners, prepend=owners[0] - 1))
+    lengths = np.diff(changes, append=len(owners))
+    return int(lengths[0]) if (lengths == lengths[0]).all() and (owners >= 0).all() else 1
+
+
+# ------------------------------------------------------------------------------------------------------- Gram matrices
+
+
+def _gram_matrices(
+    program: Program, tensors: Mapping[str, Tensor], matrices: Sequence[WeightMatrix], images: Tensor
+) -> list[Tensor]:
+    """E[x x^T] of every consumer, over its calls, (groups, columns, columns)."""
+    by_position = {call.position: (i, call) for i, matrix in enumerate(matrices) for call in matrix.consumer.calls}
+    sums: dict[int, Tensor] = {}
+    counts: dict[int, int] = dict.fromkeys(range(len(matrices)), 0)
+
+    def add(position: int, arguments: list) -> None:
+        if position not in by_position:
+            return
+        i, call = by_position[position]
+        inputs = _with_constant(matrices[i].inputs(call, arguments), matrices[i])
+        gram = inputs.mT @ inputs
+        sums[i] = sums[i] + gram if i in sums else gram
+        counts[i] += inputs.shape[1]
+
+    program.run(renew(tensors, written_tensors(program)), [images], before_call=add)
+    return [sums[i] / counts[i] for i in range(len(matrices))]
+
+
+def _with_constant(inputs: Tensor, matrix: WeightMatrix) -> Tensor:
+    return F.pad(inputs, (0, 1), value=1.0) if matrix.constant else inputs
+
+
+def _places(available: int, wanted: int, device: torch.device) -> Tensor:
+    """So many places, in ascending order, the same ones for the same numbers: all, or a random draw."""
+    if available <= wanted:
+        return torch.arange(available, device=device)
+    drawn = np.random.default_rng(0).choice(available, wanted, replace=False, shuffle=False)
+    return torch.from_numpy(np.sort(drawn)).to(device)
+
+
+def _pixels(x: Tensor, wanted: int) -> Tensor:
+    """Pixels of images (N, C, *space), (places, C)."""
+    flat = x.flatten(2)
+    places = _places(flat.shape[0] * flat.shape[2], wanted, x.device)
+    return flat[places // flat.shape[2], :, places % flat.shape[2]]
+
+
+def _patches(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], wanted: int
+) -> Tensor:
+    """Patches of images (N, C, *space), as a convolution multiplies them, (places, C * kernel)."""
+    padded = F.pad(x, [n for each in reversed(padding) for n in (each, each)])
+    sizes = zip(padded.shape[2:], kernel, stride, dilation, strict=True)
+    space = [(size - d * (k - 1) - 1) // s + 1 for size, k, s, d in sizes]
+    images, channels, *along = padded.stride()
+    strides = [step * n for by in (stride, dilation) for step, n in zip(along, by, strict=True)]
+    windows = padded.as_strided((*x.shape[:2], *space, *kernel), (images, channels, *strides))
+    image, *position = torch.unravel_index(_places(len(x) * prod(space), wanted, x.device), (len(x), *space))
+    return windows[(image, slice(None), *position)].flatten(1)
+
+
+# ------------------------------------------------------------------------------------------------------- linear systems
+
+
+def _factor(gram: Tensor, ridge: Tensor) -> Tensor:
+    """The Cholesky factor of ``G + r I`` in double precision."""
+    system = gram.double()
+    system.diagonal(dim1=1, dim2=2).add_(ridge + torch.finfo(torch.float64).tiny)  # more than zero, also for dead inputs
+    return torch.linalg.cholesky(system)
+
+
+def _solve(gram: Tensor, missing: Tensor, ridge: Tensor) -> Tensor:
+    """``missing (G + r I)^-1``, for matrices (groups, rows, columns)."""
+    return torch.cholesky_solve(missing.double().mT, _factor(gram, ridge)).mT
+
+
+@dataclass(frozen=True)
+class _UnitColumns:
+    """Units with as many columns each: their numbers (units,), and the columns (units, size)."""
+
+    units: np.ndarray
+    indices: np.ndarray
+
+
+def _by_size(owners: np.ndarray) -> list[_UnitColumns]:
+    """The columns of the units that own some, units of the same size together."""
+    order = np.argsort(owners, kind="stable")
+    order = order[owners[order] >= 0]
+    units, starts, sizes = np.unique(owners[order], return_index=True, return_counts=True)
+    return [
+        _UnitColumns(units[sizes == size], order[starts[sizes == size][:, None] + np.arange(size)]) for size in np.unique(sizes)
+    ]

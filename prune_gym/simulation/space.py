@@ -1,0 +1,135 @@
+"""What may be pruned, how far, and in what unit that is counted: the widths that groups may have, and what is gone at a width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import cached_property
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prune_gym.arguments import check_choice, check_integer, check_number
+
+if TYPE_CHECKING:
+    from prune_gym.graph.channel_graph import ChannelGraph, ChannelGroup
+
+UNITS = {"sparsity": "filters", "macs_reduction": "MACs", "params_reduction": "parameters"}  # target -> what it counts
+MinWidth = float | Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class PruningSpace:
+    """The widths that the groups of a graph may have, and the unit of budgets and targets.
+
+    Args:
+        graph: the channel graph.
+        target: what budgets count: ``"sparsity"`` filters, ``"macs_reduction"`` MACs, ``"params_reduction"`` parameters.
+        min_width: units that every group keeps at least, a whole number from 1 on or a fraction of its width in (0, 1); or a
+            mapping of names or patterns as in ``exclude`` to such numbers, of which the first that fits a group counts.
+        exclude: groups that keep all their units, by the name of the group or of one of its layers, or a pattern
+            (``"layer1.*"``, see :mod:`fnmatch`).
+        round_to: a group that loses units keeps a multiple of this many.
+
+    Raises TypeError or ValueError for a bad argument; for a name or pattern that fits no group, with those that are similar.
+    """
+
+    graph: ChannelGraph
+    target: str = "sparsity"
+    min_width: MinWidth = 1
+    exclude: Sequence[str] = ()
+    round_to: int = 1
+    lowest: np.ndarray = field(init=False, repr=False)  # the least width of every group, int64 (groups,)
+
+    def __post_init__(self) -> None:
+        check_choice("target", self.target, UNITS)
+        check_integer("round_to", self.round_to, 1)
+        if isinstance(self.exclude, str) or not all(isinstance(pattern, str) for pattern in self.exclude):
+            raise TypeError(f"exclude: expected a sequence of names or patterns, got {self.exclude!r}.")
+        excluded = self._fitting("exclude", self.exclude)
+        lowest = np.maximum(self._least_widths(), 1)
+        lowest = -(-lowest // self.round_to) * self.round_to
+        widths = self.graph.widths
+        object.__setattr__(self, "lowest", np.where(excluded | (lowest > widths), widths, lowest))
+
+    def _fitting(self, argument: str, patterns: Sequence[str]) -> np.ndarray:
+        """Which groups fit one of the patterns, bool (groups,). Raises ValueError for a pattern that none fits."""
+        fits = np.zeros(len(self.graph.groups), bool)
+        for pattern in patterns:
+            mine = np.array([_fits(group, pattern) for group in self.graph.groups], bool)
+            if not mine.any():
+                names = [group.name for group in self.graph.groups]
+                close = get_close_matches(pattern, names, 1)
+                hint = f" Did you mean {close[0]!r}?" if close else f" Groups: {', '.join(names)}."
+                raise ValueError(f"{argument}: no group and no layer of one fits {pattern!r}.{hint}")
+            fits |= mine
+        return fits
+
+    def _least_widths(self) -> np.ndarray:
+        given = self.min_width
+        if not isinstance(given, Mapping):
+            return np.array([_least("min_width", given, group.width) for group in self.graph.groups], np.int64)
+        self._fitting("min_width", list(given))
+        least = []
+        for group in self.graph.groups:
+            number = next((number for pattern, number in given.items() if _fits(group, pattern)), 1)
+            least.append(_least("min_width", number, group.width))
+        return np.array(least, np.int64)
+
+    @property
+    def unit(self) -> str:
+        """What is counted, in the plural."""
+        return UNITS[self.target]
+
+    @cached_property
+    def total(self) -> int:
+        """What the original network has of it."""
+        if self.target == "sparsity":
+            return self.graph.n_filters
+        full = self.graph.cost(self.graph.full())
+        return full.macs if self.target == "macs_reduction" else full.params
+
+    @cached_property
+    def largest(self) -> int:
+        """How much of it can go."""
+        return int(self.removed(self.lowest))
+
+    def removed(self, widths: np.ndarray) -> np.ndarray:
+        """How much is gone at widths (..., groups), which need not be whole; int64 (...,)."""
+        if self.target == "sparsity":
+            return (self.graph.widths - widths) @ self.graph.filters_per_unit
+        model = self.graph.cost_model
+        form = model.macs if self.target == "macs_reduction" else model.params
+        rows = np.reshape(widths, (-1, len(self.graph.groups))).astype(np.float64)
+        return (self.total - model.evaluate(form, rows)).reshape(np.shape(widths)[:-1])
+
+    def at_least(self, widths: np.ndarray) -> np.ndarray:
+        """The smallest widths that groups may have, and that are not below these real numbers; int64."""
+        rounded = np.ceil(np.maximum(widths, self.lowest) / self.round_to - 1e-9).astype(np.int64) * self.round_to
+        return np.minimum(rounded, self.graph.widths)
+
+    def next_below(self, widths: np.ndarray) -> np.ndarray:
+        """The widths of the groups after each has lost its next block of units, one where ``round_to`` is 1; the same where a
+        group has nothing to lose. For int64 arrays (..., groups)."""
+        below = (widths - 1) // self.round_to * self.round_to
+        return np.where(below >= self.lowest, below, widths)
+
+    def next_above(self, widths: np.ndarray, limit: np.ndarray) -> np.ndarray:
+        """The widths of the groups when each gets its last block back, but none more than ``limit``; int64 (groups,)."""
+        above = (widths // self.round_to + 1) * self.round_to
+        return np.where(widths < limit, np.minimum(above, limit), widths)
+
+
+def _fits(group: ChannelGroup, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (group.name, *group.layers))
+
+
+def _least(name: str, number: Any, width: int) -> int:
+    """A number of units: a whole number as it is, but not more than there are, or a fraction of the width, rounded up."""
+    check_number(name, number, "(0, inf)")
+    if number >= 1 and number != int(number):
+        raise ValueError(f"{name}: expected a fraction in (0, 1) or a whole number of units, got {number}.")
+    return ceil(number * width - 1e-9) if number < 1 else min(int(number), width)
