@@ -31,6 +31,7 @@ CHANGE = {
     "a power of zero": lambda x: x.abs().pow(0),
     "a sum with a number": lambda x: x + 1,
     "a sum with something else": lambda x: x + torch.ones_like(x),
+    "a sum with copies of what they add up to": lambda x: x + x.sum(1, keepdim=True).expand_as(x),
     "padding with ones": lambda x: F.pad(x, (1, 1), value=1.0),
     "cosine": lambda x: x.cos(),
     "sigmoid": lambda x: x.sigmoid(),

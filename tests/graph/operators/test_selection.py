@@ -46,6 +46,19 @@ def test_channels_stay_where_several_tables_take_entries_at_once() -> None:
     assert zoo.relative_error(compact(model, graph, graph.full(), form="program")(*x), model(*x)) == 0
 
 
+@torch.no_grad()
+def test_channels_among_the_images_stay_where_images_are_split() -> None:
+    def run(net: Any, x: Tensor) -> Tensor:
+        parts = net.a(x).view(-1, 1, 8, 8).split(len(x))
+        return net.head(zoo.mean(sum(net.b(part) for part in parts)))
+
+    model = zoo.prepare(zoo.Net(run, a=zoo.conv(3, 6), b=zoo.conv(1, 4), head=nn.Linear(4, 2)))
+    x = zoo.inputs(((3, 8, 8),))
+    graph = trace(model, x)
+    assert zoo.groups_of(graph) == (("b", 4, 1, ("b",), False),)
+    assert zoo.relative_error(compact(model, graph, graph.full(), form="program")(*x), model(*x)) < 1e-12
+
+
 @pytest.mark.parametrize(
     ("split", "op"),
     [
