@@ -67,7 +67,7 @@ class RunConfig:
     """What networks are judged by, apart from the reward that the agent learns from: accuracy."""
     reward_split: Annotated[str, OneOf(PROTOCOLS)] = "val"
     """Split whose accuracy the reward reads: val, or test for the paper's protocol, which tunes on what it reports."""
-    rounding: Annotated[str, OneOf(ROUNDINGS)] = "largest_remainder"
+    rounding: Annotated[str, OneOf(ROUNDINGS)] = "carry"
     """How shares become whole channels: largest_remainder, paper or carry."""
     importance: Annotated[str, OneOf(CRITERIA)] = "taylor"
     """Which channels of a layer go first: taylor, l1, l2, obs, bn_scale or random."""

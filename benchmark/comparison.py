@@ -1,8 +1,8 @@
 """Compare agents at the same MACs and the same number of evaluations, over several tasks, targets and seeds.
 
 Every agent may score as many architectures as one episode of RL-Pruner does, and is judged by the best network at the target
-that it scored; what its evaluations took is noted beside it. Results are rows of a CSV (:mod:`prune_gym.benchmark.rows`); rows that the CSV holds are not computed
-again, so an interrupted comparison goes on where it stopped.
+that it scored; what its evaluations took is noted beside it. Results are rows of a CSV (:mod:`prune_gym.benchmark.rows`); rows
+that the CSV holds are not computed again, so an interrupted comparison goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -31,16 +31,8 @@ from prune_gym.training.distillation import PostTraining
 from prune_gym.training.train import accuracy
 
 KEY = ("task", "macs_reduction", "fidelity", "agent", "seed", "budget", "posttraining")
-COLUMNS = (
-    *KEY,
-    "evaluations",
-    "compute",
-    "val_accuracy",
-    "test_accuracy",
-    "flops_reduction",
-    "params_reduction",
-    "channel_sparsity",
-)
+REDUCTIONS = ("flops_reduction", "params_reduction", "channel_sparsity")
+COLUMNS = (*KEY, "evaluations", "compute", "val_accuracy", "test_accuracy", *REDUCTIONS)
 
 
 @dataclass(frozen=True)
@@ -172,7 +164,5 @@ def evaluate(run: RunConfig) -> dict[str, object]:
         "compute": env.compute.macs,
         "val_accuracy": best.score.accuracy,
         "test_accuracy": accuracy(network, env.task.test),
-        "flops_reduction": round(best.score.flops_reduction, 6),
-        "params_reduction": round(best.score.params_reduction, 6),
-        "channel_sparsity": round(best.score.channel_sparsity, 6),
+        **{name: round(getattr(best.score, name), 6) for name in REDUCTIONS},
     }

@@ -139,7 +139,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         yardstick: str | Yardstick = "accuracy",
         reward_split: str = "val",
         observation: str = "architecture",
-        rounding: str = "largest_remainder",
+        rounding: str = "carry",
         importance: str = "taylor",
         device: str | torch.device = "auto",
         render_mode: str | None = None,

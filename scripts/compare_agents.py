@@ -1,8 +1,8 @@
-"""Compare agents at the same number of evaluations, over several seeds: results as CSV, a Markdown table from them.
+"""Compare agents at the same MACs and evaluations, over several seeds: results as CSV, a Markdown table from them.
 
 Every agent may score as many architectures as one episode of RL-Pruner does and is judged by the best network at the target
-that it scored; the table shows its test accuracy and its compute. Rows that the CSV holds are not computed again, so an interrupted
-comparison goes on where it stopped.
+that it scored; the table shows its test accuracy, and what its evaluations took in 1e12 MACs. Rows that the CSV holds are not
+computed again, so an interrupted comparison goes on where it stopped.
 """
 
 from __future__ import annotations

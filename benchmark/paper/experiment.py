@@ -174,6 +174,7 @@ class Experiment:
             device=str(self.device),
             posttraining=posttraining,
             fidelity="original",
+            rounding="largest_remainder",
             rl_pruner=rl_pruner or scale.rl_pruner,
         )
 

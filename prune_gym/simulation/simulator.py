@@ -105,7 +105,7 @@ class Simulator:
         task: Task,
         sparsity: float | None = None,
         step_ratio: float = 0.05,
-        rounding: str = "largest_remainder",
+        rounding: str = "carry",
         importance: str = "taylor",
         reward_split: str = "val",
         device: torch.device | str = "cpu",
