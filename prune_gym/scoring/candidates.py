@@ -83,9 +83,19 @@ class Candidates:
         if not unchanged and self.fidelity == "compensated":
             return self.compensation.compensate(architecture)
         small = slice_tensors(self.whole, self.graph.units, architecture)
-        if unchanged or not has_statistics(self.graph.program):
-            return small
-        return self._recalibration.recalibrated(small, architecture.mask, self._recalibration_images)
+        return small if unchanged else self.recalibrated(small, architecture)
+
+    def recalibrated(self, tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+        """Tensors of the shapes of an architecture with new statistics at fidelity ``"recalibrated"``, as they are at others. A
+        masked network has the shapes of the whole graph."""
+        if self.fidelity != "recalibrated" or not has_statistics(self.graph.program):
+            return dict(tensors)
+        return self._recalibration.recalibrated(tensors, architecture.mask, self._recalibration_images)
+
+    def sources(self, architecture: Architecture) -> dict[str, Tensor]:
+        """The tensors, at the shapes of the graph, that a masked network of an architecture has instead of those of ``whole``,
+        before its removed units are zeroed and its statistics estimated."""
+        return self.compensation.compensate_masked(architecture) if self.fidelity == "compensated" else {}
 
     def starting_point(self, architecture: Architecture) -> dict[str, Tensor]:
         """The tensors of a network that is to be trained or kept: compensated from the first layer to the last, which is better

@@ -33,7 +33,7 @@ from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.graph.program import Named, Program, is_kept
 from prune_gym.scoring.aliasing import renew, written_tensors
 from prune_gym.scoring.consumers import Call, Consumer, find_consumers
-from prune_gym.surgery.slicing import slice_tensors
+from prune_gym.surgery.slicing import scatter_tensors, slice_tensors
 
 RIDGE = 1e-3  # r, as a fraction of the mean diagonal of a Gram matrix
 IMAGES = 512  # calibration images from which Gram matrices are estimated
@@ -89,6 +89,22 @@ class Compensation:
             missing = matrix.rows_of(architecture)[:, :, go] @ gram[:, go][:, :, stay]  # W_R G_RK
             matrix.add(small, _solve(gram[:, stay][:, :, stay], missing, matrix.ridge(gram)))
         return small
+
+    @torch.inference_mode()
+    def compensate_masked(self, architecture: Architecture) -> dict[str, Tensor]:
+        """The same at the shapes of the graph, for a network whose removed units are to be zeroed: all corrected tensors. No
+        shape in here depends on the architecture: with ``m`` 1 for kept and 0 for removed columns, the system is
+        ``m G m + (1 - m) + r I``, whose solutions are 0 where ``m`` is."""
+        small = slice_tensors(self._tensors, self.graph.units, self.base)
+        before = dict(small)
+        for matrix, gram in zip(self.matrices, self.grams, strict=True):
+            kept = torch.from_numpy(matrix.kept_columns(architecture)).to(gram.device, torch.float64)
+            system = gram * kept * kept[:, None] + torch.diag(1 - kept)
+            removed = (1 - kept)[: matrix.values.shape[2]]
+            missing = (matrix.values * removed) @ gram[:, : len(removed)].double() * kept
+            matrix.add(small, _solve(system, missing, matrix.ridge(gram)))
+        whole = scatter_tensors(self._tensors, small, self.graph.units, self.base)
+        return {name: whole[name] for name in small if small[name] is not before[name]}
 
     @torch.inference_mode()
     def removal_errors(self, architecture: Architecture, small: Mapping[str, Tensor]) -> np.ndarray:
@@ -178,14 +194,15 @@ def compensate_sequentially(
     consumers = find_consumers(graph)
     units, large = _sliced_units(graph, base), slice_tensors(tensors, graph.units, base)
     matrices = [WeightMatrix(consumer, large[consumer.weight], units) for consumer in consumers]
-    targets: dict[int, Tensor] = {}
+    targets: dict[int, tuple[Tensor, tuple[int, ...]]] = {}
 
     def record(position: int, arguments: list) -> None:
         for matrix in matrices:
             call = matrix.consumer.calls[0]
             if call.position == position:
                 inputs = matrix.inputs(call, arguments)
-                targets[position] = inputs if matrix.by_channel else inputs @ matrix.rows_of(architecture).mT
+                wanted = inputs if matrix.by_channel else inputs @ matrix.rows_of(architecture).mT
+                targets[position] = wanted, matrix.places(call, arguments)
 
     written = written_tensors(graph.program)
     graph.program.at(base.mask).run(renew(large, written), [images], before_call=record)
@@ -200,9 +217,10 @@ def compensate_sequentially(
         kept = matrix.kept_columns(architecture)
         if kept.all():
             return
-        if position in targets:
+        target, places = targets.pop(position, (None, None))
+        if target is not None and places == matrix.places(call, arguments):  # else its places are channels that were removed
             inputs = _with_constant(matrix.inputs(call, arguments, kept), matrix)
-            wanted = targets.pop(position).mT @ inputs / inputs.shape[1]
+            wanted = target.mT @ inputs / inputs.shape[1]
             if matrix.by_channel:
                 wanted = matrix.rows_of(architecture) @ wanted
             gram = inputs.mT @ inputs / inputs.shape[1]
@@ -288,6 +306,11 @@ class WeightMatrix:
         if self.by_channel:
             correction = correction.unflatten(1, (-1, self.kernel)).mT
         tensors[self.consumer.weight] = weight + correction.reshape(weight.shape).to(weight.dtype)
+
+    def places(self, call: Call, arguments: Sequence) -> tuple[int, ...]:
+        """The sizes of the input along which a call repeats the same product."""
+        shape = tuple(arguments[call.input].shape)
+        return (shape[0], *shape[2:]) if self._weight.ndim > 2 else shape[:-1]
 
     def inputs(self, call: Call, arguments: Sequence, kept: np.ndarray | None = None) -> Tensor:
         """What a call multiplies with, at places drawn from the images, (groups, places, columns), without the constant.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,6 +59,21 @@ def scores_of(graph: ChannelGraph, architectures: Sequence[Architecture], accura
         )
         for architecture, accuracy, m, p in zip(architectures, accuracies, macs, params, strict=True)
     ]
+
+
+class CandidateAdjustment:
+    """The tensors of masked networks at a fidelity, see :class:`prune_gym.scoring.masked.Adjustment`; ``folded`` makes what the
+    folded program reads."""
+
+    def __init__(self, candidates: Candidates, folded: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]):
+        self._candidates = candidates
+        self._folded = folded
+
+    def sources(self, mask: np.ndarray) -> Mapping[str, Tensor]:
+        return self._candidates.sources(Architecture(self._candidates.graph, mask.copy()))
+
+    def finished(self, zeroed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._folded(self._candidates.recalibrated(zeroed, self._candidates.graph.full()))
 
 
 class Evaluator:
@@ -118,6 +133,8 @@ class Evaluator:
             return [self._compact_accuracy(a) for a in architectures]
         masks = np.array([a.mask for a in architectures], bool)
         exact = self._masked.exact_for(masks)
+        if not self.candidates.are_cut:  # the network itself keeps its tensors
+            exact &= (masks != self.candidates.base.mask).any(1)
         masked = iter(self._masked.accuracies(masks[exact]))
         return [next(masked) if zeroed else self._compact_accuracy(a) for a, zeroed in zip(architectures, exact, strict=True)]
 
@@ -135,7 +152,12 @@ class Evaluator:
     def _masked(self) -> MaskedNetwork | None:
         if self.split.images.device.type not in MASKED_ON:
             return None
-        return MaskedNetwork(self._network, self.graph, self._cast(self.split.inputs()), self.split.labels, self.batch_size)
+        network, adjustment = self._network, None
+        if not self.candidates.are_cut:
+            adjustment = CandidateAdjustment(self.candidates, self._folded)
+            network = Inference(network.program, dict(self.candidates.whole), self.graph.units)
+        images = self._cast(self.split.inputs())
+        return MaskedNetwork(network, self.graph, images, self.split.labels, self.batch_size, adjustment=adjustment)
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.bfloat16() if self.precision == "bfloat16" and tensor.is_floating_point() else tensor
@@ -144,8 +166,10 @@ class Evaluator:
         """What the folded program reads for an architecture."""
         if self.candidates.are_cut:  # folded once for all
             return slice_tensors(self._network.tensors, self._network.units, architecture)
-        folded = self._folding.tensors(self.candidates.tensors(architecture))
-        return {name: self._cast(tensor) for name, tensor in folded.items()}
+        return self._folded(self.candidates.tensors(architecture))
+
+    def _folded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self._cast(tensor) for name, tensor in self._folding.tensors(tensors).items()}
 
     def _compact_accuracy(self, architecture: Architecture) -> float:
         return int(self.correct(architecture).sum()) / len(self.split)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,19 @@ from prune_gym.scoring.aliasing import renew, writes_through_views
 from prune_gym.scoring.folding import Inference
 
 WARM_UPS = 3  # the first chooses algorithms and makes the libraries' work spaces, which cannot be done within a capture
+
+
+class Adjustment(Protocol):
+    """How the tensors of a masked network depend on the mask, besides the zeros; all at the shapes of the graph."""
+
+    def sources(self, mask: np.ndarray) -> Mapping[str, Tensor]:
+        """The tensors that differ from the original ones for a mask (units,), before anything is zeroed. Called outside the
+        capture."""
+        ...
+
+    def finished(self, zeroed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the program reads, from the zeroed tensors. Called within the capture."""
+        ...
 
 
 class MaskedNetwork:
@@ -29,6 +43,8 @@ class MaskedNetwork:
         images: (N, C, H, W), of the network's floating-point type and on its device.
         labels: (N,), int64, on the same device.
         batch_size: images per pass; the activations of one pass have to fit into memory.
+        adjustment: how tensors change with the mask besides the zeros; by default they do not. Then ``network`` holds the
+            tensors that are zeroed, and a program that reads what :meth:`Adjustment.finished` makes of them.
         channels_last: the layout of four-dimensional tensors; by default channels last on a GPU, whose tensor cores want it,
             unless the network writes through views that this layout does not allow.
 
@@ -44,8 +60,9 @@ class MaskedNetwork:
         labels: Tensor,
         batch_size: int,
         channels_last: bool | None = None,
+        adjustment: Adjustment | None = None,
     ):
-        self._arguments = (network, graph, images, labels, batch_size, channels_last)
+        self._arguments = (network, graph, images, labels, batch_size, channels_last, adjustment)
         device = images.device
         if channels_last is None:
             channels_last = device.type == "cuda" and not writes_through_views(network.program)
@@ -66,7 +83,10 @@ class MaskedNetwork:
             for dim, units in enumerate(per_dim)
             if units is not None
         ]
+        self._adjustment = adjustment
         self._originals = {name: tensors[name] for name, *_ in self._places}
+        if adjustment is not None:  # which may give any of them another value
+            self._originals = {name: tensor.clone() for name, tensor in tensors.items()}
         self._tensors = tensors | {name: torch.empty_like(tensor) for name, tensor in self._originals.items()}
         numbers = np.concatenate([np.zeros(0, np.int64), *(units for *_, units in self._places)])
         self._owners = torch.from_numpy(np.where(numbers < 0, graph.n_units, numbers).astype(np.int64)).to(device)
@@ -99,6 +119,7 @@ class MaskedNetwork:
         correct = torch.zeros(len(removed), dtype=torch.int64, device=removed.device)
         for i, row in enumerate(removed):
             self._removed.copy_(row)
+            self._adjust(masks[i])
             self._score()
             correct[i].copy_(self._correct)
         return [count / self._images for count in correct.tolist()]
@@ -107,8 +128,15 @@ class MaskedNetwork:
     def logits(self, mask: np.ndarray) -> Tensor:
         """What the network says about every image, (N, classes), without a captured graph. Raises like :meth:`accuracies`."""
         self._removed.copy_(self._to_device(np.asarray(mask)[None])[0])
-        self._zero()
-        return torch.cat([self._run(images) for images, _ in self._batches])
+        self._adjust(np.asarray(mask))
+        tensors = self._zero()
+        return torch.cat([self._run(tensors, images) for images, _ in self._batches])
+
+    def _adjust(self, mask: np.ndarray) -> None:
+        """Put the values that the tensors have for a mask where the originals are."""
+        if self._adjustment is not None:
+            for name, tensor in self._adjustment.sources(mask).items():
+                self._originals[name].copy_(tensor)
 
     def _to_device(self, masks: np.ndarray) -> Tensor:
         """Which units the masks remove, (M, units + 1), with False for what belongs to no unit."""
@@ -127,24 +155,27 @@ class MaskedNetwork:
 
     # Everything below runs within the capture: no copy from or to the host, and nothing that waits for the device.
 
-    def _zero(self) -> None:
-        """Write the original tensors into the buffers that the network reads, with zeros where a unit is removed."""
+    def _zero(self) -> dict[str, Tensor]:
+        """Write the original tensors into buffers, with zeros where a unit is removed; gives what the network reads."""
         flags = self._removed.index_select(0, self._owners).split([len(units) for *_, units in self._places])
         removed: dict[str, Tensor] = {}
         for (name, shape, _), flag in zip(self._places, flags, strict=True):
             along = flag.view(shape)
             removed[name] = removed[name] | along if name in removed else along
         for name, original in self._originals.items():
-            self._tensors[name].copy_(original).masked_fill_(removed[name], 0)
+            self._tensors[name].copy_(original)
+            if name in removed:
+                self._tensors[name].masked_fill_(removed[name], 0)
+        return self._tensors if self._adjustment is None else self._adjustment.finished(self._tensors)
 
     def _count(self) -> None:
-        self._zero()
+        tensors = self._zero()
         self._correct.zero_()
         for images, labels in self._batches:
-            self._correct += (self._run(images).argmax(1) == labels).sum()
+            self._correct += (self._run(tensors, images).argmax(1) == labels).sum()
 
-    def _run(self, images: Tensor) -> Tensor:
-        return self._program.run(renew(self._tensors, self._written), [images])
+    def _run(self, tensors: dict[str, Tensor], images: Tensor) -> Tensor:
+        return self._program.run(renew(tensors, self._written), [images])
 
 
 def captured(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
