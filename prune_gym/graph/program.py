@@ -130,7 +130,8 @@ class Program:
 
     ``shapes`` holds the size of every dimension of every input, None where the program takes any (the batch, and the image
     size where nothing in the program depends on it). ``dtype`` is the only type of floating-point inputs that the program is
-    right for, None if it follows theirs. A program made without them is not checked.
+    right for, None if it follows theirs. A program made without them is not checked. ``names`` are those of its inputs; it is
+    empty where they have none.
     """
 
     inputs: int
@@ -138,6 +139,7 @@ class Program:
     output: Any
     shapes: tuple[tuple[int | None, ...], ...] = ()
     dtype: torch.dtype | None = None
+    names: tuple[str, ...] = ()
     known_steps: InitVar[list[tuple] | None] = None
     steps: list[tuple] = field(init=False, repr=False, compare=False)  # what to call, resolved from the nodes
 
@@ -148,7 +150,7 @@ class Program:
         object.__setattr__(self, "steps", known_steps)
 
     def __reduce__(self) -> tuple:  # without the resolved callables
-        return Program, (self.inputs, self.nodes, self.output, self.shapes, self.dtype)
+        return Program, (self.inputs, self.nodes, self.output, self.shapes, self.dtype, self.names)
 
     @cached_property
     def _open(self) -> list[int]:

@@ -48,7 +48,9 @@ def trace(model: nn.Module, example_input: Example) -> ChannelGraph:
         recording, shapes, dtype = _Recordings(model, args, kwargs).run()
         graph = _best_reading(recording)
         example = map_argument(lambda x: torch.empty_like(x, device="meta"), (args, kwargs))
-        return replace(graph, program=replace(graph.program, shapes=shapes, dtype=dtype), example=example)
+        keys = tuple(example_input) if isinstance(example_input, Mapping) else ()
+        names = keys if all(isinstance(key, str) for key in keys) else ()
+        return replace(graph, program=replace(graph.program, shapes=shapes, dtype=dtype, names=names), example=example)
 
 
 def trace_training(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> ChannelGraph:
