@@ -24,7 +24,7 @@ from prune_gym import PrunedFileError, PrunedNetwork, load_pruned, models, save_
 from prune_gym.graph.program import Node, Program, Value
 from prune_gym.surgery import program_json, pruned_file
 from prune_gym.surgery.admission import is_admitted
-from prune_gym.surgery.pruned_file import pruned_info
+from prune_gym.surgery.pruned_file import check_savable, pruned_info
 from prune_gym.tasks import Task
 
 
@@ -246,6 +246,45 @@ def test_a_good_file_survives_a_save_that_fails(network: PrunedNetwork, path: Pa
         save_pruned(path, network, {"accuracy": 1.0})
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
+
+
+class Divided(nn.Module):
+    """Divides whole numbers, for which a processor has no result if they are the smallest one and -1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("rows", torch.arange(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * torch.div(self.rows, 2, rounding_mode="trunc")
+
+
+def test_what_loading_refuses_is_not_saved(tmp_path: Path) -> None:
+    model = Divided().eval()
+    graph = prune_gym.trace(model, torch.zeros(1, 3, 8, 8))
+    reason = r"cannot be saved, as it does not run .*'aten\.div\.\w+' takes floating-point numbers where it truncates"
+    with pytest.raises(ValueError, match=f"network: it {reason}"):
+        save_pruned(tmp_path / "file", prune_gym.compact(model, graph, graph.full()))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match=f"model: what is pruned from it {reason}"):
+        check_savable(model, graph)
+
+
+@pytest.mark.parametrize("limit", ["max_nodes", "max_elements"])
+def test_a_network_beyond_a_limit_of_loading_is_saved_with_a_warning(
+    limit: str, network: PrunedNetwork, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PrunedFileError, match=f"{limit}=4.*raise the limit"):
+        load_pruned(path, **{limit: 4})
+    monkeypatch.setattr(pruned_file, limit.upper(), 4)
+    with pytest.warns(UserWarning, match=rf"a limit of load_pruned, {limit}=4; load it with {limit}=\d+\.") as warned:
+        save_pruned(path, network)
+    assert warned[0].filename == __file__
+    needed = int(str(warned[0].message).rpartition("=")[2][:-1])
+    load_pruned(path, **{limit: needed})
+    with pytest.raises(PrunedFileError, match=f"{limit}={needed - 1}"):
+        load_pruned(path, **{limit: needed - 1})
 
 
 # ------------------------------------------------------------------------------------------------ damaged files
