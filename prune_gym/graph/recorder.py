@@ -102,10 +102,10 @@ def record(
     try:
         with recorder, recorder.composites:
             output = model(*args, **kwargs)
-        return recorder.finish(output)
     except Exception as error:
         error.module = recorder.where  # type: ignore[attr-defined]
         raise
+    return recorder.finish(output)
 
 
 class _Recorder(TorchDispatchMode):

@@ -218,12 +218,15 @@ class _Recordings:
             return self._record(batch)
         except UnknownOperatorError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, LookupError) as error:
+            if not hasattr(error, "module"):  # it does not come from the forward pass
+                raise
             shapes = ", ".join(str(tuple(x.shape)) for x in self.inputs)
-            where = getattr(error, "module", "'(the model itself)'")
+            if self.args and isinstance(self.args[0], dict):
+                shapes += f", in one dict with the keys {', '.join(map(repr, self.args[0]))}"
             raise ValueError(
-                f"example_input: the forward pass fails on the shape {shapes}, in module {where}, where the trace puts {batch} "
-                f"for the batch size: {error}"
+                f"example_input: the forward pass fails on the shape {shapes}, in module {error.module}, where the trace "
+                f"puts {batch} for the batch size: {error}"
             ) from error
 
     def _depends_on_batch(self, recording: Recording, mismatch: MismatchError) -> ValueError:
