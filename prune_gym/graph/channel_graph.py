@@ -263,7 +263,7 @@ class Architecture:
             raise TypeError(f"mask: expected a boolean array, got {type(self.mask).__name__}; see graph.architecture.")
         if self.mask.dtype != bool or self.mask.shape != (self.graph.n_units,):
             raise ValueError(
-                f"mask: expected a boolean array of {self.graph.n_units} units, got {self.mask.dtype} of shape {self.mask.shape}; "
+                f"mask: expected a boolean array ({self.graph.n_units},), got {self.mask.dtype} of shape {self.mask.shape}; "
                 "see graph.architecture."
             )
         self.mask.flags.writeable = False

@@ -66,7 +66,7 @@ class PrunedNetwork(nn.Module):
     def _in_order(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Sequence[Tensor]:
         """The inputs in the order of the program. Raises TypeError unless they are the tensors that it takes."""
         if len(inputs) == 1 and isinstance(inputs[0], dict):
-            inputs, named = (), {**inputs[0], **named}
+            inputs, named = [], {**inputs[0], **named}
         if named:
             names = self.program.names[len(inputs) :]
             if named.keys() != set(names):

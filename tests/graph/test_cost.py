@@ -246,7 +246,7 @@ def test_bad_kept_units(kept: Any, message: str) -> None:
 @pytest.mark.parametrize("mask", [np.ones(6, bool), np.ones(7, int), np.ones((1, 7), bool)])
 def test_a_mask_of_another_form(mask: np.ndarray) -> None:
     found = rf"got {mask.dtype} of shape {re.escape(str(mask.shape))}; see graph.architecture"
-    with pytest.raises(ValueError, match=rf"mask: expected a boolean array of 7 units, {found}"):
+    with pytest.raises(ValueError, match=rf"mask: expected a boolean array \(7,\), {found}"):
         Architecture(small_graph(), mask)
 
 
