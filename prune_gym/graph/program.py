@@ -8,7 +8,7 @@ network was written: a forward with a hard-coded ``x.view(-1, 400)`` shrinks lik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -162,10 +162,14 @@ class Program:
         def fill(argument: Any) -> Any:
             return argument.at(kept) if isinstance(argument, Count) else argument
 
+        return self.with_arguments(self._open, fill)
+
+    def with_arguments(self, positions: Iterable[int], change: Callable[[Any], Any]) -> Program:
+        """This program with other arguments of some nodes: ``change`` gives them, and leaves tensors as they are."""
         nodes, steps = list(self.nodes), list(self.steps)
-        for i in self._open:
+        for i in positions:
             node = self.nodes[i]
-            nodes[i] = replace(node, args=map_argument(fill, node.args), kwargs=map_argument(fill, node.kwargs))
+            nodes[i] = replace(node, args=map_argument(change, node.args), kwargs=map_argument(change, node.kwargs))
             steps[i] = _step(nodes[i], steps[i][-1])
         return replace(self, nodes=tuple(nodes), known_steps=steps)  # most of them are those of this program
 

@@ -50,7 +50,8 @@ def trace(model: nn.Module, example_input: Example) -> ChannelGraph:
         example = map_argument(lambda x: torch.empty_like(x, device="meta"), (args, kwargs))
         keys = tuple(example_input) if isinstance(example_input, Mapping) else ()
         names = keys if all(isinstance(key, str) for key in keys) else ()
-        return replace(graph, program=replace(graph.program, shapes=shapes, dtype=dtype, names=names), example=example)
+        program = replace(graph.program, shapes=shapes, dtype=dtype, names=names, known_steps=graph.program.steps)
+        return replace(graph, program=program, example=example)
 
 
 def trace_training(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> ChannelGraph:
