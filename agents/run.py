@@ -128,7 +128,7 @@ def run(
     journal = Journal()
     try:
         env, algorithm, evaluations = prepare(config, progress, agent, journal, own)
-        check_savable(env.graph)  # rather than when all is done
+        check_savable(env.task.model, env.graph)  # rather than when all is done
         clock["task"] = time.perf_counter()
         name = config.agent if agent is make_agent else type(algorithm).__name__
         folder = make_folder(config, env.task.name, name)

@@ -39,6 +39,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(path.parent)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -57,13 +59,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether it is named like a temporary file of :func:`write_atomically`."""
-    return path.name.startswith(".") and path.name.endswith(TEMPORARY)
+    """Whether it is named like a temporary file of :func:`write_atomically`, or of other programs and earlier versions of this
+    one, whose names ended with ``.tmp``."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def remove_stale_temporaries(folder: Path) -> None:
     """Remove what killed processes left in a folder: temporary files that nobody has changed for an hour."""
-    for file in filter(is_temporary, folder.iterdir()):
+    for file in folder.iterdir():
+        if not (is_temporary(file) and file.name.endswith(TEMPORARY)):  # what others call temporary is theirs
+            continue
         try:
             status = file.lstat()
             if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > STALE_AFTER:
@@ -77,6 +82,8 @@ def check_writable(path: Path, bytes_needed: int = 0) -> None:
     done for it. Missing folders are made, and nothing else is left behind."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY):
         free = shutil.disk_usage(path.parent).free
     if free < bytes_needed:

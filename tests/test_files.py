@@ -87,8 +87,11 @@ def test_text_that_cannot_be_encoded_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_place_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(OSError, match="there"):
-        write_atomically(tmp_path / "there", "x")
+    for act in (lambda path: write_atomically(path, "x"), check_writable):
+        with pytest.raises(IsADirectoryError) as error:
+            act(tmp_path / "there")
+        assert error.value.filename == str(tmp_path / "there")
+        assert error.value.filename2 is None
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 

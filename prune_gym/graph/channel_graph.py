@@ -205,8 +205,15 @@ class ChannelGraph:
             raise TypeError(f"kept: expected one boolean array for each of {len(self.groups)} groups, got {type(kept).__name__}.")
         if len(kept) != len(self.groups):
             raise ValueError(f"kept: expected one boolean array for each of {len(self.groups)} groups, got {len(kept)}.")
-        arrays = [np.asarray(array) for array in kept]
-        for group, array in zip(self.groups, arrays, strict=True):
+        arrays = []
+        for group, given in zip(self.groups, kept, strict=True):
+            try:
+                array = np.asarray(given)
+            except (ValueError, TypeError, RuntimeError) as error:  # lists of several lengths, tensors on another device
+                raise ValueError(
+                    f"kept: expected a boolean array of shape ({group.width},) for group {group.name!r}, but {error}"
+                ) from error
+            arrays.append(array)
             if array.shape != (group.width,) or array.dtype != bool:
                 raise ValueError(
                     f"kept: expected a boolean array of shape ({group.width},) for group {group.name!r}, "
@@ -254,6 +261,11 @@ class Architecture:
     def __post_init__(self) -> None:
         if not isinstance(self.mask, np.ndarray):
             raise TypeError(f"mask: expected a boolean array, got {type(self.mask).__name__}; see graph.architecture.")
+        if self.mask.dtype != bool or self.mask.shape != (self.graph.n_units,):
+            raise ValueError(
+                f"mask: expected a boolean array ({self.graph.n_units},), got {self.mask.dtype} of shape {self.mask.shape}; "
+                "see graph.architecture."
+            )
         self.mask.flags.writeable = False
 
     def __eq__(self, other: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import CellType, FunctionType
 from typing import Any
 
@@ -44,7 +44,7 @@ class Copies:
         modules = list(model.modules())
         self._special = [module for module in modules if hasattr(type(module), "__deepcopy__")]
         self._parts = {module: _parts(module) for module in modules}
-        self._detached = detached(model)
+        self._detached = detached(value for *_, other in self._parts.values() for _, value in other)
 
     def copy(self, tensors: Mapping[int, Tensor]) -> nn.Module:
         """A copy with ``tensors``, one for every parameter and buffer of the model by its id; what was shared stays shared."""
@@ -76,7 +76,7 @@ class Copies:
 
 
 class MetaCopies:
-    """Copies of a model without data, in evaluation mode."""
+    """Copies of a model without data."""
 
     def __init__(self, model: nn.Module, originals: Mapping[str, Tensor]):
         """``originals`` are the model's parameters and buffers by name."""
@@ -87,7 +87,7 @@ class MetaCopies:
 
     def copy(self, tensors: Mapping[str, Tensor]) -> nn.Module:
         """A copy with ``tensors``, from :func:`meta_tensors`, in place of the originals."""
-        return self._copies.copy({id(tensor): tensors[name] for name, tensor in self._originals.items()}).eval()
+        return self._copies.copy({id(tensor): tensors[name] for name, tensor in self._originals.items()})
 
 
 def _parts(module: nn.Module) -> tuple[dict[str, Any], list, list, list, list]:
@@ -120,10 +120,10 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 _IMMUTABLE = frozenset([int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size])
 
 
-def detached(model: nn.Module) -> dict[int, Any]:
-    """A memo for ``deepcopy`` with the tensors that it refuses to copy: those that a forward pass with gradients computed and
-    that the model keeps in an attribute."""
-    return {id(tensor): tensor.detach().clone() for tensor in attribute_tensors(model) if not tensor.is_leaf}
+def detached(values: Iterable[Any]) -> dict[int, Any]:
+    """A memo for ``deepcopy`` of ``values`` with the tensors that it refuses to copy: those that a forward pass with gradients
+    computed."""
+    return {id(leaf): leaf.detach().clone() for leaf in leaves([*values]) if isinstance(leaf, Tensor) and not leaf.is_leaf}
 
 
 def attribute_tensors(model: nn.Module) -> Iterator[Tensor]:

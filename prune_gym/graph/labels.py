@@ -217,7 +217,8 @@ class LabelBook:
         columns = same[np.concatenate([b for _, b in pairs])]
         mask = np.zeros(self.size, bool)
         mask[rows] = mask[columns] = True
-        involved, number = np.flatnonzero(mask), np.cumsum(mask) - 1
+        involved, number = np.flatnonzero(mask), np.empty(self.size, np.int64)
+        number[involved] = np.arange(len(involved))
         links = coo_array((np.ones(len(rows), np.int8), (number[rows], number[columns])), (len(involved), len(involved)))
         component = np.arange(self.size)
         component[involved] = _smallest(connected_components(links, directed=False)[1], involved)

@@ -8,7 +8,7 @@ network was written: a forward with a hard-coded ``x.view(-1, 400)`` shrinks lik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -130,7 +130,8 @@ class Program:
 
     ``shapes`` holds the size of every dimension of every input, None where the program takes any (the batch, and the image
     size where nothing in the program depends on it). ``dtype`` is the only type of floating-point inputs that the program is
-    right for, None if it follows theirs. A program made without them is not checked.
+    right for, None if it follows theirs. A program made without them is not checked. ``names`` are those of its inputs; it is
+    empty where they have none.
     """
 
     inputs: int
@@ -138,6 +139,7 @@ class Program:
     output: Any
     shapes: tuple[tuple[int | None, ...], ...] = ()
     dtype: torch.dtype | None = None
+    names: tuple[str, ...] = ()
     known_steps: InitVar[list[tuple] | None] = None
     steps: list[tuple] = field(init=False, repr=False, compare=False)  # what to call, resolved from the nodes
 
@@ -148,7 +150,7 @@ class Program:
         object.__setattr__(self, "steps", known_steps)
 
     def __reduce__(self) -> tuple:  # without the resolved callables
-        return Program, (self.inputs, self.nodes, self.output, self.shapes, self.dtype)
+        return Program, (self.inputs, self.nodes, self.output, self.shapes, self.dtype, self.names)
 
     @cached_property
     def _open(self) -> list[int]:
@@ -160,10 +162,14 @@ class Program:
         def fill(argument: Any) -> Any:
             return argument.at(kept) if isinstance(argument, Count) else argument
 
+        return self.with_arguments(self._open, fill)
+
+    def with_arguments(self, positions: Iterable[int], change: Callable[[Any], Any]) -> Program:
+        """This program with other arguments of some nodes: ``change`` gives them, and leaves tensors as they are."""
         nodes, steps = list(self.nodes), list(self.steps)
-        for i in self._open:
+        for i in positions:
             node = self.nodes[i]
-            nodes[i] = replace(node, args=map_argument(fill, node.args), kwargs=map_argument(fill, node.kwargs))
+            nodes[i] = replace(node, args=map_argument(change, node.args), kwargs=map_argument(change, node.kwargs))
             steps[i] = _step(nodes[i], steps[i][-1])
         return replace(self, nodes=tuple(nodes), known_steps=steps)  # most of them are those of this program
 

@@ -102,10 +102,10 @@ def record(
     try:
         with recorder, recorder.composites:
             output = model(*args, **kwargs)
-        return recorder.finish(output)
     except Exception as error:
         error.module = recorder.where  # type: ignore[attr-defined]
         raise
+    return recorder.finish(output)
 
 
 class _Recorder(TorchDispatchMode):
@@ -180,7 +180,8 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if self.composites.inside or func.namespace == "profiler":
-            return func(*args, **kwargs)
+            short = shortcut(func, args, kwargs) if all(tensor.is_meta for tensor in _tensors(args)) else None
+            return func(*args, **kwargs) if short is None else short
         if torch.is_inference_mode_enabled():  # there, operators arrive here before they fall apart into simpler ones
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -189,19 +190,20 @@ class _Recorder(TorchDispatchMode):
         tensors = _tensors(args)
         if kwargs:
             tensors += _tensors(kwargs.values())
-        if tensors and not any(tensor.is_meta or id(tensor) in self._names for tensor in tensors):
+        are_meta = all(tensor.is_meta for tensor in tensors)
+        if not are_meta and not any(tensor.is_meta or id(tensor) in self._names for tensor in tensors):
             here = {key: item for key, item in kwargs.items() if key != "device"}
             return func(*args, **here)  # arithmetic on constants: its result is a constant, which stays where it is
         if kwargs.get("device") is not None or (not tensors and takes_device(func)):
             kwargs = {**kwargs, "device": torch.device("meta")}
         if find_rule(func) is None:
             raise UnknownOperatorError(f"trace: operator {func} in module {self.where} {advice(func)}")
-        given = dict(zip((name for name, _, _ in signature(func)), args, strict=False)) | kwargs
-        if all(tensor.is_meta for tensor in tensors):
+        given = dict(zip(_names(func), args, strict=False)) | kwargs
+        if are_meta:
             meta_args, meta_kwargs = args, kwargs
         else:
             meta_args, meta_kwargs = map_argument(self._to_meta, (list(args), kwargs))
-        result = shortcut(func, meta_args)
+        result = shortcut(func, meta_args, meta_kwargs)
         if result is None:
             try:
                 result = func(*meta_args, **meta_kwargs)
@@ -276,6 +278,11 @@ def plain(output: Any) -> Any:
         items = [plain(item) for item in output]
         return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
     return output
+
+
+@cache
+def _names(func: torch._ops.OpOverload) -> tuple[str, ...]:
+    return tuple(name for name, _, _ in signature(func))
 
 
 def _tensors(arguments: Iterable[Any]) -> list[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -14,7 +13,7 @@ from prune_gym.graph.cost import CostModel
 from prune_gym.graph.labelling import Labelled, describe
 from prune_gym.graph.labels import BOUND, Labels
 from prune_gym.graph.operators import Size
-from prune_gym.graph.program import BatchSize, Count, Program, map_argument
+from prune_gym.graph.program import BatchSize, Count, Program
 
 
 def resolve(labelled: Labelled) -> ChannelGraph:
@@ -67,8 +66,9 @@ def _components(labelled: Labelled, layers: list[tuple[str, str, int, int, np.nd
         first_made = np.full(len(component), -1)
         first_made[made[::-1]] = np.arange(len(made))[::-1]
         first_made[component[BOUND]] = -1
-        varies = first_made[component] >= 0
-        third = [labels for factors in products for labels in [k for k in factors if varies[k].any()][2:]]
+        third = [
+            labels for factors in products for labels in [k for k in factors if first_made[component[k]].max(initial=-1) >= 0][2:]
+        ]
         if not third:
             return component, first_made
         book.begin_rule("a cost would be a product of three widths")
@@ -137,10 +137,10 @@ def _groups(
     layers: list[list[str]] = [[] for _ in widths]
     n_filters = np.zeros(len(widths), np.int64)
     for entry in filters:
-        present = group_of_unit[entry.units[entry.units >= 0]]
-        for group in np.unique(present):
+        counts = np.bincount(group_of_unit[entry.units[entry.units >= 0]], minlength=len(widths))
+        for group in np.flatnonzero(counts):
             layers[group].append(entry.layer)
-        n_filters += np.bincount(present, minlength=len(widths)) * entry.filters_per_index
+        n_filters += counts * entry.filters_per_index
 
     mixers: list[str] = [""] * len(widths)
     for labels, reason in mixed:
@@ -186,11 +186,7 @@ def _count(labelled: Labelled, unit_of_label: np.ndarray) -> Program:
             return Count(units, per_image)
         return BatchSize(len(units)) if per_image else len(units)
 
-    nodes = list(labelled.program.nodes)
-    for index in labelled.sized:
-        node = nodes[index]
-        nodes[index] = replace(node, args=map_argument(resolved, node.args), kwargs=map_argument(resolved, node.kwargs))
-    return replace(labelled.program, nodes=tuple(nodes))
+    return labelled.program.with_arguments(labelled.sized, resolved)
 
 
 def _cost_model(

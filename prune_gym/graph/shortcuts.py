@@ -5,7 +5,7 @@ Those are written in Python and would take most of the time of a trace.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,20 +20,15 @@ _ELEMENTWISE = frozenset(
 _BATCH_NORMS = frozenset(["native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"])
 
 
-def shortcut(func: torch._ops.OpOverload, args: Sequence[Any]) -> Any:
+def shortcut(func: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The result of a frequent operator, None for any other, and for arguments that are out of the ordinary."""
     name = func._opname
     if name in _BATCH_NORMS:
         unused = _empty((0,), args[0].dtype)
         return empty_like(args[0]), unused, unused
-    if func is torch.ops.aten.convolution.default and len(args) == 9:
-        return _convolution(*args)
-    if func is torch.ops.aten.addmm.default:
-        return _addmm(*args)
-    if func is torch.ops.aten.native_layer_norm.default:
-        return _layer_norm(*args)
     if name not in _ELEMENTWISE:
-        return None
+        special = _SPECIAL.get(func)
+        return None if special is None or kwargs else special(*args)
     first = args[0]
     if not isinstance(first, Tensor) or not first.is_floating_point():  # an integer times a float is none
         return None
@@ -64,6 +59,27 @@ def _addmm(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor | None:
     if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[0] or not x.dtype == weight.dtype == bias.dtype:
         return None
     return _empty((x.shape[0], weight.shape[1]), x.dtype) if bias.shape == weight.shape[1:] else None
+
+
+def _mean(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False) -> Tensor | None:
+    """The result of a mean over the last dimensions of a contiguous tensor, None for any other."""
+    n = len(dims or ())
+    is_last = n > 0 and sorted(dim + x.ndim if dim < 0 else dim for dim in dims or ()) == list(range(x.ndim - n, x.ndim))
+    if not is_last or not x.is_contiguous() or not x.is_floating_point():
+        return None
+    return _empty((*x.shape[:-n], *[1] * n) if keepdim else x.shape[:-n], x.dtype)
+
+
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    """The result of joining contiguous tensors of one type, None for any others."""
+    if not tensors or not -tensors[0].ndim <= dim < tensors[0].ndim:
+        return None
+    first, d = tensors[0], dim % tensors[0].ndim
+    for x in tensors:
+        same = x.ndim == first.ndim and x.shape[:d] == first.shape[:d] and x.shape[d + 1 :] == first.shape[d + 1 :]
+        if not same or x.dtype != first.dtype or not x.is_contiguous():
+            return None
+    return _empty((*first.shape[:d], sum(x.shape[d] for x in tensors), *first.shape[d + 1 :]), first.dtype)
 
 
 def _layer_norm(x: Tensor, shape: list, weight: Tensor | None, bias: Tensor | None, _: float) -> tuple[Tensor, ...] | None:
@@ -100,3 +116,12 @@ def _convolution(
 
 def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
+
+
+_SPECIAL: dict[torch._ops.OpOverload, Callable[..., Any]] = {
+    torch.ops.aten.convolution.default: _convolution,
+    torch.ops.aten.addmm.default: _addmm,
+    torch.ops.aten.native_layer_norm.default: _layer_norm,
+    torch.ops.aten.mean.dim: _mean,
+    torch.ops.aten.cat.default: _cat,
+}

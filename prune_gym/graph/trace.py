@@ -48,7 +48,10 @@ def trace(model: nn.Module, example_input: Example) -> ChannelGraph:
         recording, shapes, dtype = _Recordings(model, args, kwargs).run()
         graph = _best_reading(recording)
         example = map_argument(lambda x: torch.empty_like(x, device="meta"), (args, kwargs))
-        return replace(graph, program=replace(graph.program, shapes=shapes, dtype=dtype), example=example)
+        keys = tuple(example_input) if isinstance(example_input, Mapping) else ()
+        names = keys if all(isinstance(key, str) for key in keys) else ()
+        program = replace(graph.program, shapes=shapes, dtype=dtype, names=names, known_steps=graph.program.steps)
+        return replace(graph, program=program, example=example)
 
 
 def trace_training(model: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> ChannelGraph:
@@ -216,12 +219,15 @@ class _Recordings:
             return self._record(batch)
         except UnknownOperatorError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, LookupError) as error:
+            if not hasattr(error, "module"):  # it does not come from the forward pass
+                raise
             shapes = ", ".join(str(tuple(x.shape)) for x in self.inputs)
-            where = getattr(error, "module", "'(the model itself)'")
+            if self.args and isinstance(self.args[0], dict):
+                shapes += f", in one dict with the keys {', '.join(map(repr, self.args[0]))}"
             raise ValueError(
-                f"example_input: the forward pass fails on the shape {shapes}, in module {where}, where the trace puts {batch} "
-                f"for the batch size: {error}"
+                f"example_input: the forward pass fails on the shape {shapes}, in module {error.module}, where the trace "
+                f"puts {batch} for the batch size: {error}"
             ) from error
 
     def _depends_on_batch(self, recording: Recording, mismatch: MismatchError) -> ValueError:

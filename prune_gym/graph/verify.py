@@ -57,13 +57,17 @@ def verify(model: nn.Module, graph: ChannelGraph, inputs: Example) -> None:
 
 
 def _check(model: nn.Module, graph: ChannelGraph, args: list[Any], kwargs: dict[str, Any]) -> None:
-    expected = leaves(_run_model(_copy(model), args, kwargs))
-    found = leaves(_run_program(model, graph, graph.program.output, [], _tensors([args, kwargs])))
+    given = _tensors([args, kwargs])
+    try:
+        expected = leaves(_run_model(_copy(model), args, kwargs))
+    except (RuntimeError, TypeError, LookupError) as error:
+        kinds = " and ".join(f"{x.dtype} of shape {tuple(x.shape)} on {x.device}" for x in given)
+        raise ValueError(f"inputs: expected tensors that the model takes, got {kinds}, on which it fails: {error}") from error
+    found = leaves(_run_program(model, graph, graph.program.output, [], given))
     if _agree(list(found), list(expected)):
         return
-    n = _tensors([args, kwargs])[0].shape[0]
     raise VerificationError(
-        f"the traced program does not compute what the model does for a batch of {n}: "
+        f"the traced program does not compute what the model does for a batch of {given[0].shape[0]}: "
         f"{_first_difference(model, graph, args, kwargs)}. The forward pass depends there on something that a trace does not "
         "see, such as a value in a Python variable, or a branch on a size; write it with operators on tensors, or leave that "
         "part out of the traced model, and trace again."

@@ -24,10 +24,13 @@ BATCH = 2
 
 @dataclass(frozen=True)
 class Disagreement:
-    """``module`` is the path of the innermost module where it shows, "" for the model itself; ``reason`` says how."""
+    """``module`` is the path of the innermost module where it shows, "" for the model itself; ``reason`` says how. Of two
+    disagreements of a model, that with the larger ``progress`` shows later: whether its own weights have passed, and how many
+    operators of the forward pass."""
 
     module: str
     reason: str
+    progress: tuple[bool, int]
 
 
 @torch.inference_mode(False)
@@ -66,9 +69,10 @@ def _explained(trial: _Trial) -> Disagreement | None:
         return trial.compare()
     except _ModelFailedError as error:
         lines = str(error.__cause__).strip().splitlines()
-        module = trial.where_they_part()
+        module, progress = trial.where_they_part()
         who = "it" if module == error.module else f"its part {error.module!r}"
-        return Disagreement(module, f"{who} raises {type(error.__cause__).__name__}{f' ({lines[0]})' if lines else ''}")
+        reason = f"{who} raises {type(error.__cause__).__name__}{f' ({lines[0]})' if lines else ''}"
+        return Disagreement(module, reason, progress)
 
 
 class _ModelFailedError(Exception):
@@ -77,6 +81,19 @@ class _ModelFailedError(Exception):
     def __init__(self, module: str):
         super().__init__(module)
         self.module = module
+
+
+class _Listener(TorchDispatchMode):
+    """Calls ``hear`` with what every operator gives."""
+
+    def __init__(self, hear: Callable[[Any], None]):
+        super().__init__()
+        self.hear = hear
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.hear(result)
+        return result
 
 
 class _Trial:
@@ -93,6 +110,7 @@ class _Trial:
     ):
         self.model = model
         self.program = program
+        self.is_random = is_random
         self.dtype = dtype
         self.generator = torch.Generator().manual_seed(0)
         registered = dict([*model.named_parameters(), *model.named_buffers()])
@@ -126,7 +144,10 @@ class _Trial:
 
     def compare(self) -> Disagreement | None:
         difference = self._difference(self._output_of_model(self._set_channels), self._output_of_program())
-        return None if difference is None else Disagreement(self.where_they_part(), difference)
+        if difference is None:
+            return None
+        module, progress = self.where_they_part()
+        return Disagreement(module, difference, progress)
 
     # ------------------------------------------------------------------------------------------------ the two runs
 
@@ -189,38 +210,46 @@ class _Trial:
                 return f"what it gives differs by {error / (largest or 1.0):.1e} of the largest value"
         return None
 
-    def where_they_part(self) -> str:
-        """The first module that gives, or is given, a tensor that the program does not know. Tensors are told by their shape,
-        sum and sum of squares, so that none has to be kept."""
+    def where_they_part(self) -> tuple[str, tuple[bool, int]]:
+        """The first module that gives, or is given, a tensor that the program does not know, and the progress until then.
+        Tensors are told by their shape, sum and sum of squares, so that none has to be kept; on the meta device they are not."""
         known: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
-        parted: list[str] = []
-        if self.device.type == "meta":
-            return ""
+        parted: list[tuple[str, int]] = []
+        operators = 0
 
-        class Remember(TorchDispatchMode):
-            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                result = func(*args, **(kwargs or {}))
-                for tensor in _tensors_in([result]):
-                    known[tensor.shape].append(_moments(tensor))
-                return result
+        def remember(result: Any) -> None:
+            for tensor in _tensors_in([result]):
+                known[tensor.shape].append(_moments(tensor))
+
+        def count(_: Any) -> None:
+            nonlocal operators
+            operators += 1
 
         def check(module: nn.Module, name: str, maker: str, values: Any) -> None:
+            nonlocal operators
+            before = operators
             for tensor in _tensors_in([values]) if not parted else []:
                 alike = (
                     torch.allclose(_moments(tensor), other, rtol=1e-6, equal_nan=True) for other in known.get(tensor.shape, ())
                 )
                 if not any(alike):
-                    parted.append(maker)
+                    parted.append((maker, before))
+                    break
+            operators = before  # those of the comparison are not the model's
 
-        with Remember():
+        if self.device.type == "meta":
+            return "", (self.is_random, 0)
+        with _Listener(remember):
             self._output_of_program()
         for image in _tensors_in(self.arguments):
             known[image.shape].append(_moments(image))
         try:
-            self._output_of_model(check)
+            with _Listener(count):
+                self._output_of_model(check)
         except _ModelFailedError as error:
-            parted.append(error.module)
-        return parted[0] if parted else ""
+            parted.append((error.module, operators))
+        module, before = parted[0] if parted else ("", operators)
+        return module, (self.is_random, before)
 
 
 def _tolerance(dtype: torch.dtype) -> float:

@@ -110,10 +110,13 @@ def _cut(
     tensors: Mapping[str, Tensor], graph: ChannelGraph, architecture: Architecture, weights: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
     """New tensors of the kind of ``tensors``, with the values of ``weights``, or else their own, of the units that are kept."""
+    if not isinstance(weights, Mapping | None):
+        raise TypeError(f"weights: expected tensors by name, as state_dict() gives them, got {type(weights).__name__}.")
     values = tensors if weights is None else weights
     for name, tensor in tensors.items():
-        if name not in values or values[name].shape != tensor.shape:
-            got = tuple(values[name].shape) if name in values else "none"
+        value = values.get(name)
+        if not isinstance(value, Tensor) or value.shape != tensor.shape:
+            got = "none" if value is None else tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"weights: expected a tensor of shape {tuple(tensor.shape)} for {name!r}, got {got}.")
     small = {}
     for name, cut in slice_tensors({name: values[name] for name in tensors}, graph.units, architecture).items():

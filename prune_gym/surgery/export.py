@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def _safetensors(network: PrunedNetwork, _zeros: tuple[Tensor, ...]) -> Exported
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.safetensors"
         path.write_bytes(content)
-        return Exported(content, load_pruned(path))
+        return Exported(content, load_pruned(path, sys.maxsize, sys.maxsize))  # no stranger wrote it
 
 
 def _torch_export(network: PrunedNetwork, zeros: tuple[Tensor, ...]) -> Exported:

@@ -23,7 +23,8 @@ def narrow(model: nn.Module, graph: ChannelGraph, architecture: Architecture, sm
 
     It is compared with the program on random images, see :func:`find_disagreement`. Where the two differ, attributes that were
     only recognised by their value get it back: those of the module at fault, or else of the nearest module around it that has
-    some, or else all. Raises :class:`FormError`, which names that module, where it was not that.
+    some, or else all. Raises :class:`FormError` where it was not that. It names the module of the disagreement that showed latest
+    in the forward pass, as earlier ones may have come from such an attribute.
     """
     small = {**small, **cut_training_only(model, graph, architecture, small)}
     registered = [*model.named_parameters(), *model.named_buffers()]
@@ -32,11 +33,12 @@ def narrow(model: nn.Module, graph: ChannelGraph, architecture: Architecture, sm
     program = graph.program.at(architecture.mask)
     constants = {name: small[name] for name in graph.constants}
     doubtful = correct_sizes(model, narrowed, graph.program, architecture.mask)
-    first: Disagreement | None = None
+    furthest: Disagreement | None = None
     while (found := find_disagreement(narrowed, program, constants, graph.example)) is not None:
-        first = first or found
+        if furthest is None or found.progress > furthest.progress:
+            furthest = found
         if not doubtful:
-            raise FormError(_message(model, first))
+            raise FormError(_message(model, furthest))
         undone = _nearest(doubtful, found.module) or doubtful
         for correction in undone:
             setattr(narrowed.get_submodule(correction.module), correction.attribute, correction.before)

@@ -43,6 +43,7 @@ def program_content(program: Program) -> dict[str, Any]:
         "output": _encode(program.output),
         "shapes": [list(sizes) for sizes in program.shapes],
         "dtype": _encode(program.dtype),
+        "names": list(program.names),
     }
 
 
@@ -71,7 +72,8 @@ def decode_program(content: Mapping[str, Any], max_nodes: int) -> Program:
         raise PrunedFileError("it squeezes dimensions and transforms others, whose numbers could then depend on the batch")
     output = _decode(content["output"])
     _check_values(leaves(output), available)
-    return Program(inputs, tuple(decoded), output, _decode_shapes(content["shapes"], inputs), _decode_dtype(content["dtype"]))
+    shapes, dtype = _decode_shapes(content["shapes"], inputs), _decode_dtype(content["dtype"])
+    return Program(inputs, tuple(decoded), output, shapes, dtype, _decode_names(content.get("names", []), inputs))
 
 
 def _decode_node(entry: Any) -> Node:
@@ -102,6 +104,14 @@ def _decode_dtype(content: Any) -> torch.dtype | None:
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise PrunedFileError(f"its number type is {content!r}")
     return dtype
+
+
+def _decode_names(names: Any, inputs: int) -> tuple[str, ...]:
+    """Files of earlier versions give none."""
+    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not are_names or len(names) not in (0, inputs) or len(set(names)) < len(names):
+        raise PrunedFileError(f"it calls its {inputs} inputs {str(names)[:200]}")
+    return tuple(names)
 
 
 def _check_values(arguments: Iterable[Any], available: int) -> None:

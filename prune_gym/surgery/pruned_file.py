@@ -12,6 +12,8 @@ digest too.
 from __future__ import annotations
 
 import json
+import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from prune_gym.surgery.compact import program_form
 from prune_gym.surgery.program_json import PrunedFileError, TooManyError, decode_program, program_content
 from prune_gym.surgery.pruned_network import PrunedNetwork
 from prune_gym.surgery.rehearsal import TooLargeError, rehearse
+from prune_gym.surgery.slicing import named_tensors
 
 FORMAT = "prune_gym network 2"
 MAX_ELEMENTS = 2**28  # 1 GiB in float32
@@ -44,19 +47,22 @@ def save_pruned(path: str | Path, network: nn.Module, info: Mapping[str, Any] | 
     ``info`` is any JSON object to keep beside it; :func:`pruned_info` reads it back.
 
     Raises TypeError for arguments of another type, ValueError for ``info`` with numbers that are not finite and for a network
-    with an operator or an argument that :func:`load_pruned` refuses, OSError if the file cannot be written. A file that was
-    there is then left as it was.
+    that :func:`load_pruned` refuses, because of an operator, an argument or the sizes of its inputs, OSError if the file cannot
+    be written. A file that was there is then left as it was. A network beyond the limits that :func:`load_pruned` has by default
+    is written with a warning that says how to raise them.
     """
     write_atomically(as_path("path", path), pruned_bytes(network, info))
 
 
-def check_savable(graph: ChannelGraph) -> None:
-    """Raise ValueError, with the reason, if :func:`save_pruned` refuses all networks that are pruned from ``graph``: to be asked
-    before work that takes long is done for one of them. They call the same operators at every width."""
-    program = graph.program.at(graph.full().mask)
+def check_savable(model: nn.Module, graph: ChannelGraph) -> None:
+    """Raise ValueError, with the reason, if :func:`save_pruned` refuses all networks that are pruned from ``model``, from which
+    ``graph`` was traced: to be asked before work that takes long is done for one of them. They call the same operators at every
+    width."""
+    tensors, program = named_tensors(model, graph), graph.program.at(graph.full().mask)
     try:
-        decode_program(json.loads(json.dumps(program_content(program))), len(program.nodes))
-    except (PrunedFileError, TypeError) as error:
+        decoded = decode_program(json.loads(json.dumps(program_content(program))), len(program.nodes))
+        rehearse(decoded, tensors, sys.maxsize)
+    except (ValueError, TypeError) as error:
         raise ValueError(f"model: what is pruned from it cannot be saved, as {error}.") from error
 
 
@@ -78,12 +84,21 @@ def pruned_bytes(network: nn.Module, info: Mapping[str, Any] | None = None) -> b
     header = json.loads(json.dumps(content, allow_nan=False))  # as it will be read
     header["digest"] = _digest(header, tensors)
     text = json.dumps(header, allow_nan=False)
+    calls = len(network.program.nodes)
     try:
-        _build(header, tensors, len(network.program.nodes))
+        program, _ = _build(header, tensors, max(calls, MAX_NODES))
+        elements = rehearse(program, tensors, sys.maxsize)
         if len(text) > MAX_HEADER:
             raise PrunedFileError(f"its program and info take {len(text)} characters, more than {MAX_HEADER}")
-    except PrunedFileError as error:
+    except ValueError as error:
         raise ValueError(f"network: it cannot be saved, as {error}.") from error
+    for limit, needed, default in (("max_nodes", calls, MAX_NODES), ("max_elements", elements, MAX_ELEMENTS)):
+        if needed > default:
+            warnings.warn(
+                f"network: it goes beyond a limit of load_pruned, {limit}={default}; load it with {limit}={needed}.",
+                UserWarning,
+                stacklevel=3,
+            )
     return save(tensors, {"prune_gym": text})
 
 

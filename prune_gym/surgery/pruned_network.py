@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ class PrunedNetwork(nn.Module):
 
     Parameters and buffers keep the names they had in the original network, so ``state_dict()`` reads the same, with
     smaller shapes. Batch norm and dropout follow ``train()`` and ``eval()``. The input may have any batch size; its
-    other dimensions are those of the example the network was traced with.
+    other dimensions are those of the example the network was traced with. If that was a dict, its keys are the names of the
+    inputs: these are given in its order, as keyword arguments, or in one dict.
 
     What only exists in the original's training mode (auxiliary heads, stochastic depth) is not part of the program;
     the parameters of an auxiliary head stay in ``state_dict()`` unchanged and unused.
@@ -56,13 +57,30 @@ class PrunedNetwork(nn.Module):
             module = module._modules[part]  # type: ignore[assignment]
         return module, leaf
 
-    def forward(self, *inputs: Tensor) -> Any:
-        if len(inputs) != self.program.inputs:
-            raise TypeError(f"Expected {self.program.inputs} input tensors, got {len(inputs)}.")
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         modules = dict(self.named_modules())
         places = ((name, name.rpartition(".")) for name in self._names)
         tensors = {name: _tensor(modules[path], leaf) for name, (path, _, leaf) in places}
-        return self.program.run(tensors, inputs, self.training)
+        return self.program.run(tensors, self._in_order(inputs, named), self.training)
+
+    def _in_order(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Sequence[Tensor]:
+        """The inputs in the order of the program. Raises TypeError unless they are the tensors that it takes."""
+        if len(inputs) == 1 and isinstance(inputs[0], dict):
+            inputs, named = [], {**inputs[0], **named}
+        if named:
+            names = self.program.names[len(inputs) :]
+            if named.keys() != set(names):
+                left = f", the last ones called {', '.join(map(repr, names))}" if names else ""
+                raise TypeError(
+                    f"Expected {self.program.inputs} input tensors{left}, got {len(inputs)} without a name, and "
+                    f"{', '.join(map(repr, named))}."
+                )
+            inputs = [*inputs, *(named[name] for name in names)]
+        if len(inputs) != self.program.inputs:
+            raise TypeError(f"Expected {self.program.inputs} input tensors, got {len(inputs)}.")
+        if not all(isinstance(x, Tensor) for x in inputs):
+            raise TypeError(f"Expected {self.program.inputs} input tensors, got {', '.join(type(x).__name__ for x in inputs)}.")
+        return inputs
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:

@@ -37,10 +37,12 @@ class TooLargeError(ValueError):
     """The program needs more memory than the limit."""
 
 
-def rehearse(program: Program, tensors: Mapping[str, Tensor], max_elements: int) -> None:
-    """Raise ValueError if the program cannot run on inputs of its shapes, or if its results and the unfolded inputs of its
-    convolutions hold more than ``max_elements`` elements at once, per image. ``tensors`` are the network's own; only their
-    shapes and types are read.
+def rehearse(program: Program, tensors: Mapping[str, Tensor], max_elements: int) -> int:
+    """How many elements the results of a program and the unfolded inputs of its convolutions hold at once, per image.
+    ``tensors`` are the network's own; only their shapes and types are read.
+
+    Raises :class:`TooLargeError` if these are more than ``max_elements``, ValueError if the program cannot run on inputs of its
+    shapes.
 
     Where the program takes any image size, it must run on one of :data:`IMAGE_SIZES`. It must run on inputs of one of the
     floating-point types of its tensors, or on integers, such as the indices of an embedding.
@@ -51,6 +53,7 @@ def rehearse(program: Program, tensors: Mapping[str, Tensor], max_elements: int)
     is_free = any(size is None for sizes in program.shapes for size in sizes[1:])
     error: Exception | None = None
     for size, kind in product(IMAGE_SIZES if is_free else (1,), kinds):
+        needed = 0
         try:
             for images in BATCHES:
                 shapes = [
@@ -58,8 +61,8 @@ def rehearse(program: Program, tensors: Mapping[str, Tensor], max_elements: int)
                     for sizes in program.shapes
                 ]
                 inputs = [torch.empty(shape, dtype=kind, device="meta") for shape in shapes]
-                _run(program, metas, inputs, max_elements * images)
-            return
+                needed = max(needed, -(-_run(program, metas, inputs, max_elements * images) // images))
+            return needed
         except TooLargeError:
             raise
         except Exception as problem:  # meta kernels are written in Python, and raise whatever Python raises
@@ -69,7 +72,8 @@ def rehearse(program: Program, tensors: Mapping[str, Tensor], max_elements: int)
 
 
 @torch.no_grad()
-def _run(program: Program, tensors: Mapping[str, Tensor], inputs: list[Tensor], limit: int) -> None:
+def _run(program: Program, tensors: Mapping[str, Tensor], inputs: list[Tensor], limit: int) -> int:
+    """How many elements it holds at once. Raises :class:`TooLargeError` for more than ``limit``."""
     values: dict[int, Tensor] = dict(enumerate(inputs))
     images, floating = inputs[0].shape[0], next((x.dtype for x in (*inputs, *tensors.values()) if x.is_floating_point()), None)
 
@@ -87,15 +91,15 @@ def _run(program: Program, tensors: Mapping[str, Tensor], inputs: list[Tensor], 
                 return False
         return leaf
 
-    alive = 0
+    alive = most = 0
     for node, dying in zip(program.nodes, last_uses(program), strict=True):
         args, kwargs = map_argument(look_up, (node.args, node.kwargs))
         made = _call(node, args, kwargs)
-        workspace = _unfolded(node, args, made)
         alive += sum(tensor.numel() for tensor in made.values())
-        if alive + workspace > limit:
+        most = max(most, alive + _unfolded(node, args, made))
+        if most > limit:
             raise TooLargeError(
-                f"at {node.op!r} it holds {alive + workspace} elements at once for a batch of {images}, more than "
+                f"at {node.op!r} it holds {most} elements at once for a batch of {images}, more than "
                 f"max_elements={limit // images} per image"
             )
         values |= made
@@ -103,6 +107,7 @@ def _run(program: Program, tensors: Mapping[str, Tensor], inputs: list[Tensor], 
             if index >= program.inputs:
                 alive -= values[index].numel()
             del values[index]
+    return most
 
 
 def _call(node: Node, args: list[Any], kwargs: dict[str, Any]) -> dict[int, Tensor]:

@@ -38,9 +38,6 @@ def check_architecture(architecture: Architecture, graph: ChannelGraph) -> None:
         raise TypeError(f"architecture: expected an Architecture, got {type(architecture).__name__}.")
     if architecture.graph is not graph and not _same_units(architecture.graph, graph):
         raise ValueError("architecture: expected one of this graph, got one of another; see graph.architecture.")
-    mask = architecture.mask
-    if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != (graph.n_units,):
-        raise ValueError(f"architecture: expected a boolean mask of {graph.n_units} units; make one with graph.architecture.")
     for group, width in zip(graph.groups, architecture.widths, strict=True):
         if width == 0:
             raise ValueError(f"architecture: group {group.name!r} would lose all its {group.width} units; keep at least one.")

@@ -21,9 +21,10 @@ import prune_gym
 from prune_gym import tasks
 from prune_gym.agents import RLPrunerConfig, RunConfig, SearchAgent, run
 from prune_gym.agents.results import read_summary
-from prune_gym.agents.run_folder import read_config
+from prune_gym.agents.run_folder import check_free, read_config
 from prune_gym.agents.sb3 import PPOConfig
 from prune_gym.envs import PruningEnv
+from prune_gym.files import TEMPORARY
 from prune_gym.surgery.pruned_file import pruned_info
 from prune_gym.training.train import accuracy
 
@@ -193,6 +194,15 @@ def test_a_folder_with_a_run_is_refused(result):
     with pytest.raises(FileExistsError, match=r"out: .* is not an empty folder, it may hold a run; choose another or delete it"):
         run(RunConfig(out=result.folder, **QUICK))
     assert (result.folder / "summary.json").read_bytes() == before
+
+
+def test_what_killed_writers_left_does_not_occupy_a_folder(tmp_path):
+    for name in (f".config.json.abcd1234{TEMPORARY}", ".config.json.abcd1234.tmp"):  # the second is of an earlier version
+        (tmp_path / name).write_text("half")
+    check_free(tmp_path)
+    (tmp_path / "notes.tmp").touch()
+    with pytest.raises(FileExistsError, match="is not an empty folder"):
+        check_free(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -231,6 +232,7 @@ def test_the_digest_is_the_same_everywhere() -> None:
         ([np.ones((4, 1), bool), np.ones(3, bool)], r"shape \(4,\) for group 'a', got bool of shape \(4, 1\)"),
         ([np.ones(4, int), np.ones(3, bool)], r"for group 'a', got int64 of shape \(4,\)"),
         ([np.ones(4, bool), np.ones(3)], r"for group 'c', got float64"),
+        ([[[True], [True, False]], np.ones(3, bool)], r"boolean array of shape \(4,\) for group 'a', but .*inhomogeneous"),
         ([[0, 1], np.ones(3, bool)], r"for group 'a', got int64 of shape \(2,\)"),
         ([np.zeros(4, bool), np.ones(3, bool)], r"kept: group 'a' would lose all its 4 units; keep at least one"),
         ([np.ones(4, bool), np.zeros(3, bool)], r"group 'c' would lose all its 3 units"),
@@ -239,6 +241,13 @@ def test_the_digest_is_the_same_everywhere() -> None:
 def test_bad_kept_units(kept: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small_graph().architecture(kept)
+
+
+@pytest.mark.parametrize("mask", [np.ones(6, bool), np.ones(7, int), np.ones((1, 7), bool)])
+def test_a_mask_of_another_form(mask: np.ndarray) -> None:
+    found = rf"got {mask.dtype} of shape {re.escape(str(mask.shape))}; see graph.architecture"
+    with pytest.raises(ValueError, match=rf"mask: expected a boolean array \(7,\), {found}"):
+        Architecture(small_graph(), mask)
 
 
 @pytest.mark.parametrize("kept", [None, 2, iter([np.ones(4, bool), np.ones(3, bool)])])

@@ -30,6 +30,11 @@ SHORT = {
     "a gate": (aten.mul.Tensor, (X, meta(2, 6, 1, 1))),
     "the other way round": (aten.mul.Tensor, (meta(2, 6, 1, 1), X)),
     "in place": (aten.add_.Tensor, (X, meta(1, 6, 1, 1))),
+    "along the last dimension": (aten.add.Tensor, (X, meta(8))),
+    "a mean over the image": (aten.mean.dim, (X, [-1, -2])),
+    "a mean that keeps dimensions": (aten.mean.dim, (X, [2, 3], True)),
+    "tensors one behind the other": (aten.cat.default, ([X, meta(3, 6, 8, 8)],)),
+    "channels joined": (aten.cat.default, ([X, meta(2, 0, 8, 8), X], -3)),
     "a convolution": (aten.convolution.default, convolution(X, meta(4, 6, 3, 3), meta(4))),
     "a grouped one": (aten.convolution.default, convolution(X, meta(4, 3, 3, 5), None, 2)),
     "of signals": (aten.convolution.default, convolution(meta(2, 6, 9), meta(4, 6, 3), None)),
@@ -40,8 +45,19 @@ LEFT_TO_PYTORCH = {
     "a sum of two types": (aten.add.Tensor, (X, DOUBLE)),
     "times integers": (aten.mul.Tensor, (X, INTEGERS)),
     "a complex number": (aten.mul.Tensor, (X, 2j)),
-    "along other dimensions": (aten.add.Tensor, (X, meta(8))),
     "larger in both": (aten.add.Tensor, (meta(2, 1, 8, 8), meta(2, 6, 1, 1))),
+    "a mean over channels": (aten.mean.dim, (X, [1])),
+    "a mean over everything": (aten.mean.dim, (X, None)),
+    "a mean over a dimension twice": (aten.mean.dim, (X, [-1, 3])),
+    "a mean over a dimension that is not there": (aten.mean.dim, (X, [4, 7])),
+    "a mean of a number": (aten.mean.dim, (meta(), [0])),
+    "a mean in another memory format": (aten.mean.dim, (X.mT, [2, 3])),
+    "two types joined": (aten.cat.default, ([X, DOUBLE], 1)),
+    "other sizes joined": (aten.cat.default, ([X, meta(2, 6, 8, 9)], 1)),
+    "nothing joined": (aten.cat.default, ([],)),
+    "an empty tensor joined": (aten.cat.default, ([X, meta(0)], 1)),
+    "along a dimension that is not there": (aten.cat.default, ([X, X], 4)),
+    "another memory format joined": (aten.cat.default, ([X, X.mT], 1)),
     "channels that do not fit": (aten.convolution.default, convolution(X, meta(4, 5, 3, 3), None)),
     "a weight of another type": (aten.convolution.default, convolution(DOUBLE, meta(4, 6, 3, 3), None)),
     "a bias that does not fit": (aten.convolution.default, convolution(X, meta(4, 6, 3, 3), meta(5))),
@@ -54,13 +70,17 @@ LEFT_TO_PYTORCH = {
 @pytest.mark.parametrize("name", SHORT)
 def test_results_of_frequent_operators(name: str) -> None:
     func, args = SHORT[name]
-    result, expected = shortcut(func, args), func(*args)
+    result, expected = shortcut(func, args, {}), func(*args)
     assert result is not None
     assert (result.shape, result.dtype, result.stride(), result.device) == (
         expected.shape, expected.dtype, expected.stride(), expected.device
     )  # fmt: skip
 
 
+def test_a_mean_of_another_type_is_left_to_pytorch() -> None:
+    assert shortcut(aten.mean.dim, (X, [2, 3]), {"dtype": torch.float64}) is None
+
+
 @pytest.mark.parametrize("name", LEFT_TO_PYTORCH)
 def test_what_is_left_to_pytorch(name: str) -> None:
-    assert shortcut(*LEFT_TO_PYTORCH[name]) is None
+    assert shortcut(*LEFT_TO_PYTORCH[name], {}) is None

@@ -689,6 +689,18 @@ class Pair(nn.Module):
             ValueError,
             r"example_input: the forward pass fails on the shape \(2, 1, 8, 8\)",
         ),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3)),
+            {"y": torch.ones(2, 3, 8, 8)},
+            ValueError,
+            r"fails on the shape \(2, 3, 8, 8\), in one dict with the keys 'y', in module '0', .*conv2d",
+        ),
+        (
+            Inner(lambda x: x["image"]),
+            {"y": torch.ones(2, 3)},
+            ValueError,
+            r"shape \(2, 3\), in one dict with the keys 'y', .*: 'image'",
+        ),
         (nn.Sequential(nn.Flatten(), nn.Linear(9, 2)), torch.ones(2, 8), ValueError, r"shape \(2, 8\), in module '1'"),
         (nn.Conv2d(3, 4, 3), [torch.ones(2, 3, 8, 8)] * 2, TypeError, r"got 2 input\(s\), which Conv2d.forward\(input.*too many"),
         (

@@ -163,6 +163,11 @@ def test_models_and_graphs_that_do_not_fit() -> None:
         ValueError, match=r"model: expected the network that the graph was traced from, but '0\.bias' has shape None"
     ):
         verify(conv(3, 5), graph, x)
+    for wrong in (x.double(), x.long()):
+        with pytest.raises(
+            ValueError, match=rf"inputs: expected tensors that the model takes, got {wrong.dtype} of shape \(2, 3"
+        ):
+            verify(model, graph, wrong)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 4.1e-10), (torch.float32, 7.1e-5), (torch.float16, 1.58e-2)])

@@ -15,7 +15,7 @@ import zoo
 from torch import nn
 
 import prune_gym
-from prune_gym import models
+from prune_gym import load_pruned, models
 from prune_gym.surgery.export import EXPORTERS, Exported, ExportError, compare, export
 
 ROOT = Path(__file__).parents[2]
@@ -211,3 +211,9 @@ def test_images_of_other_types():
     exported = export(network, images, "safetensors")
     with pytest.raises(TypeError, match=r"images: expected a tensor \(N, C, H, W\) or batches of them, got NoneType"):
         compare(exported, network, None)
+
+
+def test_a_network_beyond_the_limits_of_loading(monkeypatch):
+    monkeypatch.setattr(load_pruned, "__defaults__", (4, 4))
+    network, images = zoo.chain(4), zoo.images((3, 8, 8), 2)
+    assert torch.equal(export(network, images, "safetensors").run(images), network(images))

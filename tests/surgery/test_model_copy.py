@@ -60,6 +60,11 @@ def test_the_values_may_be_others() -> None:
     with pytest.raises(ValueError, match=r"weights: expected a tensor of shape \(8, 3, 3, 3\) for 'stem.weight', got none"):
         compact(model, graph, architecture, weights={})
     weights["fc.bias"] = torch.zeros(3)
+    for other in (3, [torch.ones(1)]):
+        with pytest.raises(TypeError, match=rf"weights: expected tensors by name, .*, got {type(other).__name__}"):
+            compact(model, graph, graph.full(), weights=other)
+    with pytest.raises(ValueError, match=r"weights: expected a tensor of shape \(8, 3, 3, 3\) for 'stem.weight', got int"):
+        compact(model, graph, graph.full(), weights={"stem.weight": 3})
     with pytest.raises(ValueError, match=r"weights: expected a tensor of shape \(4,\) for 'fc.bias', got \(3,\)"):
         compact(model, graph, architecture, weights=weights)
 

@@ -84,6 +84,34 @@ def test_the_module_at_fault_is_named() -> None:
         compact(model, graph, random_architecture(graph, 0), form="model")
 
 
+class Bands(nn.Module):
+    """Adds up four bands of rows, a number that is the width of its layer, too; then comes whatever is asked for."""
+
+    def __init__(self, then: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        super().__init__()
+        self.conv, self.multi, self.then = conv(3, 4), 4, then
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.then(sum(self.conv(x).chunk(self.multi, 2)))
+
+
+class FourChannels(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, 4, *x.shape[2:])
+
+
+@pytest.mark.parametrize(
+    ("parts", "at_fault"),
+    [((Bands(FourChannels().forward),), r"module '0' \(Bands\)"), ((Bands(), FourChannels()), r"module '1' \(FourChannels\)")],
+)
+def test_the_obstacle_is_named_and_not_an_attribute_that_got_its_value_back(parts: tuple, at_fault: str) -> None:
+    """The number of bands is first taken for a width, so the forward pass does not come as far as the obstacle."""
+    model = zoo.prepare(nn.Sequential(*parts, conv(4, 2)))
+    graph = trace(model, torch.empty(1, 3, 8, 8, dtype=torch.float64))
+    with pytest.raises(FormError, match=rf"{at_fault} does not work .*raises RuntimeError \(shape '\[-1, 4, 2, 8\]' is invalid"):
+        compact(model, graph, graph.architecture([np.arange(4) < 3]), form="model")
+
+
 def test_a_silent_difference_is_found_where_it_is() -> None:
     """The forward pass runs at any width, but takes another channel than the one it took."""
 

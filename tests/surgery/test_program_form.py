@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 import warnings
 from functools import partial
 
@@ -272,6 +273,52 @@ def test_a_compact_network_wants_its_inputs() -> None:
     with pytest.raises(TypeError, match=r"Expected 1 input tensors, got 2"):
         small(torch.ones(1, 3, 8, 8), torch.ones(1))
     assert prune_gym.PrunedNetwork is type(small)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = conv(3, 4), conv(4, 2)
+
+    def forward(self, x: Tensor, *, scale: Tensor) -> Tensor:
+        return self.b(self.a(x) * scale)
+
+
+class ScaledInOneDict(Scaled):
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:  # type: ignore[override]
+        return super().forward(batch["x"], scale=batch["scale"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [Scaled, ScaledInOneDict])
+def test_inputs_have_the_names_of_the_trace(kind: type[Scaled]) -> None:
+    model = zoo.prepare(kind())
+    x, scale = zoo.inputs(((3, 8, 8), (1, 8, 8)))
+    batch = {"scale": scale, "x": x}
+    graph = trace(model, batch)
+    small = compact(model, graph, graph.full())
+    expected = model(**batch) if kind is Scaled else model(batch)
+    for twin in (
+        small,
+        copy.deepcopy(small),
+        pickle.loads(pickle.dumps(small)),
+        compact(small, trace(small, batch), graph.full()),
+    ):
+        for given in (twin(scale, x), twin(x=x, scale=scale), twin(scale, x=x), twin(batch)):
+            assert torch.equal(given, expected)
+    for args, kwargs in (((x,), {"scale": scale}), ((), {"x": x}), ((scale, x), {"x": x}), ((), {**batch, "y": x})):
+        with pytest.raises(TypeError, match=rf"Expected 2 input tensors.*, got {len(args)} without a name, and '\w+'"):
+            small(*args, **kwargs)
+
+
+def test_inputs_that_are_no_tensors() -> None:
+    model = nn.Sequential(conv(3, 4), conv(4, 2)).eval()
+    graph = trace(model, torch.empty(1, 3, 8, 8))
+    small = compact(model, graph, graph.full())
+    with pytest.raises(TypeError, match="Expected 1 input tensors, got NoneType"):
+        small(None)
+    with pytest.raises(TypeError, match="Expected 1 input tensors, got 0 without a name, and 'x'"):
+        small(x=torch.ones(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("form", ["auto", "model", "program"])

@@ -24,7 +24,7 @@ from prune_gym import PrunedFileError, PrunedNetwork, load_pruned, models, save_
 from prune_gym.graph.program import Node, Program, Value
 from prune_gym.surgery import program_json, pruned_file
 from prune_gym.surgery.admission import is_admitted
-from prune_gym.surgery.pruned_file import pruned_info
+from prune_gym.surgery.pruned_file import check_savable, pruned_info
 from prune_gym.tasks import Task
 
 
@@ -141,6 +141,29 @@ def test_odd_networks_come_back_as_they_were(tmp_path: Path) -> None:
     assert torch.equal(found[1]["features"][0], expected[1]["features"][0])
 
 
+@torch.no_grad()
+def test_inputs_keep_their_names(tmp_path: Path) -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.b(self.a(x + y))
+
+    model, x, y = Shifted().eval(), torch.randn(2, 3, 8, 8), torch.randn(2, 1, 8, 8)
+    graph = prune_gym.trace(model, {"y": y, "x": x})
+    save_pruned(tmp_path / "file", prune_gym.compact(model, graph, graph.full(), form="program"))
+    small = load_pruned(tmp_path / "file")
+    assert torch.equal(small(x=x, y=y), model(x, y))
+    assert torch.equal(small(y, x), model(x, y))
+
+
+def test_a_file_from_before_inputs_had_names(network: PrunedNetwork, images: Tensor, path: Path) -> None:
+    forge(path, lambda header, _: header.pop("names"))
+    assert torch.equal(load_pruned(path)(images), network.eval()(images))
+
+
 @pytest.mark.parametrize("name", ["digits_vgg", "digits_resnet", "digits_mobilenet"])
 def test_networks_for_digits(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -223,6 +246,45 @@ def test_a_good_file_survives_a_save_that_fails(network: PrunedNetwork, path: Pa
         save_pruned(path, network, {"accuracy": 1.0})
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
+
+
+class Divided(nn.Module):
+    """Divides whole numbers, for which a processor has no result if they are the smallest one and -1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("rows", torch.arange(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * torch.div(self.rows, 2, rounding_mode="trunc")
+
+
+def test_what_loading_refuses_is_not_saved(tmp_path: Path) -> None:
+    model = Divided().eval()
+    graph = prune_gym.trace(model, torch.zeros(1, 3, 8, 8))
+    reason = r"cannot be saved, as it does not run .*'aten\.div\.\w+' takes floating-point numbers where it truncates"
+    with pytest.raises(ValueError, match=f"network: it {reason}"):
+        save_pruned(tmp_path / "file", prune_gym.compact(model, graph, graph.full()))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match=f"model: what is pruned from it {reason}"):
+        check_savable(model, graph)
+
+
+@pytest.mark.parametrize("limit", ["max_nodes", "max_elements"])
+def test_a_network_beyond_a_limit_of_loading_is_saved_with_a_warning(
+    limit: str, network: PrunedNetwork, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PrunedFileError, match=f"{limit}=4.*raise the limit"):
+        load_pruned(path, **{limit: 4})
+    monkeypatch.setattr(pruned_file, limit.upper(), 4)
+    with pytest.warns(UserWarning, match=rf"a limit of load_pruned, {limit}=4; load it with {limit}=\d+\.") as warned:
+        save_pruned(path, network)
+    assert warned[0].filename == __file__
+    needed = int(str(warned[0].message).rpartition("=")[2][:-1])
+    load_pruned(path, **{limit: needed})
+    with pytest.raises(PrunedFileError, match=f"{limit}={needed - 1}"):
+        load_pruned(path, **{limit: needed - 1})
 
 
 # ------------------------------------------------------------------------------------------------ damaged files
@@ -429,6 +491,13 @@ HOSTILE = {
     "no nodes": (lambda header, _: header.pop("nodes"), "its header is malformed (KeyError: 'nodes')"),
     "no inputs": (lambda header, _: header.pop("inputs"), "its header is malformed (KeyError: 'inputs')"),
     "zero inputs": (set_entry("inputs", 0), "it has 0 inputs"),
+    "a name of an input that is none": (set_entry("names", [3]), "it calls its 1 inputs [3]"),
+    "names of inputs that are text": (set_entry("names", "x"), "it calls its 1 inputs x"),
+    "more names than inputs": (set_entry("names", ["x", "y"]), "it calls its 1 inputs ['x', 'y']"),
+    "a name of two inputs": (
+        lambda header, _: header.update(inputs=2, shapes=header["shapes"] * 2, nodes=[], output=None, names=["x", "x"]),
+        "it calls its 2 inputs ['x', 'x']",
+    ),
     "half an input": (set_entry("inputs", 1.5), "it has 1.5 inputs"),
     "a million million inputs": (set_entry("inputs", 10**12), "it has 1000000000000 inputs"),
     "arguments that are a dict": (set_node(1, {"dict": {}}), "are not a list and a dict"),

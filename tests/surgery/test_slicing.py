@@ -55,9 +55,6 @@ def test_a_group_without_a_unit() -> None:
     for operate in (compact, mask):
         with pytest.raises(ValueError, match=r"architecture: group '2' would lose all its 5 units; keep at least one"):
             operate(model, graph, Architecture(graph, nothing_left))
-        for wrong in (whole[:-1], whole.astype(np.int64), whole[None]):
-            with pytest.raises(ValueError, match=r"architecture: expected a boolean mask of 9 units; make one with graph.arch"):
-                operate(model, graph, Architecture(graph, wrong))
     one_left = whole.copy()
     one_left[5:9] = False
     assert compact(model, graph, Architecture(graph, one_left))[2].out_channels == 1
