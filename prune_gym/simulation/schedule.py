@@ -13,8 +13,10 @@ EXACT = "largest_remainder"  # the rounding that meets a budget exactly wherever
 
 
 def step_budget(space: PruningSpace, step_ratio: float) -> int:
-    """What a step removes, M of the paper if filters are counted: ``floor(step_ratio * total)``, at least one."""
-    return max(1, int(step_ratio * space.total + 1e-9))  # 0.29 * 100 is a little less than 29
+    """What a step removes, at least one: ``floor(step_ratio * total)`` filters, which is M of the paper; MACs and parameters are
+    rounded up, so that no step is left over for a handful of them."""
+    wanted = step_ratio * space.total
+    return max(1, int(wanted + 1e-9) if space.target == "sparsity" else ceil(wanted - 1e-9))  # 0.29 * 100 is less than 29
 
 
 def target_budget(space: PruningSpace, reduction: float) -> int:
