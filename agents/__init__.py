@@ -1,6 +1,6 @@
 """Agents: RL-Pruner, Stable-Baselines3's, and baselines. Installed as ``prune_gym.agents``."""
 
-from prune_gym.agents.baselines import GlobalTaylorAgent, RandomAgent, UniformAgent
+from prune_gym.agents.baselines import GlobalRankingAgent, GlobalSurgeonAgent, GlobalTaylorAgent, RandomAgent, UniformAgent
 from prune_gym.agents.budgeted_env import BudgetedEnv
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.rl_pruner import RLPruner, RLPrunerConfig
@@ -9,6 +9,8 @@ from prune_gym.agents.search_agent import SearchAgent
 
 __all__ = [
     "BudgetedEnv",
+    "GlobalRankingAgent",
+    "GlobalSurgeonAgent",
     "GlobalTaylorAgent",
     "RLPruner",
     "RLPrunerConfig",

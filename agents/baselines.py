@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from itertools import pairwise
 
 import numpy as np
@@ -20,14 +21,17 @@ class UniformAgent(SearchAgent):
             env.step(env.uniform_action)
 
 
-class GlobalTaylorAgent(SearchAgent):
-    """Ranks all units of all groups by Taylor importance and prunes the least important ones, whatever their group. With a
-    step ratio of 1, one step does all: one-shot pruning. One episode is all it can do.
+class GlobalRankingAgent(SearchAgent):
+    """Ranks all units of all groups and prunes the ones with the lowest scores, whatever their group. With a step ratio of 1, one
+    step does all: one-shot pruning. One episode is all it can do. A subclass says what the scores are, in :meth:`unit_scores`.
 
-    Scores are divided by the Euclidean norm of their group's, without which layers are not comparable (Molchanov et al.,
-    *Pruning Convolutional Neural Networks for Resource Efficient Inference*, 2017). The most important unit of each group stays,
-    and a unit that holds more filters than are left to remove is passed over, so that the sparsity is met exactly.
+    The best units of each group stay, as many as the environment says, and a unit that holds more than is left to remove is
+    passed over, so that the target is met exactly.
     """
+
+    @abstractmethod
+    def unit_scores(self, state: PruningState) -> np.ndarray:
+        """Scores that are comparable between groups, float64 (units,); NaN for the units that are gone."""
 
     def search(self, env: BudgetedEnv) -> None:
         env.reset()
@@ -37,14 +41,12 @@ class GlobalTaylorAgent(SearchAgent):
     def ranking_action(self, state: PruningState) -> np.ndarray:
         """The share of the next step's filters that each group loses by the ranking, float64 (groups,)."""
         simulator, graph = self.pruning_env.simulator, self.pruning_env.graph
-        scores = simulator.unit_scores(state.network, "taylor")
-        group = np.repeat(np.arange(len(graph.groups)), graph.widths)
-        norms = np.sqrt(np.bincount(group, np.nan_to_num(scores) ** 2))
-        scores = scores / np.maximum(norms, np.finfo(np.float64).tiny)[group]  # a group may be dead
-        for (start, end), stay in zip(pairwise(graph.starts), simulator.space.lowest, strict=True):
+        space, widths = simulator.space, state.architecture.widths.copy()
+        scores = self.unit_scores(state).copy()
+        for (start, end), stay in zip(pairwise(graph.starts), space.lowest, strict=True):
             best = start + np.argsort(-np.nan_to_num(scores[start:end], nan=-np.inf), kind="stable")[:stay]
             scores[best] = np.nan
-        space, widths = simulator.space, state.architecture.widths.copy()
+        group = np.repeat(np.arange(len(graph.groups)), graph.widths)
         goal = simulator.removed(state) + simulator.step_budget(state)
         for unit in np.argsort(scores, kind="stable")[: np.count_nonzero(~np.isnan(scores))]:  # NaN comes last
             widths[group[unit]] -= 1
@@ -54,6 +56,30 @@ class GlobalTaylorAgent(SearchAgent):
                 break
         filters = (state.architecture.widths - widths) * graph.filters_per_unit
         return filters / max(filters.sum(), 1)
+
+
+class GlobalTaylorAgent(GlobalRankingAgent):
+    """Ranks by Taylor importance over the Euclidean norm of that of the unit's group, without which layers are not comparable
+    (Molchanov et al., *Pruning Convolutional Neural Networks for Resource Efficient Inference*, 2017)."""
+
+    def unit_scores(self, state: PruningState) -> np.ndarray:
+        graph = self.pruning_env.graph
+        scores = self.pruning_env.simulator.unit_scores(state.network, "taylor")
+        group = np.repeat(np.arange(len(graph.groups)), graph.widths)
+        norms = np.sqrt(np.bincount(group, np.nan_to_num(scores) ** 2))
+        return scores / np.maximum(norms, np.finfo(np.float64).tiny)[group]  # a group may be dead
+
+
+class GlobalSurgeonAgent(GlobalRankingAgent):
+    """Ranks by the error that removing a unit leaves (optimal brain surgeon, ``importance="obs"``) over what it saves at the
+    present widths: filters, MACs or parameters, as the target counts."""
+
+    def unit_scores(self, state: PruningState) -> np.ndarray:
+        simulator, graph = self.pruning_env.simulator, self.pruning_env.graph
+        widths = state.architecture.widths
+        without = np.maximum(widths - np.eye(len(widths), dtype=np.int64), 1)
+        saved = simulator.space.removed(without) - simulator.space.removed(widths)
+        return simulator.unit_scores(state.network, "obs") / np.repeat(np.maximum(saved, 1), graph.widths)
 
 
 class RandomAgent(SearchAgent):

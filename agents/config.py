@@ -44,7 +44,7 @@ class RunConfig:
     weights: Path | None = None
     """... and its weights, a safetensors file, see scripts/train_base.py."""
     agent: Annotated[str, OneOf(AGENTS)] = "rl_pruner"
-    """Agent: rl_pruner, ppo, a2c, sac, td3, ddpg, uniform, taylor or random."""
+    """Agent: rl_pruner, ppo, a2c, sac, td3, ddpg, taylor, obs, uniform or random."""
     sparsity: Annotated[float, Within("(0, 1)")] | None = None
     """Channel sparsity to reach: removed filters over filters of the original network; 0.5 if there is no other target."""
     macs_reduction: Annotated[float, Within("(0, 1)")] | None = None

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
 
@@ -15,14 +16,17 @@ from prune_gym.agents.results import read_summary
 from prune_gym.agents.run_folder import read_config
 from prune_gym.arguments import check_choice, check_integer, choose_device
 from prune_gym.files import check_writable, write_atomically
+from prune_gym.graph.channel_graph import Architecture
 from prune_gym.graph.trace import trace
+from prune_gym.scoring.calibration import COMPENSATION_IMAGES, how_many
+from prune_gym.scoring.compensation import compensate
 from prune_gym.scoring.importance import importance
 from prune_gym.scoring.latency import latencies, peak_memory
 from prune_gym.surgery.compact import compact
 from prune_gym.surgery.export import EXPORTERS, compare, export
 from prune_gym.surgery.pruned_file import load_pruned
 from prune_gym.surgery.pruned_network import PrunedNetwork
-from prune_gym.surgery.widths import round_widths
+from prune_gym.surgery.widths import rounded
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining, distill
 from prune_gym.training.train import accuracy
@@ -41,6 +45,9 @@ class ExportConfig:
     """What to write: safetensors, onnx or torch-export."""
     round_to: int = 1
     """Cut layers down to multiples of this many channels, the least important ones first; 8 suits most hardware."""
+    compensate: bool = True
+    """Let what stays make up for what was cut, without labels or training: for what rounding cuts, and for what the run cut
+    unless it trained the network."""
     out: Path | None = None
     """File to write; must not exist. By default export.<suffix of the format> in the run folder."""
     device: str = "auto"
@@ -73,14 +80,24 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
             raise FileExistsError(f"out: {path} exists; choose another name or delete it.")
     summary = read_summary(config.run)
     pruned = load_pruned(config.run.expanduser() / "pruned.safetensors")
-    task = read_config(config.run.expanduser(), device="auto").load_task(progress=True)
+    settings = read_config(config.run.expanduser(), device="auto")
+    task = settings.load_task(progress=True)
     networks = {"original": compact(task.model, task.graph, task.graph.full(), form="program").eval(), "pruned": pruned}
     check_writable(config.file)
+    calibration = task.train.sample(how_many(COMPENSATION_IMAGES, task.train)).inputs()
+    if config.compensate and not settings.posttraining.epochs:
+        kept = np.unpackbits(np.frombuffer(bytes.fromhex(summary["kept"]), np.uint8), count=task.graph.n_units).astype(bool)
+        pruned = compensate(task.model, task.graph, Architecture(task.graph, kept), calibration, form="program").eval()
+        networks["compensated"] = pruned
     if config.round_to > 1:
         images, labels = task.calibration.images, task.calibration.labels
         graph = trace(pruned, images[:1])
-        scores = importance("taylor")(pruned, graph, images, labels)
-        networks[f"rounded to {config.round_to}"] = round_widths(pruned, graph, scores, config.round_to)
+        architecture = rounded(graph, importance("taylor")(pruned, graph, images, labels), config.round_to)
+        if config.compensate:
+            small = compensate(pruned, graph, architecture, calibration, form="program")
+        else:
+            small = compact(pruned, graph, architecture, form="program")
+        networks[f"rounded to {config.round_to}"] = small.eval()
     if config.posttraining.epochs:
         networks["trained again"] = trained_again(networks, task, config)
     name, shipped = list(networks.items())[-1]
@@ -94,6 +111,7 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
         "file": config.file.name,
         "format": config.format,
         "round_to": config.round_to,
+        "compensate": config.compensate,
         "posttraining": asdict(config.posttraining),
         "network": name,
         "agreement": {

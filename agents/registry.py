@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from prune_gym.agents.baselines import GlobalTaylorAgent, RandomAgent, UniformAgent
+from prune_gym.agents.baselines import GlobalSurgeonAgent, GlobalTaylorAgent, RandomAgent, UniformAgent
 from prune_gym.agents.rl_pruner import RLPruner
 from prune_gym.agents.sb3 import make_sb3
 from prune_gym.envs.wrappers import pruning_env
@@ -34,6 +34,7 @@ AGENTS: dict[str, AgentMaker] = {
     "td3": _sb3("td3", "off_policy"),
     "ddpg": _sb3("ddpg", "off_policy"),
     "taylor": lambda config, env: GlobalTaylorAgent(env, seed=config.seed),
+    "obs": lambda config, env: GlobalSurgeonAgent(env, seed=config.seed),
     "uniform": lambda config, env: UniformAgent(env, seed=config.seed),
     "random": lambda config, env: RandomAgent(env, seed=config.seed),
 }

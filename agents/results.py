@@ -7,6 +7,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.pictures import plot_channels, plot_progress
 from prune_gym.agents.recorder import StepRecorder
@@ -29,6 +31,7 @@ ENTRIES: dict[str, type] = {  # of a summary
     "after": dict,
     "widths": dict,
     "architecture": str,
+    "kept": str,
 }
 MEASURED = ("val_accuracy", "test_accuracy", "macs", "params", "flops_reduction", "params_reduction", "channel_sparsity")
 
@@ -60,6 +63,7 @@ def write_results(folder: Path, config: RunConfig, agent: str, env: PruningEnv, 
             group.name: [group.width, kept] for group, kept in zip(env.graph.groups, architecture.widths.tolist(), strict=True)
         },
         "architecture": architecture.digest,
+        "kept": np.packbits(architecture.mask).tobytes().hex(),
     }
     student = best.snapshot.weights.student
     if student is not None:

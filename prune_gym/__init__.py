@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what the names are, for type checkers and editors
     from prune_gym.graph.cost import Cost
     from prune_gym.graph.trace import UnknownOperatorError, trace
     from prune_gym.graph.verify import VerificationError, verify
+    from prune_gym.scoring.compensation import compensate
     from prune_gym.scoring.evaluation import Score
     from prune_gym.scoring.importance import importance
     from prune_gym.simulation.allocation import allocate
@@ -52,6 +53,7 @@ _SOURCES = {
     "allocate": "prune_gym.simulation.allocation:allocate",
     "benchmark": "prune_gym.benchmark",
     "compact": "prune_gym.surgery.compact:compact",
+    "compensate": "prune_gym.scoring.compensation:compensate",
     "envs": "prune_gym.envs",
     "importance": "prune_gym.scoring.importance:importance",
     "load_pruned": "prune_gym.surgery.pruned_file:load_pruned",
@@ -82,6 +84,7 @@ __all__ = [
     "allocate",
     "benchmark",
     "compact",
+    "compensate",
     "envs",
     "importance",
     "load_pruned",

@@ -17,7 +17,18 @@ import prune_gym
 from prune_gym import tasks
 from prune_gym.registration import ENVIRONMENTS, register
 
-FUNCTIONS = ["allocate", "compact", "importance", "load_pruned", "load_task", "mask", "save_pruned", "trace", "verify"]
+FUNCTIONS = [
+    "allocate",
+    "compact",
+    "compensate",
+    "importance",
+    "load_pruned",
+    "load_task",
+    "mask",
+    "save_pruned",
+    "trace",
+    "verify",
+]
 MODULES = ["agents", "benchmark", "envs", "models", "tasks"]
 CLASSES = [
     *(

@@ -11,20 +11,13 @@ from torch import Tensor
 from prune_gym.arguments import check_choice
 from prune_gym.data.splits import Split
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
+from prune_gym.scoring.calibration import COMPENSATION_IMAGES, RECALIBRATION_IMAGES, how_many
 from prune_gym.scoring.compensation import Compensation, compensate_sequentially
 from prune_gym.scoring.recalibration import Recalibration, has_statistics
 from prune_gym.surgery.slicing import slice_tensors
 
 FIDELITIES = ("original", "recalibrated", "compensated")
 FIDELITY = "recalibrated"  # the default
-RECALIBRATION_IMAGES = 256
-COMPENSATION_IMAGES = 1024
-MAX_PIXELS = 2**23  # of all calibration images together, as a layer's outputs for all of them are in memory at once
-
-
-def how_many(wanted: int, data: Split) -> int:
-    """How many calibration images are drawn from ``data``: as many as wanted, fewer if they are large or not there."""
-    return min(wanted, len(data), max(1, MAX_PIXELS // data.images[0, 0].numel()))
 
 
 class Candidates:

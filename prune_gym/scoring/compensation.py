@@ -27,16 +27,17 @@ from math import prod
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.graph.program import Named, Program, is_kept
 from prune_gym.scoring.aliasing import renew, written_tensors
+from prune_gym.scoring.calibration import check_images
 from prune_gym.scoring.consumers import Call, Consumer, find_consumers
-from prune_gym.surgery.slicing import scatter_tensors, slice_tensors
+from prune_gym.surgery.compact import compact
+from prune_gym.surgery.slicing import check_architecture, named_tensors, scatter_tensors, slice_tensors
 
 RIDGE = 1e-3  # r, as a fraction of the mean diagonal of a Gram matrix
-IMAGES = 512  # calibration images from which Gram matrices are estimated
 MAX_COLUMNS = 2400  # of a matrix of patches; 256 channels in a 3x3 kernel have 2,304
 ROWS_PER_COLUMN = 50  # as many places of the images are enough for a Gram matrix
 
@@ -231,6 +232,30 @@ def compensate_sequentially(
     program = graph.program.at(architecture.mask)
     program.run(small, [images], before_call=correct)
     return small | {name: cut[name] for name in written if name in cut}
+
+
+def compensate(
+    model: nn.Module, graph: ChannelGraph, architecture: Architecture, images: Tensor, form: str = "auto"
+) -> nn.Module:
+    """The pruned network of :func:`prune_gym.compact`, with weights, biases and running means that make up for what was
+    removed: layer by layer, so that every layer's outputs come as near as they can to those of ``model``. No training and no
+    labels; see :func:`compensate_sequentially`. It works for whatever chose the channels, another library too.
+
+    Args:
+        model: the network before pruning, that of ``graph``. It is not modified.
+        architecture: which units to keep.
+        images: some hundred calibration images (N, C, H, W), as the model takes them, on its device.
+        form: as of :func:`prune_gym.compact`.
+
+    Raises TypeError or ValueError for a bad argument, as ``compact`` does, and for images that the model cannot take.
+    """
+    tensors = named_tensors(model, graph)
+    check_architecture(architecture, graph)
+    check_images(tensors, graph, images)
+    small = compensate_sequentially(graph, tensors, images, architecture)
+    with torch.inference_mode(False):
+        weights = scatter_tensors(tensors, {name: tensor.clone() for name, tensor in small.items()}, graph.units, architecture)
+        return compact(model, graph, architecture, form, weights)
 
 
 def _replace(arguments: list, call: Call, program: Program, tensors: Mapping[str, Tensor], weight: str) -> None:

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prune_gym.arguments import check_choice, check_integer
-from prune_gym.data.splits import Split, check_finite, check_labels
+from prune_gym.data.splits import Split, check_labels
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph, PrunableLayer
 from prune_gym.graph.program import Named, is_kept
+from prune_gym.scoring.calibration import check_images
 from prune_gym.scoring.compensation import Compensation
 from prune_gym.surgery.slicing import check_architecture, named_tensors, slice_tensors
 
@@ -85,31 +86,16 @@ def importance(name: str, seed: int = 0) -> Importance:
         check_architecture(architecture, graph)
         if name == "taylor":
             data = Split(images, labels)  # which checks them
-            check_labels(data.labels, _check_images(tensors, graph, data.images))
+            check_labels(data.labels, check_images(tensors, graph, data.images))
         compensation = None
         if name == "obs":
-            _check_images(tensors, graph, images)
+            check_images(tensors, graph, images)
             compensation = Compensation(graph, tensors, images, architecture)
         small = slice_tensors(tensors, graph.units, architecture)
         scores = unit_scores(name, small, graph, images, labels, architecture, seed, compensation)
         return tuple(np.split(scores, graph.starts[1:])[:-1])
 
     return criterion
-
-
-@torch.no_grad()
-def _check_images(tensors: Mapping[str, Tensor], graph: ChannelGraph, images: Tensor) -> object:
-    """Raise TypeError or ValueError for images that the network cannot take; gives its output for the first one."""
-    if not isinstance(images, Tensor) or images.ndim < 2 or not len(images):
-        raise TypeError("images: expected a tensor (N, C, H, W) with at least one image.")
-    own = {name: tensor.clone() for name, tensor in tensors.items()}  # as a forward pass may write to its buffers
-    try:
-        output = graph.program.at(graph.full().mask).run(own, [images[:1]])
-    except (RuntimeError, ValueError) as error:
-        got = f"{images.dtype} {tuple(images.shape)} on {images.device}"
-        raise ValueError(f"images: expected what the model takes, got {got}, which it cannot take ({error}).") from error
-    check_finite("images", images)
-    return output
 
 
 @torch.inference_mode(False)  # gradients are needed, whatever the caller's mode is

@@ -12,7 +12,7 @@ import numpy as np
 
 from prune_gym.data.splits import Split
 from prune_gym.scoring.aliasing import renew, written_tensors
-from prune_gym.scoring.candidates import RECALIBRATION_IMAGES, how_many
+from prune_gym.scoring.calibration import RECALIBRATION_IMAGES, how_many
 from prune_gym.scoring.compensation import SolvingCost
 from prune_gym.scoring.evaluation import Evaluator, Score, scores_of
 from prune_gym.scoring.importance import unit_scores

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prune_gym.arguments import check_choice, check_integer, check_number
+from prune_gym.surgery.widths import unit_steps
 
 if TYPE_CHECKING:
     from prune_gym.graph.channel_graph import ChannelGraph, ChannelGroup
@@ -32,7 +33,7 @@ class PruningSpace:
             mapping of names or patterns as in ``exclude`` to such numbers, of which the first that fits a group counts.
         exclude: groups that keep all their units, by the name of the group or of one of its layers, or a pattern
             (``"layer1.*"``, see :mod:`fnmatch`).
-        round_to: a group that loses units keeps a multiple of this many.
+        round_to: a group that loses units keeps a multiple of this many channels in each of its layers.
 
     Raises TypeError or ValueError for a bad argument; for a name or pattern that fits no group, with those that are similar.
     """
@@ -43,6 +44,7 @@ class PruningSpace:
     exclude: Sequence[str] = ()
     round_to: int = 1
     lowest: np.ndarray = field(init=False, repr=False)  # the least width of every group, int64 (groups,)
+    steps: np.ndarray = field(init=False, repr=False)  # of how many units the width of a group that lost some is a multiple
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, UNITS)
@@ -51,7 +53,8 @@ class PruningSpace:
             raise TypeError(f"exclude: expected a sequence of names or patterns, got {self.exclude!r}.")
         excluded = self._fitting("exclude", self.exclude)
         lowest = np.maximum(self._least_widths(), 1)
-        lowest = -(-lowest // self.round_to) * self.round_to
+        object.__setattr__(self, "steps", np.array(unit_steps(self.graph, self.round_to), np.int64))
+        lowest = -(-lowest // self.steps) * self.steps
         widths = self.graph.widths
         object.__setattr__(self, "lowest", np.where(excluded | (lowest > widths), widths, lowest))
 
@@ -108,18 +111,18 @@ class PruningSpace:
 
     def at_least(self, widths: np.ndarray) -> np.ndarray:
         """The smallest widths that groups may have, and that are not below these real numbers; int64."""
-        rounded = np.ceil(np.maximum(widths, self.lowest) / self.round_to - 1e-9).astype(np.int64) * self.round_to
+        rounded = np.ceil(np.maximum(widths, self.lowest) / self.steps - 1e-9).astype(np.int64) * self.steps
         return np.minimum(rounded, self.graph.widths)
 
     def next_below(self, widths: np.ndarray) -> np.ndarray:
-        """The widths of the groups after each has lost its next block of units, one where ``round_to`` is 1; the same where a
+        """The widths of the groups after each has lost its next block of units, one where ``steps`` is 1; the same where a
         group has nothing to lose. For int64 arrays (..., groups)."""
-        below = (widths - 1) // self.round_to * self.round_to
+        below = (widths - 1) // self.steps * self.steps
         return np.where(below >= self.lowest, below, widths)
 
     def next_above(self, widths: np.ndarray, limit: np.ndarray) -> np.ndarray:
         """The widths of the groups when each gets its last block back, but none more than ``limit``; int64 (groups,)."""
-        above = (widths // self.round_to + 1) * self.round_to
+        above = (widths // self.steps + 1) * self.steps
         return np.where(widths < limit, np.minimum(above, limit), widths)
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from prune_gym.data.splits import Split
 from prune_gym.graph.channel_graph import Architecture
-from prune_gym.scoring.candidates import COMPENSATION_IMAGES, Candidates, how_many
+from prune_gym.scoring.calibration import COMPENSATION_IMAGES, how_many
+from prune_gym.scoring.candidates import Candidates
 from prune_gym.scoring.evaluation import Evaluator
 from prune_gym.simulation.compute import Compute, passes
 from prune_gym.simulation.recipes import Network, Weights

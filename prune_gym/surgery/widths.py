@@ -8,7 +8,7 @@ from math import gcd, lcm
 import numpy as np
 
 from prune_gym.arguments import check_integer
-from prune_gym.graph.channel_graph import ChannelGraph
+from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.surgery.compact import compact
 from prune_gym.surgery.pruned_network import PrunedNetwork
 
@@ -23,20 +23,25 @@ def round_widths(network: PrunedNetwork, graph: ChannelGraph, scores: Sequence[n
 
     Raises TypeError or ValueError unless ``multiple`` is an integer >= 1, ValueError for scores of another form.
     """
+    return compact(network, graph, rounded(graph, scores, multiple), form="program")
+
+
+def rounded(graph: ChannelGraph, scores: Sequence[np.ndarray], multiple: int) -> Architecture:
+    """What :func:`round_widths` keeps; raises like it."""
     check_integer("multiple", multiple, 1)
     widths = graph.widths.tolist()
     if [np.shape(values) for values in scores] != [(width,) for width in widths]:
         shapes = [np.shape(values) for values in scores]
         raise ValueError(f"scores: expected one array per group, with a score per unit, {widths}, got the shapes {shapes}.")
     kept = []
-    for width, step, values in zip(widths, _steps(graph, multiple), scores, strict=True):
+    for width, step, values in zip(widths, unit_steps(graph, multiple), scores, strict=True):
         n_kept = width - width % step if width >= step else width
         rank = np.argsort(np.argsort(-np.asarray(values), kind="stable"), kind="stable")
         kept.append(rank < n_kept)
-    return compact(network, graph, graph.architecture(kept), form="program")
+    return graph.architecture(kept)
 
 
-def _steps(graph: ChannelGraph, multiple: int) -> list[int]:
+def unit_steps(graph: ChannelGraph, multiple: int) -> list[int]:
     """For every group, of how many units its width must be a multiple. A unit may hold several channels of a layer: of a
     grouped convolution with two groups one each, so that four units are eight channels."""
     steps = [1] * len(graph.groups)

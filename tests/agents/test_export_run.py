@@ -92,7 +92,9 @@ def test_what_is_no_run_is_refused(finished, tmp_path):
 def test_what_is_written_may_be_trained_once_more(finished, tmp_path):
     settings = PostTraining(epochs=3, learning_rate=0.01, batch_size=64)
     out = tmp_path / "small.safetensors"
-    config = ExportConfig(finished.folder, format="safetensors", round_to=16, out=out, device="cpu", posttraining=settings)
+    config = ExportConfig(
+        finished.folder, format="safetensors", round_to=16, compensate=False, out=out, device="cpu", posttraining=settings
+    )
     report = export_run.export_run(config)
     rounded, trained = report["networks"]["rounded to 16"], report["networks"]["trained again"]
     assert report["network"] == "trained again"
@@ -103,3 +105,21 @@ def test_what_is_written_may_be_trained_once_more(finished, tmp_path):
     network = prune_gym.load_pruned(out)
     assert accuracy(network, tasks.load("digits").test) == trained["test_accuracy"]
     assert prune_gym.load_pruned(finished.folder / "pruned.safetensors").state_dict().keys() == network.state_dict().keys()
+
+
+def test_what_was_cut_is_made_up_for(finished, tmp_path):
+    """Without labels or training: for what the run cut, and for what rounding cuts."""
+    reports = {}
+    for compensate in (False, True):
+        out = tmp_path / f"{compensate}.safetensors"
+        config = ExportConfig(finished.folder, format="safetensors", round_to=16, compensate=compensate, out=out, device="cpu")
+        reports[compensate] = export_run.export_run(config)
+    plain, better = reports[False]["networks"], reports[True]["networks"]
+    assert list(plain) == ["original", "pruned", "rounded to 16"]
+    assert list(better) == ["original", "pruned", "compensated", "rounded to 16"]
+    assert better["compensated"]["macs"] == better["pruned"]["macs"]
+    assert better["compensated"]["test_accuracy"] > better["pruned"]["test_accuracy"]
+    assert better["rounded to 16"]["params"] == plain["rounded to 16"]["params"]
+    assert better["rounded to 16"]["test_accuracy"] > plain["rounded to 16"]["test_accuracy"] + 0.1
+    network = prune_gym.load_pruned(tmp_path / "True.safetensors")
+    assert accuracy(network, tasks.load("digits").test) == better["rounded to 16"]["test_accuracy"]

@@ -12,9 +12,10 @@ from zoo import random_architecture, relative_error
 
 from prune_gym import Architecture, importance, trace
 from prune_gym.data.splits import Split
-from prune_gym.scoring import candidates as module
+from prune_gym.scoring import calibration as module
 from prune_gym.scoring import evaluation
-from prune_gym.scoring.candidates import FIDELITIES, Candidates, how_many
+from prune_gym.scoring.calibration import how_many
+from prune_gym.scoring.candidates import FIDELITIES, Candidates
 from prune_gym.scoring.evaluation import Evaluator
 from prune_gym.surgery.slicing import named_tensors, slice_tensors
 from prune_gym.tasks import Task

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prune_gym.envs import PruningEnv
-from prune_gym.scoring.candidates import COMPENSATION_IMAGES, RECALIBRATION_IMAGES
+from prune_gym.scoring.calibration import COMPENSATION_IMAGES, RECALIBRATION_IMAGES
 from prune_gym.scoring.compensation import SolvingCost
 from prune_gym.simulation.compute import Compute, passes
 from prune_gym.tasks import Task

@@ -57,7 +57,7 @@ def test_the_tiny_network_by_hand(tiny_task: Task) -> None:
     assert PruningSpace(graph, min_width=0.3).lowest.tolist() == [3, 2, 2, 2, 3]
     assert PruningSpace(graph, min_width={"outer": 0.5, "*": 2}).lowest.tolist() == [4, 2, 2, 2, 2]
     assert PruningSpace(graph, exclude=["inner", "dep*"]).lowest.tolist() == [1, 6, 6, 1, 1]
-    assert PruningSpace(graph, round_to=4).lowest.tolist() == [4, 4, 4, 4, 4]
+    assert PruningSpace(graph, round_to=4).lowest.tolist() == [4, 4, 2, 2, 4]  # two units hold two channels each
     assert PruningSpace(graph, round_to=4, min_width=5).lowest.tolist() == [8, 6, 6, 4, 8]
 
 
@@ -121,7 +121,7 @@ def test_targets_are_met_from_above_and_no_unit_more(
         assert counted(graph, name, widths) >= value * space.total - 1e-6
         assert (widths >= space.lowest).all()
         changed = widths < graph.widths
-        assert (widths[changed] % limits.get("round_to", 1) == 0).all()
+        assert (widths[changed] % space.steps[changed] == 0).all()
         for group in np.flatnonzero(widths < before):
             more = widths.copy()
             more[group] = space.next_above(widths, before)[group]
