@@ -9,7 +9,7 @@ from math import isnan
 import numpy as np
 import pytest
 
-from prune_gym.agents import GlobalTaylorAgent, RandomAgent, RLPruner, UniformAgent
+from prune_gym.agents import GlobalSurgeonAgent, GlobalTaylorAgent, RandomAgent, RLPruner, UniformAgent
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.recorder import EvaluationBudget
 from prune_gym.agents.registry import AGENTS, make_agent
@@ -61,7 +61,7 @@ def ranking(env: PruningEnv, scores: np.ndarray) -> np.ndarray:
         norm = sum(score**2 for score in mine.values()) ** 0.5 or 1.0
         best = max(mine, key=lambda place: (mine[place], -place))
         units += [(score / norm, group.first_unit + place, number) for place, score in mine.items() if place != best]
-    left, lost = env.simulator.step_filters(env.snapshot()), [0] * len(groups)
+    left, lost = env.simulator.step_budget(env.snapshot()), [0] * len(groups)
     for _, _, number in sorted(units):
         if groups[number].filters_per_unit <= left:
             lost[number] += groups[number].filters_per_unit
@@ -98,7 +98,7 @@ def test_taylor_keeps_the_best_unit_of_every_group(tiny_task, monkeypatch):
     monkeypatch.setattr(env.simulator, "unit_scores", lambda *_: np.ones(env.graph.n_units))
     action = agent.ranking_action(env.snapshot())
     widest = int(env.graph.widths.argmax())
-    filters = env.simulator.step_filters(env.snapshot())
+    filters = env.simulator.step_budget(env.snapshot())
     assert filters > env.graph.widths[widest]
     assert action[widest] * filters == pytest.approx(env.graph.widths[widest] - 1)
 
@@ -184,6 +184,7 @@ def test_off_policy_agents_explore_as_they_should(env):
 def test_every_name_makes_its_agent(name, env):
     agent = make_agent(RunConfig(agent=name, seed=5), env)
     expected = {"rl_pruner": RLPruner, "uniform": UniformAgent, "random": RandomAgent, "taylor": GlobalTaylorAgent}
+    expected |= {"obs": GlobalSurgeonAgent}
     assert type(agent) is expected[name] if name in expected else type(agent).__name__.lower() == name
     assert agent.seed == 5
 

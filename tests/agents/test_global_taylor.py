@@ -35,18 +35,18 @@ def test_global_taylor_is_one_ranking_of_all_units(tiny_task, sparsity):
     agent = GlobalTaylorAgent(env).learn(10)
     assert agent.num_timesteps == env.evaluations == 1
     architecture = env.best.snapshot.architecture
-    assert architecture.widths.tolist() == slow_ranking(tiny_task, env.simulator.target_filters)
-    assert env.simulator.removed_filters(env.best.snapshot) == env.simulator.target_filters
+    assert architecture.widths.tolist() == slow_ranking(tiny_task, env.simulator.schedule.target)
+    assert env.simulator.removed(env.best.snapshot) == env.simulator.schedule.target
     assert len({*(architecture.widths / env.graph.widths)}) > 1  # not the uniform one
 
 
 def test_global_taylor_in_steps_ranks_anew(tiny_task):
     env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.1, device="cpu")
     agent = make_agent(RunConfig(agent="taylor"), env).learn(10)
-    steps = -(-env.simulator.target_filters // env.simulator.step_budget)
+    steps = -(-env.simulator.schedule.target // env.simulator.schedule.per_step)
     assert agent.num_timesteps == steps > 1
-    removed = [env.simulator.removed_filters(state) for state in env.best.snapshot.trajectory()]
-    assert removed == [min(env.simulator.step_budget * i, env.simulator.target_filters) for i in range(steps + 1)]
+    removed = [env.simulator.removed(state) for state in env.best.snapshot.trajectory()]
+    assert removed == [min(env.simulator.schedule.per_step * i, env.simulator.schedule.target) for i in range(steps + 1)]
 
 
 def test_global_taylor_prunes_a_dead_group_first(own_tiny_task):

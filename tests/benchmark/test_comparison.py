@@ -18,21 +18,20 @@ from prune_gym.agents import RunConfig
 from prune_gym.benchmark import comparison
 from prune_gym.benchmark.comparison import COLUMNS, KEY, ComparisonConfig, compare, describe, evaluate, row_key
 from prune_gym.benchmark.rows import Rows
-from prune_gym.surgery.compact import compact
 from prune_gym.training.distillation import PostTraining
 from prune_gym.training.train import accuracy
 
-QUICK: dict[str, Any] = {"tasks": ("digits",), "sparsities": (0.2,), "agents": ("uniform",), "seeds": 1, "evaluations": 5}
+QUICK: dict[str, Any] = {"tasks": ("digits",), "macs_reductions": (0.2,), "agents": ("uniform",), "seeds": 1, "evaluations": 5}
 
 
-def test_every_agent_on_every_task_at_every_sparsity_with_every_seed() -> None:
+def test_every_agent_on_every_task_at_every_target_with_every_seed() -> None:
     config = ComparisonConfig(seeds=2, evaluations=70, posttraining=PostTraining(epochs=3))
     runs = config.runs()
-    assert [(run.task, run.sparsity, run.agent, run.seed) for run in runs] == list(
+    assert [(run.task, run.macs_reduction, run.agent, run.seed) for run in runs] == list(
         product(("digits", "digits-resnet", "digits-mobilenet"), (0.5, 0.75), config.agents, (0, 1))
     )
     for run in runs:
-        others = RunConfig(task=run.task, sparsity=run.sparsity, agent=run.agent, seed=run.seed)
+        others = RunConfig(task=run.task, macs_reduction=run.macs_reduction, agent=run.agent, seed=run.seed)
         assert (run.evaluations, run.posttraining.epochs, run.device) == (70, 3, "cpu")
         assert run.settings() | {"evaluations": None, "posttraining": None, "device": "auto"} == others.settings() | {
             "posttraining": None
@@ -51,9 +50,9 @@ def test_every_agent_on_every_task_at_every_sparsity_with_every_seed() -> None:
         ({"agents": ("rl_prunr",)}, ValueError, r"agents: .* Did you mean 'rl_pruner'\?"),
         ({"tasks": ()}, ValueError, "tasks: expected at least one"),
         ({"tasks": ("digit",)}, ValueError, r"tasks: .* Did you mean 'digits'\?"),
-        ({"sparsities": ()}, ValueError, "sparsities: expected at least one"),
-        ({"sparsities": (0.5, 0.50)}, ValueError, "sparsities: expected different ones, got 0.5 0.5"),
-        ({"sparsities": (0.5, 1.0)}, ValueError, r"sparsities: expected a number in \(0, 1\), got 1.0"),
+        ({"macs_reductions": ()}, ValueError, "macs_reductions: expected at least one"),
+        ({"macs_reductions": (0.5, 0.50)}, ValueError, "macs_reductions: expected different ones, got 0.5 0.5"),
+        ({"macs_reductions": (0.5, 1.0)}, ValueError, r"macs_reductions: expected a number in \(0, 1\), got 1.0"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -66,14 +65,17 @@ def test_a_row() -> None:
     row = evaluate(run)
     assert row | row_key(run) == row
     assert tuple(row) == COLUMNS
-    assert row["evaluations"] == 5
+    assert row["evaluations"] == 4  # all that it can do
     task = tasks.load("digits")
     env = run.environment(task)
     env.reset()
     while env.steps_left:
         env.step(env.uniform_action)
-    architecture = env.best.snapshot.architecture
-    network, cost, full = compact(task.model, task.graph, architecture).eval(), task.graph.cost(architecture), task.graph.full()
+    architecture, network = env.best.snapshot.architecture, env.simulator.network(env.best.snapshot)
+    cost, full = task.graph.cost(architecture), task.graph.full()
+    assert row["compute"] == env.compute.macs
+    assert row["channel_sparsity"] == pytest.approx(architecture.channel_sparsity, abs=1e-6)
+    assert row["flops_reduction"] >= 0.2
     assert row["val_accuracy"] == pytest.approx(accuracy(network, task.val))
     assert row["test_accuracy"] == pytest.approx(accuracy(network, task.test))
     assert row["flops_reduction"] == pytest.approx(1 - cost.macs / task.graph.cost(full).macs, abs=1e-6)
@@ -81,8 +83,10 @@ def test_a_row() -> None:
 
 
 def test_what_tells_rows_apart() -> None:
-    run = RunConfig(task="digits-resnet", sparsity=0.3, agent="ppo", seed=4, evaluations=9, posttraining=PostTraining(epochs=2))
-    assert row_key(run) == dict(zip(KEY, ("digits-resnet", 0.3, "ppo", 4, 9, "epochs 2"), strict=True))
+    run = RunConfig(
+        task="digits-resnet", macs_reduction=0.3, agent="ppo", seed=4, evaluations=9, posttraining=PostTraining(epochs=2)
+    )
+    assert row_key(run) == dict(zip(KEY, ("digits-resnet", 0.3, "recalibrated", "ppo", 4, 9, "epochs 2"), strict=True))
     assert row_key(RunConfig())["budget"] == ""
     assert describe(PostTraining()) == describe(PostTraining(epochs=0, learning_rate=0.5)) == ""
     assert describe(PostTraining(epochs=2, learning_rate=0.5)) == "epochs 2, learning_rate 0.5"
@@ -119,7 +123,12 @@ def test_only_missing_rows_are_computed(tmp_path: Path, in_process: Callable[[],
     assert in_process() == []
     assert len(rows.rows) == 6
     assert settings["out"].read_bytes() == content
-    for change in ({"evaluations": 6}, {"evaluations": None}, {"posttraining": PostTraining(epochs=1)}, {"sparsities": (0.3,)}):
+    for change in (
+        {"evaluations": 6},
+        {"evaluations": None},
+        {"posttraining": PostTraining(epochs=1)},
+        {"macs_reductions": (0.3,)},
+    ):
         compare(ComparisonConfig(**settings | change))
         assert len(in_process()) == 1
 
@@ -157,10 +166,10 @@ def test_the_real_thing_in_worker_processes(tmp_path: Path) -> None:
     out = tmp_path / "found.csv"
     config = ComparisonConfig(**QUICK, processes=1, out=out)
     (found,) = compare(config).rows
-    assert (found["agent"], found["seed"], found["budget"], found["evaluations"]) == ("uniform", "0", "5", "5")
+    assert (found["agent"], found["seed"], found["budget"], found["evaluations"]) == ("uniform", "0", "5", "4")
     out.write_text(re.sub(r"0\.\d+$", "0.123456", out.read_text(), flags=re.MULTILINE))
     (kept,) = compare(config).rows
-    assert kept["params_reduction"] == "0.123456"
+    assert kept["channel_sparsity"] == "0.123456"
 
 
 def test_the_table_alone(tmp_path: Path, in_process: Callable[[], list[RunConfig]]) -> None:

@@ -13,8 +13,16 @@ from prune_gym.training.distillation import PostTraining
 def row(
     agent: str, seed: int, test_accuracy: float, budget: object = "", evaluations: int = 100, **more: object
 ) -> dict[str, str]:
-    found = {"task": "digits", "sparsity": 0.5, "agent": agent, "seed": seed, "budget": budget, "posttraining": ""}
-    found |= {"evaluations": evaluations, "val_accuracy": 0.5, "test_accuracy": test_accuracy}
+    found = {
+        "task": "digits",
+        "macs_reduction": 0.5,
+        "fidelity": "recalibrated",
+        "agent": agent,
+        "seed": seed,
+        "budget": budget,
+        "posttraining": "",
+    }
+    found |= {"evaluations": evaluations, "compute": 2.5e11, "val_accuracy": 0.5, "test_accuracy": test_accuracy}
     return {key: str(value) for key, value in (found | more).items()}
 
 
@@ -44,18 +52,22 @@ def test_cells() -> None:
 def test_the_agents_stand_in_the_order_of_the_registry() -> None:
     rows = [row("uniform", 0, 0.1), *(row("ppo", seed, accuracy) for seed, accuracy in enumerate((0.5, 0.6, 0.7)))]
     assert comparison_table(rows).splitlines() == [
-        "| task | channel sparsity | evaluations | ppo | uniform |",
-        "|---|---|---|---|---|",
-        "| digits | 50% | 100 | 60.0 ± 24.8 | 10.0 (n=1) |",
+        "| task | MACs | fidelity | evaluations | ppo | uniform |",
+        "|---|---|---|---|---|---|",
+        "| digits | -50% | recalibrated | 100 | 60.0 ± 24.8, 0.25 | 10.0 (n=1), 0.25 |",
     ]
 
 
 def test_an_agent_that_was_not_run_there_has_an_empty_cell() -> None:
-    rows = [row("ppo", 0, 0.7), row("uniform", 0, 0.2, sparsity=0.75), row("ppo", 0, 0.3, task="other", sparsity=0.75)]
+    rows = [
+        row("ppo", 0, 0.7),
+        row("uniform", 0, 0.2, macs_reduction=0.75),
+        row("ppo", 0, 0.3, task="other", macs_reduction=0.75),
+    ]
     assert comparison_table(rows).splitlines()[2:] == [
-        "| digits | 50% | 100 | 70.0 |  |",
-        "| digits | 75% | 100 |  | 20.0 |",
-        "| other | 75% | 100 | 30.0 |  |",
+        "| digits | -50% | recalibrated | 100 | 70.0, 0.25 |  |",
+        "| digits | -75% | recalibrated | 100 |  | 20.0, 0.25 |",
+        "| other | -75% | recalibrated | 100 | 30.0, 0.25 |  |",
     ]
 
 
@@ -63,15 +75,15 @@ def test_other_budgets_are_other_lines() -> None:
     rows = [row("ppo", seed, 0.7, evaluations=100 - seed) for seed in range(2)]
     rows += [row("ppo", seed, 0.1, 20, 20) for seed in range(2)]
     first, second = comparison_table(rows).splitlines()[2:]
-    assert first == "| digits | 50% | 100 | 70.0 ± 0.0 |"
-    assert second == "| digits | 50% | 20 | 10.0 ± 0.0 |"
+    assert first == "| digits | -50% | recalibrated | 100 | 70.0 ± 0.0, 0.25 |"
+    assert second == "| digits | -50% | recalibrated | 20 | 10.0 ± 0.0, 0.25 |"
 
 
 def test_post_training_is_told() -> None:
     settings = PostTraining(epochs=5, learning_rate=0.01)
     rows = [row("ppo", 0, 0.7), row("ppo", 0, 0.9, posttraining=describe(settings))]
     head, rule, first, second = comparison_table(rows).splitlines()
-    assert head == "| task | channel sparsity | post-training | evaluations | ppo |"
-    assert rule == "|---|---|---|---|---|"
-    assert first == "| digits | 50% | none | 100 | 70.0 |"
-    assert second == "| digits | 50% | epochs 5, learning_rate 0.01 | 100 | 90.0 |"
+    assert head == "| task | MACs | fidelity | post-training | evaluations | ppo |"
+    assert rule == "|---|---|---|---|---|---|"
+    assert first == "| digits | -50% | recalibrated | none | 100 | 70.0, 0.25 |"
+    assert second == "| digits | -50% | recalibrated | epochs 5, learning_rate 0.01 | 100 | 90.0, 0.25 |"

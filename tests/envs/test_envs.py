@@ -69,7 +69,9 @@ def test_conformance(name):
     assert (observation == 1).all()
     _, reward, terminated, truncated, info = env.step(env.action_space.sample())
     assert [type(reward), type(terminated), type(truncated)] == [float, bool, bool]
-    assert set(info) == {"accuracy", "flops_reduction", "params_reduction", "channel_sparsity", "widths", "evaluations"}
+    reductions = {"flops_reduction", "params_reduction", "channel_sparsity"}
+    assert set(info) == {"accuracy", "macs", "params", *reductions, "widths", "evaluations", "compute"}
+    assert [type(info[name]) for name in ("macs", "params", "evaluations", "compute")] == [int] * 4
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -507,7 +509,7 @@ def test_copied_environments_stand_on_their_own_graph(env, clone):
     assert again.evaluations == env.evaluations
 
 
-@pytest.mark.parametrize("change", [{"sparsity": 0.3}, {"step_ratio": 0.2}, {"rounding": "carry"}])
+@pytest.mark.parametrize("change", [{"sparsity": 0.3}, {"step_ratio": 0.2}, {"rounding": "paper"}])
 def test_restore_refuses_a_state_of_another_schedule(env, tiny_task, change):
     other = PruningEnv(tiny_task, **{"sparsity": 0.5, "step_ratio": 0.1, "device": "cpu", **change})
     other.reset()

@@ -219,4 +219,4 @@ def test_wrapped_environments_can_be_made_again_from_their_spec():
     again = gymnasium.make(env.spec)
     assert again.get_wrapper_attr("scale") == 1.5
     assert again.get_wrapper_attr("improvement").gamma == 0.9
-    assert again.unwrapped.simulator.target_filters == env.unwrapped.simulator.target_filters
+    assert again.unwrapped.simulator.schedule.target == env.unwrapped.simulator.schedule.target

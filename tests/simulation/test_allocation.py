@@ -342,7 +342,7 @@ def test_bad_rounding() -> None:
 
 
 def test_nothing_left() -> None:
-    with pytest.raises(ValueError, match="every group is down to one unit; nothing is left to remove"):
+    with pytest.raises(ValueError, match="every group is at its least width; nothing is left to remove"):
         allocate(np.ones(2), architecture([5, 5], [1, 1], [1, 1]), 3)
 
 

@@ -6,16 +6,15 @@ from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune_gym.simulation.schedule import Schedule, complete, filters_per_step, filters_to_remove
+from prune_gym.simulation.schedule import Schedule, step_budget, target_budget
 
 
-def network(n_filters: int) -> Any:
-    return SimpleNamespace(n_filters=n_filters)
+def space(total: int, target: str = "sparsity") -> Any:
+    return SimpleNamespace(total=total, target=target)
 
 
 @pytest.mark.parametrize(
@@ -31,8 +30,10 @@ def network(n_filters: int) -> Any:
     ],
 )
 def test_fractions_of_the_filters(ratio: float, filters: int, per_step: int, target: int) -> None:
-    assert filters_per_step(network(filters), ratio) == per_step
-    assert filters_to_remove(network(filters), ratio) == target
+    assert step_budget(space(filters), ratio) == per_step
+    assert target_budget(space(filters), ratio) == target
+    for other in ("macs_reduction", "params_reduction"):  # no step is left over for a few of them
+        assert step_budget(space(filters, other), ratio) == target_budget(space(filters, other), ratio) == target
 
 
 @given(target=st.integers(1, 60), per_step=st.integers(1, 25))
@@ -77,21 +78,3 @@ def test_the_last_step_is_exact(rounding: str) -> None:
     assert Schedule(18, 6, rounding).rounding_at(2) == "largest_remainder"
     assert Schedule(18, 6, rounding).rounding_at(1) == rounding
     assert Schedule(5, 6, rounding).rounding_at(0) == "largest_remainder"
-
-
-def test_completion_takes_the_fewest_filters_first() -> None:
-    filters, capacity = np.array([4, 2, 3]), np.array([5, 2, 5])
-    assert complete(np.array([1, 0, 0]), capacity, filters, 5).tolist() == [1, 1, 0]
-    assert complete(np.array([1, 1, 0]), capacity, filters, 7).tolist() == [1, 2, 0]
-    assert complete(np.array([1, 2, 0]), capacity, filters, 9).tolist() == [1, 2, 1]  # the second has no more to give
-    assert complete(np.array([0, 0, 0]), capacity, filters, 8).tolist() == [0, 2, 2]
-    assert complete(np.array([1, 1, 0]), capacity, filters, 6).tolist() == [1, 1, 0]  # met already
-    assert complete(np.array([1, 1, 1]), capacity, filters, 2).tolist() == [1, 1, 1]
-
-
-def test_completion_leaves_its_arguments_alone_and_knows_its_limits() -> None:
-    counts, filters, capacity = np.array([0, 0]), np.array([2, 3]), np.array([1, 2])
-    assert complete(counts, capacity, filters, 8).tolist() == [1, 2]
-    assert counts.tolist() == [0, 0]
-    with pytest.raises(ValueError, match="budget: expected at most 8 filters, as many as can be removed, got 9"):
-        complete(counts, capacity, filters, 9)

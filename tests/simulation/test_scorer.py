@@ -38,9 +38,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     run = Program.run
 
-    def counted(self: Program, tensors: dict[str, Tensor], inputs: list[Tensor], training: bool = False) -> Tensor:
+    def counted(self: Program, tensors: dict[str, Tensor], inputs: list[Tensor], *args: object, **kwargs: object) -> Tensor:
         sizes.append(len(inputs[0]))
-        return run(self, tensors, inputs, training)
+        return run(self, tensors, inputs, *args, **kwargs)
 
     monkeypatch.setattr(Program, "run", counted)
     return sizes
@@ -173,7 +173,7 @@ def test_rankings_and_scores_do_not_depend_on_earlier_passes(tiny_task: Task, ti
         assert [(scorer.score(network), scorer.ranks(network).tolist()) for network in networks] == alone
         for network, (score, _) in zip(networks, alone, strict=True):
             assert scorer.evaluator(network.weights).accuracy(network.architecture) == score.accuracy
-    simulator = Simulator(task, 0.5, 0.2)
+    simulator = Simulator(task, 0.5, 0.2, fidelity="original")
     assert [simulator.scorer.score(network) for network in networks] == [score for score, _ in alone]
     assert float(task.model.calls) == 0
 
@@ -194,11 +194,14 @@ class Spy(ResultCache):
 
 
 def test_the_identity_says_all_that_results_depend_on(tiny_task: Task) -> None:
-    simulator = Simulator(tiny_task, 0.5, 0.1, "carry", "l2", "test", precision="bfloat16", posttraining=SETTINGS)
+    simulator = Simulator(
+        tiny_task, 0.5, 0.1, "carry", "l2", "test", precision="bfloat16", posttraining=SETTINGS, fidelity="compensated"
+    )
     assert {key: value for key, value in simulator.identity.items() if key not in tiny_task.fingerprints} == {
         "split": "test",
         "importance": "l2",
         "precision": "bfloat16",
+        "fidelity": "compensated",
         "post-training": asdict(SETTINGS),
         "device": "cpu",
         "threads": torch.get_num_threads(),
@@ -214,6 +217,8 @@ def test_the_identity_says_all_that_results_depend_on(tiny_task: Task) -> None:
     [
         {"importance": "l1"},
         {"precision": "bfloat16"},
+        {"fidelity": "original"},
+        {"fidelity": "compensated"},
         {"reward_split": "test"},
         {"posttraining": SETTINGS},
         {"posttraining": replace(SETTINGS, mu=0.5)},

@@ -55,7 +55,7 @@ def episode(simulator: Simulator, actions: np.ndarray) -> list[PruningState]:
 
 
 def steps_of(simulator: Simulator, states: list[PruningState]) -> list[int]:
-    return np.diff([simulator.removed_filters(state) for state in states]).tolist()
+    return np.diff([simulator.removed(state) for state in states]).tolist()
 
 
 random_actions = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).dirichlet([0.3] * 4, 5))
@@ -82,7 +82,7 @@ def test_shared_units_reach_the_target_exactly_while_single_ones_are_left(
 ) -> None:
     simulator = Simulator(tiny_task, sparsity, 8 / 64, rounding, importance="l1")
     states = episode(simulator, np.zeros((1, 5)))
-    assert simulator.removed_filters(states[-1]) == ceil(sparsity * 64)
+    assert simulator.removed(states[-1]) == ceil(sparsity * 64)
     assert len(states) - 1 == ceil(ceil(sparsity * 64) / 8)
     if rounding == "largest_remainder":
         assert all(step == 8 for step in steps_of(simulator, states)[:-1])
@@ -95,10 +95,10 @@ def test_no_step_removes_more_than_its_budget_or_one_unit(
     rounding: str, tiny_task: Task, seed: int, sparsity: float, budget: int
 ) -> None:
     simulator = Simulator(tiny_task, sparsity, budget / 64, rounding, importance="l1")
-    assert simulator.step_budget == budget
+    assert simulator.schedule.per_step == budget
     states = episode(simulator, np.random.default_rng(seed).dirichlet([0.3] * 5, 7))
     assert not any(simulator.is_terminal(state) for state in states[:-1])
-    planned = -(-simulator.target_filters // budget)
+    planned = -(-simulator.schedule.target // budget)
     assert len(states) - 1 <= planned
     for before, after, step in zip(states, states[1:], steps_of(simulator, states), strict=False):
         units = int((before.architecture.widths - after.architecture.widths).sum())
@@ -106,10 +106,10 @@ def test_no_step_removes_more_than_its_budget_or_one_unit(
         assert (after.architecture.widths >= 1).all()
         assert not (after.architecture.mask & ~before.architecture.mask).any()  # nothing comes back
         if rounding != "paper":
-            goal = min(budget * (before.steps + 1), simulator.target_filters)  # with what earlier steps fell short of
-            allowed = max(1, goal - simulator.removed_filters(before))
+            goal = min(budget * (before.steps + 1), simulator.schedule.target)  # with what earlier steps fell short of
+            allowed = max(1, goal - simulator.removed(before))
             assert step <= allowed or units == 1 or (after is states[-1] and step < allowed + 4)
-    assert simulator.removed_filters(states[-1]) < simulator.target_filters + 4
+    assert simulator.removed(states[-1]) < simulator.schedule.target + 4
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_no_step_removes_more_than_its_budget_or_one_unit(
     [(0.29, 29, 29), (0.57, 57, 57), (0.07, 7, 7), (0.141, 14, 15), (0.001, 1, 1), (1e-12, 1, 1)],
 )
 def test_fractions_of_a_hundred_filters(ratio: float, step: int, target: int) -> None:
-    assert Simulator(HUNDRED, 0.5, ratio).step_budget == step
-    assert Simulator(HUNDRED, ratio, 0.5).target_filters == target
+    assert Simulator(HUNDRED, 0.5, ratio).schedule.per_step == step
+    assert Simulator(HUNDRED, ratio, 0.5).schedule.target == target
 
 
 def test_one_step_for_everything(tiny_task: Task) -> None:
@@ -131,8 +131,8 @@ def test_one_step_for_everything(tiny_task: Task) -> None:
 def test_progress_and_terminal(tiny_task: Task) -> None:
     simulator = Simulator(tiny_task, 0.25, 6 / 64)
     states = episode(simulator, np.eye(5)[[1, 4]])
-    assert simulator.target_filters == 16
-    assert [simulator.removed_filters(state) for state in states] == [0, 6, 12, 16]
+    assert simulator.schedule.target == 16
+    assert [simulator.removed(state) for state in states] == [0, 6, 12, 16]
     assert [simulator.progress(state) for state in states] == [0, 6 / 16, 12 / 16, 1]
     assert [simulator.is_terminal(state) for state in states] == [False, False, False, True]
 
@@ -142,7 +142,7 @@ def test_progress_and_terminal(tiny_task: Task) -> None:
 
 @pytest.mark.parametrize("importance", ["taylor", "l1", "l2", "random"])
 def test_the_least_important_of_a_group_go(importance: str, tiny_task: Task) -> None:
-    simulator = Simulator(tiny_task, 0.7, 10 / 64, importance=importance)
+    simulator = Simulator(tiny_task, 0.7, 10 / 64, "largest_remainder", importance=importance, fidelity="original")
     calibration = tiny_task.calibration
     rng = np.random.default_rng(0)
     before = simulator.initial()
@@ -185,7 +185,7 @@ def test_scores_that_are_not_numbers_do_not_spare_a_unit(own_tiny_task: Task) ->
     """A diverged network has NaN for every importance; as many units go as for any other."""
     with torch.no_grad():
         own_tiny_task.model.classifier.weight.fill_(float("nan"))
-    simulator = Simulator(own_tiny_task, 0.5, 8 / 64)
+    simulator = Simulator(own_tiny_task, 0.5, 8 / 64, "largest_remainder")
     assert steps_of(simulator, episode(simulator, np.zeros((1, 5)))) == [8, 8, 8, 8]
 
 
@@ -225,7 +225,7 @@ def test_carry_gives_shared_units_their_turn(tiny_task: Task) -> None:
     states = episode(simulator, np.zeros((1, 5)))
     removed = tiny_task.graph.widths - states[-1].architecture.widths
     assert (np.abs(removed - 39 / 64 * tiny_task.graph.widths) < 1.5).all()
-    assert simulator.removed_filters(states[-1]) == 39
+    assert simulator.removed(states[-1]) == 39
 
 
 def test_the_last_step_carries_nothing_over(tiny_task: Task) -> None:
@@ -282,7 +282,7 @@ def test_a_bad_action_changes_nothing(tiny_task: Task) -> None:
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_rewards_read_the_chosen_split(split: str, tiny_task: Task) -> None:
-    simulator = Simulator(tiny_task, 0.3, 0.1, reward_split=split)
+    simulator = Simulator(tiny_task, 0.3, 0.1, reward_split=split, fidelity="original")
     states = episode(simulator, np.zeros((1, 5)))
     networks = [prune_gym.compact(tiny_task.model, tiny_task.graph, state.architecture, form="program") for state in states]
     data = tiny_task.val if split == "val" else tiny_task.test

@@ -63,7 +63,7 @@ def test_a_pickled_state_is_small_and_holds_everything(simulator: Simulator) -> 
 
 
 def test_steps_that_carry_nothing_over_keep_nothing_for_it(tiny_task: Task) -> None:
-    state = walk(Simulator(tiny_task, 0.6, 0.1))
+    state = walk(Simulator(tiny_task, 0.6, 0.1, "largest_remainder"))
     assert [move.carry for move in state.moves()] == [b""] * 4
     same(pickle.loads(pickle.dumps(state)), state)
 

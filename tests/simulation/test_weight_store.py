@@ -25,7 +25,7 @@ from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining, distill
 from prune_gym.training.train import accuracy
 
-SETTINGS = PostTraining(epochs=1, learning_rate=0.02, batch_size=60)
+SETTINGS = PostTraining(epochs=1, learning_rate=0.02, batch_size=60, start="cut")
 
 
 class Disk(ResultCache):

@@ -27,7 +27,7 @@ from prune_gym.training import train as training
 from prune_gym.training.distillation import PostTraining, distillation_loss
 from prune_gym.training.train import Recipe, accuracy
 
-SETTINGS = PostTraining(epochs=2, period=2, learning_rate=0.01, batch_size=50)
+SETTINGS = PostTraining(epochs=2, period=2, learning_rate=0.01, batch_size=50, start="cut")
 
 
 def trainer_of(task):
@@ -257,7 +257,7 @@ def test_post_training_helps():
     accuracies = []
     for epochs in (0, 3):
         settings = PostTraining(epochs=epochs, learning_rate=0.02, batch_size=64)
-        env = PruningEnv("digits", sparsity=0.4, step_ratio=0.2, posttraining=settings, device="cpu")
+        env = PruningEnv("digits", sparsity=0.4, step_ratio=0.2, posttraining=settings, fidelity="original", device="cpu")
         env.reset()
         for _ in range(2):
             *_, info = env.step(env.uniform_action)

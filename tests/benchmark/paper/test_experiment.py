@@ -129,7 +129,7 @@ def test_every_method_is_trained_for_as_many_epochs(make_experiment: Make, monke
             return inner(state)
 
         monkeypatch.setattr(simulator, "posttrained", posttrained)
-        budgets[config.agent] = simulator.target_filters
+        budgets[config.agent] = simulator.schedule.target
         return make(config, env)
 
     monkeypatch.setattr(module, "make_agent", spy)

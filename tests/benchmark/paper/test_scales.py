@@ -30,7 +30,7 @@ def test_the_scale_of_the_paper() -> None:
             sparsities[name],
             step_ratio=0.01,
             rl_pruner=RLPrunerConfig(stages=10, samples=10),
-            posttraining=PostTraining(epochs=20, period=1),
+            posttraining=PostTraining(epochs=20, period=1, start="cut"),
             scratch=RECIPES["paper"],
             train_images=None,
             val_images=None,
@@ -39,6 +39,7 @@ def test_the_scale_of_the_paper() -> None:
         assert small.sparsities == sparsities[name][: len(small.sparsities)]
         assert small.step_ratio > 0.01
         assert small.posttraining.epochs <= 3
+        assert small.posttraining.start == "cut" or not small.posttraining.epochs
 
 
 @pytest.mark.parametrize(
