@@ -31,6 +31,7 @@ ENTRIES: dict[str, type] = {  # of a summary
     "after": dict,
     "widths": dict,
     "architecture": str,
+    "compute": dict,
     "kept": str,
 }
 MEASURED = ("val_accuracy", "test_accuracy", "macs", "params", "flops_reduction", "params_reduction", "channel_sparsity")

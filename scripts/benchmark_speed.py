@@ -16,6 +16,7 @@ from rich.table import Table
 
 from prune_gym.benchmark.speed.suite import SpeedConfig, measure
 from prune_gym.files import check_writable, write_atomically
+from prune_gym.scoring.candidates import FIDELITY
 
 
 def main(config: SpeedConfig) -> None:
@@ -37,12 +38,14 @@ def report(result: dict[str, Any]) -> None:
         table.add_row(name, f"{1e3 * value:.0f}")
     console.print(table)
     table = Table(title=f"scoring 10 candidates on {result['machine']['device']}, {result['machine']['threads']} threads")
-    for heading in ("network", "evaluations/s", "time over bare passes", "step, ms", "step in the network's passes"):
-        table.add_column(heading, justify="left" if heading == "network" else "right")
-    for name, row in result["scoring"].items():
-        step = result["step"].get(name)
-        extra = (f"{step['milliseconds']:.1f}", f"{step['share_of_passes']:.0%}") if step else ("", "")
-        table.add_row(name, f"{row['evaluations_per_second']:.1f}", f"{row['ratio_to_bare_passes']:.2f}", *extra)
+    headings = ("network", "fidelity", "evaluations/s", "time over bare passes", "step, ms", "step in the network's passes")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("network", "fidelity") else "right")
+    for name, by_fidelity in result["scoring"].items():
+        for fidelity, row in by_fidelity.items():
+            step = result["step"].get(name) if fidelity == FIDELITY else None
+            extra = (f"{step['milliseconds']:.1f}", f"{step['share_of_passes']:.0%}") if step else ("", "")
+            table.add_row(name, fidelity, f"{row['evaluations_per_second']:.1f}", f"{row['ratio_to_bare_passes']:.2f}", *extra)
     console.print(table)
     for name, rows in result.get("arithmetic", {}).items():
         table = Table(title=f"{name}: masked scoring against a matrix product")

@@ -13,6 +13,7 @@ import torch
 
 from prune_gym.envs import PruningEnv
 from prune_gym.graph.program import Program
+from prune_gym.scoring.calibration import RECALIBRATION_IMAGES, how_many
 from prune_gym.scoring.latency import seconds
 from prune_gym.scoring.masked import MaskedNetwork
 from prune_gym.surgery.compact import compact
@@ -21,14 +22,20 @@ from prune_gym.tasks import Task
 BATCH_SIZES = (50, 100, 200, 500, 1000)
 
 
-def scoring(task: Task, device: torch.device, repetitions: int, candidates: int = 10) -> dict[str, float]:
-    """Preview ``candidates`` actions, and the bare passes of the same compact networks over the same images."""
-    env = PruningEnv(task, device=device, step_ratio=0.05)
+def scoring(
+    task: Task, device: torch.device, repetitions: int, candidates: int = 10, fidelity: str = "original"
+) -> dict[str, float]:
+    """Preview ``candidates`` actions, and the bare passes of the same compact networks over the same images, those included on
+    which a candidate is recalibrated."""
+    env = PruningEnv(task, device=device, step_ratio=0.05, fidelity=fidelity)
     env.reset()
+    env.preview([env.uniform_action])  # so that what is computed once is known
     rng = np.random.default_rng(0)
     simulator = env.simulator
-    simulator.successors(simulator.initial(), [env.uniform_action])  # importance is computed once per state
     images = simulator.scorer.split.inputs()
+    if fidelity == "recalibrated":
+        calibration = task.train.sample(how_many(RECALIBRATION_IMAGES, task.train)).to(device).inputs()
+        images = torch.cat([images, calibration])
 
     ratios, rates = [], []
     batch_size = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from prune_gym.benchmark.speed import at_scale
 from prune_gym.benchmark.speed.clock import median_seconds
 from prune_gym.benchmark.speed.scoring import scoring, step_shares
 from prune_gym.graph.trace import trace
+from prune_gym.scoring.candidates import FIDELITIES
+from prune_gym.tasks import Task
 from prune_gym.training.train import one_thread
 
 TRACED = ("vgg19", "resnet56", "densenet121", "googlenet", "mobilenet_v3_large")
@@ -42,7 +45,7 @@ class SpeedConfig:
     repetitions: int = 7
     """Measurements per number; the median is reported."""
     images: int | None = None
-    """Random images for VGG-19 and ResNet-56 at 32x32; by default 1,000 on a CPU and 10,000 on a GPU."""
+    """Random images for VGG-19, ResNet-20 and ResNet-56 at 32x32; by default 1,000 on a CPU and 10,000 on a GPU."""
     search: bool | None = None
     """A whole search for VGG-19 at a quarter of its channels; by default on a GPU only, since a CPU takes hours."""
     memory: bool = True
@@ -74,7 +77,7 @@ def measure(config: SpeedConfig) -> dict[str, Any]:
     searched = on_gpu if config.search is None else config.search
     if config.memory and not at_scale.STATM.exists():
         raise ValueError(f"memory: expected a system with {at_scale.STATM}, this one has none; use --no-memory.")
-    with tqdm(total=1 + len(tasks.TASKS) + 2 + config.memory + searched, unit="part") as bar:
+    with tqdm(total=1 + len(tasks.TASKS) + 3 + config.memory + searched, unit="part") as bar:
         result: dict[str, Any] = {"machine": machine(device), "trace_seconds": trace_times(config.repetitions)}
         bar.update()
         if config.memory:
@@ -84,19 +87,27 @@ def measure(config: SpeedConfig) -> dict[str, Any]:
         result["step"] = {}
         for name in tasks.TASKS:
             task = tasks.load(name)
-            result["scoring"][name] = scoring(task, device, config.repetitions)
+            result["scoring"][name] = by_fidelity(task, device, config.repetitions)
             result["step"][name] = step_shares(task, device, config.repetitions)
             bar.update()
-        for name in ("vgg19", "resnet56"):
+        for name in ("vgg19", "resnet20", "resnet56"):
             task, label = at_scale.random_task(name, images), f"{name}, {images} images"
-            result["scoring"][label] = scoring(task, device, max(1, config.repetitions // 3))
-            if on_gpu:
+            # VGG-19 takes minutes for each, and what is beside its passes is known from the others
+            fidelities = FIDELITIES if on_gpu or name != "vgg19" else FIDELITIES[:1]
+            result["scoring"][label] = by_fidelity(task, device, max(1, config.repetitions // 3), fidelities)
+            if on_gpu and name != "resnet20":
                 result.setdefault("arithmetic", {})[label] = at_scale.arithmetic(task, device, config.repetitions)
             bar.update()
         if searched:
             result["search"] = {f"vgg19, {images} images": at_scale.search(at_scale.random_task("vgg19", images), device)}
             bar.update()
     return result
+
+
+def by_fidelity(
+    task: Task, device: torch.device, repetitions: int, fidelities: Sequence[str] = FIDELITIES
+) -> dict[str, dict[str, float]]:
+    return {fidelity: scoring(task, device, repetitions, fidelity=fidelity) for fidelity in fidelities}
 
 
 def machine(device: torch.device) -> dict[str, object]:

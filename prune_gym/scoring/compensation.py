@@ -423,7 +423,8 @@ def _patches(
     strides = [step * n for by in (stride, dilation) for step, n in zip(along, by, strict=True)]
     windows = padded.as_strided((*x.shape[:2], *space, *kernel), (images, channels, *strides))
     image, *position = torch.unravel_index(_places(len(x) * prod(space), wanted, x.device), (len(x), *space))
-    return windows[(image, slice(None), *position)].flatten(1)
+    index: tuple[Tensor | slice, ...] = (image, slice(None), *position)
+    return windows[index].flatten(1)
 
 
 # ------------------------------------------------------------------------------------------------------- linear systems

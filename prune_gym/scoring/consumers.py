@@ -81,7 +81,7 @@ def find_consumers(graph: ChannelGraph) -> list[Consumer]:
         calls[product.weight].append(Call(position, product.input, product.place, norm, takes_constant))
         groups[product.weight].add(product.groups)
     return [
-        Consumer(name, columns, *groups[name], tuple(_unshared(its_calls, uses)))
+        Consumer(name, columns, next(iter(groups[name])), tuple(_unshared(its_calls, uses)))
         for name, its_calls in calls.items()
         if (columns := graph.units[name][1]) is not None
         and len(groups[name]) == 1

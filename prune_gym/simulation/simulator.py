@@ -54,8 +54,8 @@ def make_posttraining(settings: PostTraining | Mapping[str, Any] | None) -> Post
 
 def the_target(sparsity: float | None, macs_reduction: float | None, params_reduction: float | None) -> tuple[str, float]:
     """The name of the one target that is given, and its value. Raises ValueError unless it is one, in (0, 1)."""
-    given = dict(zip(UNITS, (sparsity, macs_reduction, params_reduction), strict=True))
-    given = {name: value for name, value in given.items() if value is not None}
+    targets = zip(UNITS, (sparsity, macs_reduction, params_reduction), strict=True)
+    given = {name: value for name, value in targets if value is not None}
     if len(given) != 1:
         raise ValueError(f"target: expected one of {', '.join(UNITS)}, got {' and '.join(given) or 'none'}.")
     ((name, value),) = given.items()

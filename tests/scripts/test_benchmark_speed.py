@@ -12,6 +12,7 @@ import torch
 from prune_gym import tasks
 from prune_gym.benchmark.speed import at_scale, suite
 from prune_gym.benchmark.speed.suite import SpeedConfig
+from prune_gym.scoring.candidates import FIDELITIES
 from prune_gym.tasks import Task
 
 CPU = torch.device("cpu")
@@ -32,11 +33,13 @@ def test_the_whole_script(
     result = json.loads((tmp_path / "speed.json").read_text())
     assert list(result) == ["machine", "trace_seconds", "memory", "scoring", "step", "search"]
     assert list(result["trace_seconds"]) == ["resnet20", "torchvision/resnet18"]
-    assert list(result["scoring"]) == [*tasks.TASKS, "vgg19, 7 images", "resnet56, 7 images"]
+    assert list(result["scoring"]) == [*tasks.TASKS, *(f"{name}, 7 images" for name in ("vgg19", "resnet20", "resnet56"))]
     assert list(result["step"]) == list(tasks.TASKS)
     committed = json.loads((Path(__file__).parents[2] / "results" / "speed_cpu.json").read_text())
     assert committed.keys() <= result.keys()
-    assert committed["scoring"]["digits"].keys() == result["scoring"]["digits"].keys()
+    assert committed["scoring"]["digits"].keys() == result["scoring"]["digits"].keys() == set(FIDELITIES)
+    for fidelity in FIDELITIES:
+        assert committed["scoring"]["digits"][fidelity].keys() == result["scoring"]["digits"][fidelity].keys()
     assert committed["step"]["digits"].keys() == result["step"]["digits"].keys()
     output = capsys.readouterr().out
     assert "search of vgg19, 7 images: 202 evaluations" in output

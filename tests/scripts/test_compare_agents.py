@@ -20,7 +20,7 @@ def command(*arguments: object) -> None:
 def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     command("--table-only", "--out", ROOT / "results" / "compare_agents.csv")
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("| task | channel sparsity | evaluations | rl_pruner | ppo |")
+    assert printed[0].startswith("| task | MACs | fidelity | evaluations | rl_pruner | ppo |")
     assert len(printed) == 2 + 6
 
 
