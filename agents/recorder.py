@@ -56,7 +56,7 @@ class StepRecorder(BaseCallback):
         if self.locals.get("preview"):
             return True
         info = self.locals["infos"][0]
-        row = {"episode": self._episode, "step": self._step, "evaluations": self.inner.evaluations}
+        row: dict[str, Any] = {"episode": self._episode, "step": self._step, "evaluations": self.inner.evaluations}
         row |= {"compute": self.inner.compute.macs, "reward": self._reward()}
         row |= {key: info[key] for key in MEASURES}
         row |= dict(zip(self.columns[-len(info["widths"]) :], info["widths"].tolist(), strict=True))

@@ -29,6 +29,8 @@ SHORT = {
     "a product with a number": (aten.mul.Tensor, (X, 2)),
     "a gate": (aten.mul.Tensor, (X, meta(2, 6, 1, 1))),
     "the other way round": (aten.mul.Tensor, (meta(2, 6, 1, 1), X)),
+    "along other dimensions": (aten.add.Tensor, (X, meta(8))),
+    "along others, the other way round": (aten.mul.Tensor, (meta(6, 1, 8), X)),
     "in place": (aten.add_.Tensor, (X, meta(1, 6, 1, 1))),
     "along the last dimension": (aten.add.Tensor, (X, meta(8))),
     "a mean over the image": (aten.mean.dim, (X, [-1, -2])),
@@ -38,6 +40,13 @@ SHORT = {
     "a convolution": (aten.convolution.default, convolution(X, meta(4, 6, 3, 3), meta(4))),
     "a grouped one": (aten.convolution.default, convolution(X, meta(4, 3, 3, 5), None, 2)),
     "of signals": (aten.convolution.default, convolution(meta(2, 6, 9), meta(4, 6, 3), None)),
+    "a linear layer": (aten.addmm.default, (meta(4), meta(5, 6), meta(6, 4))),
+    "a layer norm": (aten.native_layer_norm.default, (X, [8], meta(8), meta(8), 1e-5)),
+    "over several dimensions": (
+        aten.native_layer_norm.default,
+        (DOUBLE, [6, 8, 8], meta(6, 8, 8, dtype=torch.float64), None, 1e-5),
+    ),
+    "over all of them": (aten.native_layer_norm.default, (X, [2, 6, 8, 8], None, None, 1e-5)),
 }
 LEFT_TO_PYTORCH = {
     "sine": (aten.sin.default, (X,)),
@@ -63,6 +72,14 @@ LEFT_TO_PYTORCH = {
     "a bias that does not fit": (aten.convolution.default, convolution(X, meta(4, 6, 3, 3), meta(5))),
     "a bias of another type": (aten.convolution.default, convolution(X, meta(4, 6, 3, 3), meta(4, dtype=torch.float64))),
     "a kernel larger than the image": (aten.convolution.default, convolution(X, meta(4, 6, 11, 3), None)),
+    "columns that do not fit": (aten.addmm.default, (meta(4), meta(5, 7), meta(6, 4))),
+    "a row of biases for each image": (aten.addmm.default, (meta(5, 4), meta(5, 6), meta(6, 4))),
+    "a linear layer of another type": (aten.addmm.default, (meta(4), meta(5, 6), meta(6, 4, dtype=torch.float64))),
+    "a layer norm of another memory format": (aten.native_layer_norm.default, (X.mT, [8], None, None, 1e-5)),
+    "in half precision": (aten.native_layer_norm.default, (meta(2, 8, dtype=torch.bfloat16), [8], None, None, 1e-5)),
+    "over other dimensions": (aten.native_layer_norm.default, (X, [6, 8], None, None, 1e-5)),
+    "a scale that does not fit": (aten.native_layer_norm.default, (X, [8], meta(6), None, 1e-5)),
+    "a shift of another type": (aten.native_layer_norm.default, (X, [8], None, meta(8, dtype=torch.float64), 1e-5)),
     "another memory format": (aten.convolution.default, convolution(X.mT, meta(4, 6, 3, 3), None)),
 }  # fmt: skip
 
@@ -72,9 +89,11 @@ def test_results_of_frequent_operators(name: str) -> None:
     func, args = SHORT[name]
     result, expected = shortcut(func, args, {}), func(*args)
     assert result is not None
-    assert (result.shape, result.dtype, result.stride(), result.device) == (
-        expected.shape, expected.dtype, expected.stride(), expected.device
-    )  # fmt: skip
+    results, wanted = (each if isinstance(each, tuple) else (each,) for each in (result, expected))
+    for found, other in zip(results, wanted, strict=True):
+        assert (found.shape, found.dtype, found.stride(), found.device) == (
+            other.shape, other.dtype, other.stride(), other.device
+        )  # fmt: skip
 
 
 def test_a_mean_of_another_type_is_left_to_pytorch() -> None:

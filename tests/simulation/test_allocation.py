@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from prune_gym import Architecture, ChannelGraph, ChannelGroup, allocate
 from prune_gym.graph.cost import CostModel
 from prune_gym.graph.program import Program
-from prune_gym.simulation.allocation import ROUNDINGS, distribution, shares
+from prune_gym.simulation.allocation import ROUNDINGS, complete, distribution, shares
+from prune_gym.simulation.space import PruningSpace
 
 
 def architecture(widths: list[int], filters_per_unit: list[int], kept: list[int] | None = None) -> Architecture:
@@ -395,3 +396,39 @@ def test_the_nearest_of_two_equally_good_nudged_budgets() -> None:
     assert allocate(np.ones(4), wide, 10, "paper").sum() == 8
     assert allocate(np.ones(4), wide, 9, "paper").sum() == 8
     assert allocate(np.array([1, 1, 0, 0]), wide, 5, "paper").tolist() == [2, 2, 0, 0]
+
+
+# ------------------------------------------------------------------------------------------------ the last step
+
+
+def completed(counts: list[int], goal: int, widths: list[int], filters_per_unit: list[int]) -> list[int]:
+    """Units that a step from the original network removes, completed."""
+    before = np.array(widths)
+    after = complete(before - counts, before, goal, PruningSpace(architecture(widths, filters_per_unit).graph))
+    return (before - after).tolist()
+
+
+def test_completion_goes_beyond_the_goal_by_as_little_as_it_can() -> None:
+    network = [6, 3, 6], [4, 2, 3]
+    assert completed([1, 0, 0], 5, *network) == [1, 1, 0]
+    assert completed([1, 1, 0], 7, *network) == [1, 2, 0]
+    assert completed([1, 2, 0], 9, *network) == [1, 1, 1]  # the second has no more to give; with the third, it has one to spare
+    assert completed([1, 2, 0], 10, *network) == [1, 2, 1]
+    assert completed([0, 0, 0], 8, *network) == [2, 0, 0]
+    assert completed([1, 1, 0], 6, *network) == [1, 1, 0]  # met already
+    assert completed([1, 1, 1], 2, *network) == [0, 1, 0]  # more than met
+
+
+def test_completion_gives_back_what_the_step_took_and_no_more() -> None:
+    """The first group lost a unit before."""
+    space = PruningSpace(architecture([6, 3, 6], [4, 2, 3]).graph)
+    assert complete(np.array([4, 2, 6]), np.array([5, 3, 6]), 1, space).tolist() == [5, 3, 6]
+    assert complete(np.array([4, 2, 6]), np.array([5, 3, 6]), 5, space).tolist() == [5, 2, 6]
+
+
+def test_completion_leaves_its_arguments_alone_and_knows_its_limits() -> None:
+    space, before, after = PruningSpace(architecture([2, 3], [2, 3]).graph), np.array([2, 3]), np.array([2, 3])
+    assert complete(after, before, 8, space).tolist() == [1, 1]
+    assert after.tolist() == before.tolist() == [2, 3]
+    with pytest.raises(ValueError, match="goal: expected at most 8 filters, as many as can be removed, got 9"):
+        complete(after, before, 9, space)
