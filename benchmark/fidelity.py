@@ -226,14 +226,29 @@ def correlations(rows: Sequence[Mapping[str, str]]) -> Iterator[Correlation]:
 def with_interval(x: np.ndarray, y: np.ndarray, kind: str) -> tuple[float, float, float]:
     """A rank correlation, ``"spearman"`` or ``"kendall"`` (tau-b), and the ends of its 95% percentile bootstrap interval. Samples
     in which a number never changes say nothing and are left out; NaN if x or y never changes."""
-    function = stats.spearmanr if kind == "spearman" else stats.kendalltau
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return (float("nan"),) * 3
-    rng = np.random.default_rng(0)
-    drawn = (rng.integers(len(x), size=len(x)) for _ in range(RESAMPLES))
-    resampled = [function(x[i], y[i]).statistic for i in drawn if np.ptp(x[i]) > 0 and np.ptp(y[i]) > 0]
+    drawn = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
+    rows = np.vstack([np.arange(len(x)), drawn])
+    rows = rows[(np.ptp(x[rows], axis=1) > 0) & (np.ptp(y[rows], axis=1) > 0)]
+    value, *resampled = (spearman if kind == "spearman" else kendall)(x[rows], y[rows])
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(function(x, y).statistic), float(low), float(high)
+    return float(value), float(low), float(high)
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of every row of x (samples, n) with that of y: Pearson's, of the ranks."""
+    a, b = (stats.rankdata(values, axis=1) for values in (x, y))
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+
+
+def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of every row of x (samples, n) with that of y: pairs in the same order less those in the other, over the
+    geometric mean of the numbers of pairs that are no ties."""
+    first, second = np.triu_indices(x.shape[1], 1)
+    a, b = (np.sign(values[:, first] - values[:, second]) for values in (x, y))
+    return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
@@ -271,7 +286,7 @@ def picture(rows: Sequence[Mapping[str, str]]) -> bytes:
         worth = [100 * float(row["trained from compensated"]) for row in mine]
         for fidelity, color in shades.items():
             scores = [100 * float(row[column(fidelity, None, "float32")]) for row in mine]
-            above.plot(scores, worth, "o", color=color, markersize=4, label=fidelity)
+            above.plot(scores, worth, "o", color=color, markersize=4, label=f"scored {fidelity}")
         above.set(title=name, xlabel="validation accuracy, not trained (%)", ylabel="test accuracy after training (%)")
         found = [each for each in correlations(mine) if (each.images, each.precision) == ("all", "float32")]
         for start, shift in zip(STARTS, (-0.12, 0.12), strict=True):
@@ -283,8 +298,8 @@ def picture(rows: Sequence[Mapping[str, str]]) -> bytes:
         below.axhline(0, color="#cccccc", linewidth=1)
         below.set(ylim=(-1.05, 1.05), ylabel="Spearman's rank correlation")
         below.set_xticks(range(len(FIDELITIES)), FIDELITIES)
-    axes[0][0].legend(frameon=False, title="scored")
-    axes[1][0].legend(frameon=False, loc="lower right")
+    for panel, place in ((axes[0][0], "outside upper center"), (axes[1][0], "outside lower center")):
+        figure.legend(*panel.get_legend_handles_labels(), loc=place, ncols=3, frameon=False)
     return png(figure)
 
 

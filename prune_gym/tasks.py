@@ -23,7 +23,7 @@ from prune_gym.files import cache_folder, check_writable
 from prune_gym.fingerprint import fingerprint
 from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.graph.trace import trace
-from prune_gym.graph.verify import verify
+from prune_gym.graph.verify import VerificationError, verify
 from prune_gym.surgery.program_json import program_content
 from prune_gym.surgery.slicing import named_tensors
 from prune_gym.training.train import Recipe, one_thread, seeded, train
@@ -88,7 +88,9 @@ class Task:
         images = self.train.inputs(slice(VERIFICATION_IMAGES)).to(device)
         try:
             verify(self.model, self.graph, images)
-        except RuntimeError as error:  # such as another dtype, which a trace does not notice
+        except VerificationError:
+            raise
+        except ValueError as error:  # such as another dtype, which a trace does not notice
             raise ValueError(f"train: the model fails on images {images.dtype} {tuple(images.shape)} ({error}).") from error
 
     @property

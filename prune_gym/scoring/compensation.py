@@ -79,8 +79,9 @@ class Compensation:
 
     @torch.inference_mode()
     def compensate(self, architecture: Architecture) -> dict[str, Tensor]:
-        """The tensors of the pruned network, with corrected weights, biases and running means. ``architecture`` keeps no unit
-        that the base does not have."""
+        """The tensors of the pruned network, with corrected weights, biases and running means. Raises ValueError for an
+        ``architecture`` that keeps a unit which the base does not have."""
+        _check_within(architecture, self.base)
         small = slice_tensors(self._tensors, self.graph.units, architecture)
         for matrix, gram in zip(self.matrices, self.grams, strict=True):
             kept = matrix.kept_columns(architecture)
@@ -190,8 +191,10 @@ def compensate_sequentially(
 ) -> dict[str, Tensor]:
     """The tensors of a pruned network, corrected from the first layer to the last: the outputs of every consumer come as near as
     possible to those in the network ``base``, given the inputs that it gets from the layers before it, which are pruned and
-    corrected already. Arguments as of :class:`Compensation`."""
+    corrected already. Arguments as of :class:`Compensation`. Raises ValueError for an ``architecture`` that keeps a unit which
+    the base does not have."""
     base = graph.full() if base is None else base
+    _check_within(architecture, base)
     consumers = find_consumers(graph)
     units, large = _sliced_units(graph, base), slice_tensors(tensors, graph.units, base)
     matrices = [WeightMatrix(consumer, large[consumer.weight], units) for consumer in consumers]
@@ -232,6 +235,11 @@ def compensate_sequentially(
     program = graph.program.at(architecture.mask)
     program.run(small, [images], before_call=correct)
     return small | {name: cut[name] for name in written if name in cut}
+
+
+def _check_within(architecture: Architecture, base: Architecture) -> None:
+    if (architecture.mask & ~base.mask).any():
+        raise ValueError("architecture: expected one that keeps no unit which its base does not have.")
 
 
 def compensate(

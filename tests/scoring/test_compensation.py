@@ -267,6 +267,35 @@ def test_the_base_is_what_is_made_up_for(tiny_task: Task, tiny_architectures: li
         torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9)
 
 
+def test_nothing_comes_back(tiny_task: Task, tiny_architectures: list[Architecture]) -> None:
+    model, graph, images = double(tiny_task)
+    base, tensors = graph.architecture(list(tiny_architectures[2].kept)), named_tensors(model, graph)
+    found = Compensation(graph, tensors, images, base)
+    with pytest.raises(ValueError, match="architecture: expected one that keeps no unit which its base does not have"):
+        found.compensate(graph.full())
+    with pytest.raises(ValueError, match="architecture: expected one that keeps no unit which its base does not have"):
+        compensate_sequentially(graph, tensors, images, graph.full(), base)
+
+
+def test_compensate_as_users_call_it(tiny_task: Task, tiny_architectures: list[Architecture]) -> None:
+    model, graph, images = double(tiny_task)
+    architecture = graph.architecture(list(tiny_architectures[2].kept))
+    small = compensation.compensate(model, graph, architecture, images)
+    assert type(small) is type(model)
+    expected = module_with(
+        model, graph, architecture, compensate_sequentially(graph, named_tensors(model, graph), images, architecture)
+    )
+    with torch.no_grad():
+        assert relative_error(small.eval()(images), expected(images)) < 1e-12
+    small(images).sum().backward()  # it can be trained
+    with pytest.raises(ValueError, match="images: expected what the model takes"):
+        compensation.compensate(model, graph, architecture, images[:, :, :, :3].repeat(1, 2, 1, 1))
+    with pytest.raises(TypeError, match="images: expected a tensor"):
+        compensation.compensate(model, graph, architecture, images[:0])
+    with pytest.raises(TypeError, match="architecture: expected an Architecture"):
+        compensation.compensate(model, graph, [1], images)  # type: ignore[arg-type]
+
+
 def test_sequentially_is_nearer_than_at_once_and_both_are_nearer_than_cutting(tiny_task: Task) -> None:
     model, graph, images = double(tiny_task)
     tensors = named_tensors(model, graph)
