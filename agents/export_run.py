@@ -22,7 +22,7 @@ from prune_gym.scoring.calibration import COMPENSATION_IMAGES, how_many
 from prune_gym.scoring.compensation import compensate
 from prune_gym.scoring.importance import importance
 from prune_gym.scoring.latency import latencies, peak_memory
-from prune_gym.surgery.compact import compact
+from prune_gym.surgery.compact import compact, program_form
 from prune_gym.surgery.export import EXPORTERS, compare, export
 from prune_gym.surgery.pruned_file import load_pruned
 from prune_gym.surgery.pruned_network import PrunedNetwork
@@ -87,14 +87,15 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
     calibration = task.train.sample(how_many(COMPENSATION_IMAGES, task.train)).inputs()
     if config.compensate and not settings.posttraining.epochs:
         kept = np.unpackbits(np.frombuffer(bytes.fromhex(summary["kept"]), np.uint8), count=task.graph.n_units).astype(bool)
-        pruned = compensate(task.model, task.graph, Architecture(task.graph, kept), calibration, form="program").eval()
+        architecture = Architecture(task.graph, kept)
+        pruned = program_form(compensate(task.model, task.graph, architecture, calibration, form="program")).eval()
         networks["compensated"] = pruned
     if config.round_to > 1:
         images, labels = task.calibration.images, task.calibration.labels
         graph = trace(pruned, images[:1])
         architecture = rounded(graph, importance("taylor")(pruned, graph, images, labels), config.round_to)
         if config.compensate:
-            small = compensate(pruned, graph, architecture, calibration, form="program")
+            small = program_form(compensate(pruned, graph, architecture, calibration, form="program"))
         else:
             small = compact(pruned, graph, architecture, form="program")
         networks[f"rounded to {config.round_to}"] = small.eval()

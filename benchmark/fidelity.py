@@ -298,8 +298,8 @@ def picture(rows: Sequence[Mapping[str, str]]) -> bytes:
         below.axhline(0, color="#cccccc", linewidth=1)
         below.set(ylim=(-1.05, 1.05), ylabel="Spearman's rank correlation")
         below.set_xticks(range(len(FIDELITIES)), FIDELITIES)
-    for panel, place in ((axes[0][0], "outside upper center"), (axes[1][0], "outside lower center")):
-        figure.legend(*panel.get_legend_handles_labels(), loc=place, ncols=3, frameon=False)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(*axes[1][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return png(figure)
 
 
