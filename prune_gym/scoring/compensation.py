@@ -215,6 +215,7 @@ def compensate_sequentially(
     by_position = {call.position: (matrix, call) for matrix in matrices for call in matrix.consumer.calls}
 
     def correct(position: int, arguments: list) -> None:
+        """Solve for a consumer at its first call, and hand the corrected weight to all of its calls."""
         if position not in by_position:
             return
         matrix, call = by_position[position]
