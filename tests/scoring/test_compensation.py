@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo import Net, conv, mean, random_architecture, relative_error
 
 from prune_gym import Architecture, ChannelGraph, compact, trace
-from prune_gym.scoring import compensation
+from prune_gym.scoring import compensation, weight_matrix
 from prune_gym.scoring.compensation import Compensation, SolvingCost, compensate_sequentially
 from prune_gym.surgery.slicing import named_tensors, scatter_tensors, slice_tensors
 from prune_gym.tasks import Task
@@ -121,7 +121,7 @@ def check_tiny(task: Task, architecture: Architecture) -> None:
 def test_all_consumers_of_a_network_against_explicit_unfolding(
     tiny_task: Task, tiny_architectures: list[Architecture], number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compensation, "ROWS_PER_COLUMN", 10**6)  # all places count
+    monkeypatch.setattr(weight_matrix, "ROWS_PER_COLUMN", 10**6)  # all places count
     check_tiny(tiny_task, tiny_architectures[number])
 
 
@@ -141,7 +141,7 @@ def chained(first: nn.Module, second: nn.Module, *rest: nn.Module) -> tuple[nn.M
     ids=["stride", "dilation", "groups", "without a bias"],
 )
 def test_every_kind_of_convolution(second: nn.Conv2d, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compensation, "ROWS_PER_COLUMN", 10**6)
+    monkeypatch.setattr(weight_matrix, "ROWS_PER_COLUMN", 10**6)
     head = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(second.out_channels, 4))
     model, images = chained(nn.Conv2d(3, 6, 3, padding=1), second, *head)
     graph = trace(model, images[:1])
@@ -320,8 +320,8 @@ def test_sequentially_is_nearer_than_at_once_and_both_are_nearer_than_cutting(ti
 
 def test_wide_layers_predict_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     """One prediction of the removed channels from the kept ones serves all places of the kernel."""
-    monkeypatch.setattr(compensation, "ROWS_PER_COLUMN", 10**6)
-    monkeypatch.setattr(compensation, "MAX_COLUMNS", 10)
+    monkeypatch.setattr(weight_matrix, "ROWS_PER_COLUMN", 10**6)
+    monkeypatch.setattr(weight_matrix, "MAX_COLUMNS", 10)
     model, images = chained(nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 5, 3, padding=1), nn.Flatten(), nn.Linear(5 * 81, 4))
     graph = trace(model, images[:1])
     kept = [np.ones(group.width, bool) for group in graph.groups]
@@ -361,9 +361,9 @@ def test_memory_is_bounded_for_vgg19() -> None:
 def test_a_draw_of_places_is_enough(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     model, graph, images = double(tiny_task)
     tensors, architecture = named_tensors(model, graph), random_architecture(graph, 3, 0.3)
-    monkeypatch.setattr(compensation, "ROWS_PER_COLUMN", 10**6)
+    monkeypatch.setattr(weight_matrix, "ROWS_PER_COLUMN", 10**6)
     everything = Compensation(graph, tensors, images).compensate(architecture)
-    monkeypatch.setattr(compensation, "ROWS_PER_COLUMN", 50)
+    monkeypatch.setattr(weight_matrix, "ROWS_PER_COLUMN", 50)
     some = Compensation(graph, tensors, images).compensate(architecture)
     again = Compensation(graph, tensors, images).compensate(architecture)
     assert all(torch.equal(some[name], again[name]) for name in some)
@@ -378,7 +378,7 @@ def test_a_draw_of_places_is_enough(tiny_task: Task, monkeypatch: pytest.MonkeyP
 
 def test_removal_errors_are_what_is_left_after_the_best_correction(monkeypatch: pytest.MonkeyPatch) -> None:
     """By least squares for every unit on its own, on a network with two consumers of one group."""
-    monkeypatch.setattr(compensation, "ROWS_PER_COLUMN", 10**6)
+    monkeypatch.setattr(weight_matrix, "ROWS_PER_COLUMN", 10**6)
     monkeypatch.setattr(compensation, "RIDGE", 1e-9)
 
     def run(net: Any, x: Tensor) -> Tensor:
