@@ -26,7 +26,8 @@ class Candidates:
 
     - ``"original"``: removed units are cut, nothing else changes.
     - ``"recalibrated"``: batch norms take new statistics, see :class:`prune_gym.scoring.recalibration.Recalibration`.
-    - ``"compensated"``: consumers make up for their removed inputs, see :class:`prune_gym.scoring.compensation.Compensation`.
+    - ``"compensated"``: consumers make up for their removed inputs, see :class:`prune_gym.scoring.compensation.Compensation`,
+      and then batch norms take new statistics.
 
     The network itself, of which nothing is removed, keeps its tensors at every fidelity.
 
@@ -72,18 +73,18 @@ class Candidates:
 
     def tensors(self, architecture: Architecture) -> dict[str, Tensor]:
         """The tensors of a network by name, physically small."""
-        unchanged = self.are_cut or np.array_equal(architecture.mask, self.base.mask)
-        if not unchanged and self.fidelity == "compensated":
-            return self.compensation.compensate(architecture)
-        small = slice_tensors(self.whole, self.graph.units, architecture)
-        return small if unchanged else self.recalibrated(small, architecture)
+        if self.are_cut or np.array_equal(architecture.mask, self.base.mask):
+            return slice_tensors(self.whole, self.graph.units, architecture)
+        if self.fidelity == "compensated":
+            return self.recalibrated(self.compensation.compensate(architecture), architecture)
+        return self.recalibrated(slice_tensors(self.whole, self.graph.units, architecture), architecture)
 
     def recalibrated(self, tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-        """Tensors of the shapes of an architecture with new statistics at fidelity ``"recalibrated"``, as they are at others. A
-        masked network has the shapes of the whole graph."""
-        if self.fidelity != "recalibrated" or not has_statistics(self.graph.program):
+        """Tensors of the shapes of an architecture with new statistics, at fidelity ``"original"`` as they are. A masked network
+        has the shapes of the whole graph."""
+        if self.are_cut or not has_statistics(self.graph.program):
             return dict(tensors)
-        return self._recalibration.recalibrated(tensors, architecture.mask, self._recalibration_images)
+        return self._recalibration.recalibrated(tensors, architecture)
 
     def sources(self, architecture: Architecture) -> dict[str, Tensor]:
         """The tensors, at the shapes of the graph, that a masked network of an architecture has instead of those of ``whole``,
@@ -98,11 +99,7 @@ class Candidates:
 
     @cached_property
     def _recalibration(self) -> Recalibration:
-        return Recalibration(self.graph.program)
-
-    @cached_property
-    def _recalibration_images(self) -> Tensor:
-        return self._images(RECALIBRATION_IMAGES)
+        return Recalibration(self.graph, self.whole, self._images(RECALIBRATION_IMAGES), self.base)
 
     def _images(self, wanted: int) -> Tensor:
         """Calibration images, fewer if they are large."""

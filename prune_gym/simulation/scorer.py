@@ -99,7 +99,7 @@ class Scorer:
         if self.store.fidelity != "original" and not np.array_equal(network.architecture.mask, base.mask):
             if self.store.fidelity == "compensated":
                 solved = self._solving.compensating(network.architecture, base)
-            elif has_statistics(self.graph.program):
+            if has_statistics(self.graph.program):
                 images += how_many(RECALIBRATION_IMAGES, self.store.task.train)
         return passes(images, macs) + Compute(macs=solved)
 

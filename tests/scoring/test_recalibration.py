@@ -20,49 +20,56 @@ from prune_gym.tasks import Task
 IMAGES = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
 
 
-def norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+def norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    return {name: each for name, each in model.named_modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)}
 
 
-def in_training_mode(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The buffers after one pass in which batch norms alone are in training mode and take what they see."""
+def outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Mean and variance of what every norm gives, without its scale and shift, (2, channels): the mean of its calls."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def note(name: str, norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        rows = x.movedim(1, -1).flatten(0, -2)
+        plain = (rows - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+        seen.setdefault(name, []).append(torch.stack([plain.mean(0), plain.var(0, correction=0)]))
+
     model = copy.deepcopy(model).eval()
-    for norm in norms(model):
-        norm.train()
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all calls
+    for name, norm in norms(model).items():
+        norm.register_forward_pre_hook(lambda module, args, name=name: note(name, module, args[0]))
     with torch.no_grad():
         model(images)
-    return dict(model.named_buffers())
+    return {name: torch.stack(each).mean(0) for name, each in seen.items()}
 
 
-def recalibrated(model: nn.Module, images: Tensor, architecture: Architecture | None = None) -> dict[str, Tensor]:
-    graph = trace(model, images[:1])
-    architecture = graph.full() if architecture is None else architecture
-    tensors = slice_tensors(named_tensors(model, graph), graph.units, architecture)
-    return Recalibration(graph.program).recalibrated(tensors, architecture.mask, images)
+def recalibrated(model: nn.Module, images: Tensor, architecture: Architecture) -> dict[str, Tensor]:
+    graph, tensors = architecture.graph, named_tensors(model, architecture.graph)
+    small = slice_tensors(tensors, graph.units, architecture)
+    return Recalibration(graph, tensors, images).recalibrated(small, architecture)
 
 
-def check(model: nn.Module, found: dict[str, Tensor], images: Tensor) -> None:
-    for name, buffer in in_training_mode(model, images).items():
-        if not name.endswith("num_batches_tracked"):
-            torch.testing.assert_close(found[name], buffer, rtol=1e-9, atol=1e-9)
-    parameters = dict(model.named_parameters())
-    assert all(torch.equal(found[name], parameter) for name, parameter in parameters.items())
+def put_into(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            tensor.copy_(tensors[name])
+    return model
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_the_statistics_of_pruned_networks(
-    own_tiny_task: Task, tiny_architectures: list[Architecture], number: int, shrink: Any
-) -> None:
+def test_norms_give_what_they_gave(own_tiny_task: Task, tiny_architectures: list[Architecture], number: int, shrink: Any) -> None:
+    """On the calibration images, every kept channel has the mean and the variance that it had before pruning."""
     task, images = own_tiny_task, own_tiny_task.train.images
-    architecture = task.graph.architecture(list(tiny_architectures[number].kept))
-    small = shrink(task, architecture)
-    tensors = slice_tensors(named_tensors(task.model, task.graph), task.graph.units, architecture)
-    found = Recalibration(task.graph.program).recalibrated(tensors, architecture.mask, images)
-    for name, buffer in in_training_mode(small, images).items():
-        if not name.endswith("num_batches_tracked"):
-            torch.testing.assert_close(found[name], buffer, rtol=1e-4, atol=1e-5)
+    graph = task.graph
+    architecture = graph.architecture(list(tiny_architectures[number].kept))
+    pruned = put_into(shrink(task, architecture), recalibrated(task.model, images, architecture))
+    before, after = outputs(task.model, images), outputs(pruned, images)
+    assert before.keys() == after.keys()
+    for name, expected in before.items():
+        index = {name: (None, graph.units[f"{name}.running_mean"][0])} if f"{name}.running_mean" in graph.units else {}
+        kept = slice_tensors({name: expected}, index, architecture)[name]
+        torch.testing.assert_close(after[name], kept, rtol=1e-2, atol=2e-4)  # no variance goes below 0
 
 
 def called_twice(net: Any, x: Tensor) -> Tensor:
@@ -87,10 +94,77 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_kind_of_norm(name: str) -> None:
+def pruned_pair(name: str) -> tuple[nn.Module, Architecture]:
+    """A network in double precision, and an architecture that lacks a unit of each of its groups."""
     model = zoo.prepare(NETWORKS[name]())
-    check(model, recalibrated(model, IMAGES), IMAGES)
+    graph = trace(model, IMAGES[:1])
+    return model, graph.architecture([np.arange(group.width) > 0 for group in graph.groups])
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "twice" not in name])
+def test_against_the_formula(name: str) -> None:
+    """``r`` and ``t`` from hooks on the network, ``m`` and ``v`` from hooks on the pruned one, which is run again and again until
+    its statistics, which depend on those of the norms before, no longer change."""
+    model, architecture = pruned_pair(name)
+    graph = architecture.graph
+    found = recalibrated(model, IMAGES, architecture)
+    before = outputs(model, IMAGES)
+    masked = copy.deepcopy(model)  # removed units are zeroed: the same network
+    with torch.no_grad():
+        for tensor_name, per_dim in graph.units.items():
+            for dim, owners in enumerate(per_dim):
+                if owners is not None:
+                    gone = torch.from_numpy((owners >= 0) & ~np.append(architecture.mask, True)[owners])
+                    tensors = dict([*masked.named_parameters(), *masked.named_buffers()])
+                    tensors[tensor_name].movedim(dim, 0)[gone] = 0
+        for _ in range(4):
+            for norm_name, (t, r2) in before.items():
+                norm = masked.get_submodule(norm_name)
+                now_mean, now_var = outputs(masked, IMAGES)[norm_name]
+                scale = (norm.running_var + norm.eps).sqrt()
+                m, v = now_mean * scale + norm.running_mean, now_var * scale.square()
+                wanted = model.get_submodule(norm_name)
+                ratio = r2 + wanted.eps / (wanted.running_var + wanted.eps)  # r^2 of the docstring
+                norm.running_var.copy_((v + norm.eps) / ratio - norm.eps)
+                norm.running_mean.copy_(m - t * (norm.running_var + norm.eps).sqrt())
+    own = {name: tensor.clone() for name, tensor in masked.named_buffers()}
+    for key, tensor in slice_tensors(own, {k: v for k, v in graph.units.items() if k in own}, architecture).items():
+        if "running" in key:
+            torch.testing.assert_close(found[key], tensor, rtol=1e-7, atol=1e-9)
+    parameters = slice_tensors(named_tensors(model, graph), graph.units, architecture)
+    assert all(torch.equal(found[key], tensor) for key, tensor in parameters.items() if "running" not in key)
+
+
+def test_a_norm_that_is_called_twice() -> None:
+    """Every call is normalised by its own statistics, and the norm takes their mean."""
+    model, architecture = pruned_pair("a norm that is called twice")
+    graph = architecture.graph
+    found = recalibrated(model, IMAGES, architecture)
+    t, r2 = (each[1:] for each in outputs(model, IMAGES)["norm"])  # without the unit that is removed
+    parts = {key: each.detach()[1:] for key, each in named_tensors(model, graph).items() if key.startswith("norm") and each.ndim}
+    deviation = (parts["norm.running_var"] + model.norm.eps).sqrt()
+    r = (r2 + model.norm.eps / deviation.square()).sqrt()
+    x, seen = IMAGES, []
+    for layer, kept in (("first", slice(None)), ("second", slice(1, None))):
+        convolution = model.get_submodule(layer)
+        with torch.no_grad():
+            x = torch.nn.functional.conv2d(x, convolution.weight[1:, kept], convolution.bias[1:], 1, convolution.padding)
+        rows = x.movedim(1, -1).flatten(0, -2)
+        m, v = rows.mean(0), rows.var(0, correction=0)
+        seen.append(torch.stack([m, v]))
+        normal = r * (x.movedim(1, -1) - m) / (v + model.norm.eps).sqrt() + t
+        x = (parts["norm.weight"] * normal + parts["norm.bias"]).movedim(-1, 1).relu()
+    m, v = torch.stack(seen).mean(0)
+    torch.testing.assert_close(found["norm.running_var"], (v + model.norm.eps) / r.square() - model.norm.eps)
+    torch.testing.assert_close(found["norm.running_mean"], m - t * (v + model.norm.eps).sqrt() / r)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "twice" not in name])
+def test_what_is_not_pruned_does_not_change(name: str) -> None:
+    model = zoo.prepare(NETWORKS[name]())
+    found = recalibrated(model, IMAGES, trace(model, IMAGES[:1]).full())
+    for key, buffer in model.named_buffers():
+        torch.testing.assert_close(found[key], buffer, rtol=1e-9, atol=1e-9)
 
 
 def test_networks_without_statistics_have_nothing_to_recalibrate() -> None:
@@ -104,18 +178,18 @@ def test_networks_without_statistics_have_nothing_to_recalibrate() -> None:
 def test_nothing_is_written_to_the_tensors_that_were_given() -> None:
     model = zoo.prepare(NETWORKS["a norm that is called twice"]())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    recalibrated(model, IMAGES)
+    recalibrated(model, IMAGES, trace(model, IMAGES[:1]).full())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_it_is_a_function_of_the_mask_alone(tiny_task: Task, tiny_architectures: list[Architecture]) -> None:
     graph = tiny_task.graph
-    once = Recalibration(graph.program)
     tensors = named_tensors(tiny_task.model, graph)
+    once = Recalibration(graph, tensors, tiny_task.train.images)
 
     def statistics(architecture: Architecture) -> np.ndarray:
         small = slice_tensors(tensors, graph.units, architecture)
-        found = once.recalibrated(small, architecture.mask, tiny_task.train.images)
+        found = once.recalibrated(small, architecture)
         return np.concatenate([tensor.numpy() for name, tensor in found.items() if "running" in name])
 
     first = [statistics(architecture) for architecture in tiny_architectures]

@@ -50,7 +50,9 @@ def test_linear_systems(own_tiny_task: Task) -> None:
     while env.steps_left:
         expected += cost.removal_errors(env.architecture)
         env.step(env.uniform_action)
-        expected += VAL * env.score().macs + cost.compensating(env.architecture, env.graph.full())
+        expected += (VAL + min(TRAIN, RECALIBRATION_IMAGES)) * env.score().macs + cost.compensating(
+            env.architecture, env.graph.full()
+        )
     assert env.compute.macs == expected
     assert env.compute.images_backward == 0
 
