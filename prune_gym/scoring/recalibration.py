@@ -13,11 +13,10 @@ from torch import Tensor
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.graph.program import Named, Node, Program, is_kept
 from prune_gym.scoring.aliasing import renew, written_tensors
-from prune_gym.surgery.slicing import scatter_tensors, slice_tensors
+from prune_gym.surgery.slicing import slice_tensors
 
-SCALE, SHIFT = 1, 2  # among the arguments of a batch norm
-STATISTICS = slice(3, 5)  # running mean and running variance
-TRAINING, MOMENTUM, EPSILON = 5, 6, 7
+STATISTICS = slice(3, 5)  # running mean and running variance among the arguments of a batch norm
+TRAINING, EPSILON = 5, 7
 
 
 class Recalibration:
@@ -34,7 +33,8 @@ class Recalibration:
     normalisation of Li et al., *EagleEye: fast sub-net evaluation for efficient neural network pruning*, 2020, section 3.3. They
     seldom do, as training augments images and averages over its course; so nothing changes here if nothing was pruned.
 
-    A norm that is called several times takes the mean over its calls. Norms without running statistics have nothing to take.
+    A norm that is called several times takes the mean over its calls so far, and ends with that over all of them. Norms without
+    running statistics have nothing to take.
 
     Args:
         graph: the channel graph of the network.
@@ -50,35 +50,35 @@ class Recalibration:
         self._written = written_tensors(graph.program)
         self._norms = {position: node for position, node in enumerate(graph.program.nodes) if _has_statistics(node)}
         self._statistics = {name.name for node in self._norms.values() for name in node.args[STATISTICS]}
-        self._calls = Counter(map(_mean, self._norms.values()))
 
     @cached_property
-    def _moments(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """``r`` and ``t`` of every norm by the name of its running mean, at the shapes of the graph."""
+    def _moments(self) -> dict[str, Tensor]:
+        """``r`` and ``t`` of every norm by the name of its running mean, float64 (2, C), at the shapes of the graph."""
         small = slice_tensors(self._tensors, self.graph.units, self.base)
-        found: dict[str, list[Tensor]] = {}
+        seen = _Seen()
 
         def note(position: int, arguments: list) -> None:
             if position in self._norms:
-                x, name = arguments[0], _mean(self._norms[position])
-                seen = torch.stack(torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)) / self._calls[name]
-                found[name] = found[name] + seen if name in found else seen
+                seen.add(_mean(self._norms[position]), arguments[0])
 
         self.graph.program.at(self.base.mask).run(renew(small, self._written), [self._images], before_call=note)
         moments = {}
         for node in self._norms.values():
-            mean, variance = (small[name.name] for name in node.args[STATISTICS])
-            seen_variance, seen_mean = found[_mean(node)]
-            deviation = (variance + node.args[EPSILON]).sqrt()
-            spread = (seen_variance + node.args[EPSILON]).sqrt() / deviation
-            moments[_mean(node)] = self._scattered(node, spread, 1), self._scattered(node, (seen_mean - mean) / deviation, 0)
+            old_mean, old_variance = (small[name.name].double() for name in node.args[STATISTICS])
+            mean, variance = seen[_mean(node)]
+            deviation = (old_variance + node.args[EPSILON]).sqrt()
+            spread = (variance + node.args[EPSILON]).sqrt() / deviation
+            moments[_mean(node)] = self._scattered(_mean(node), torch.stack([spread, (mean - old_mean) / deviation]))
         return moments
 
-    def _scattered(self, node: Node, values: Tensor, elsewhere: float) -> Tensor:
-        """Values of the channels of the base at the shape of the graph."""
-        name = _mean(node)
-        whole = torch.full_like(self._tensors[name], elsewhere)
-        return scatter_tensors({name: whole}, {name: values}, self.graph.units, self.base)[name]
+    def _scattered(self, name: str, moments: Tensor) -> Tensor:
+        """Moments of the channels of the base at the shape of the graph."""
+        (owners,) = self.graph.units.get(name, (None,))
+        if owners is None:
+            return moments
+        whole = moments.new_tensor([[1.0], [0.0]]).repeat(1, len(owners))
+        whole[:, torch.from_numpy(np.flatnonzero(is_kept(owners, self.base.mask))).to(whole.device)] = moments
+        return whole
 
     @torch.inference_mode()
     def recalibrated(self, tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
@@ -88,45 +88,52 @@ class Recalibration:
             tensors: by name, at the widths of ``architecture``. They are not modified.
             architecture: which units the network keeps.
         """
-        own = renew(tensors, self._written | self._statistics)
-        moments = {name: self._sliced(name, pair, architecture) for name, pair in self._moments.items()}
-        calls = Counter[str]()
-        bias = dict.fromkeys(moments, 0.0)
+        units = {name: (None, *self.graph.units.get(name, (None,))) for name in self._moments}
+        moments = slice_tensors(self._moments, units, architecture)
+        seen, new = _Seen(), dict(tensors)
 
         def estimate(position: int, arguments: list) -> None:
-            """Have a norm take the statistics of its images, and give what it will give with the final ones."""
+            """Give a norm the statistics that follow from its inputs."""
             if position not in self._norms:
                 return
-            name = _mean(self._norms[position])
-            calls[name] += 1
-            bias[name] += arguments[0].shape[1] / arguments[0].numel() / self._calls[name]
-            spread, centre = moments[name]
-            scale, shift = arguments[SCALE], arguments[SHIFT]
-            arguments[SCALE] = spread if scale is None else spread * scale
-            centre = centre if scale is None else centre * scale
-            arguments[SHIFT] = centre if shift is None else centre + shift
-            arguments[TRAINING] = True
-            arguments[MOMENTUM] = 1 / calls[name]  # so that the statistics end as the mean over all calls
+            node = self._norms[position]
+            mean, variance = (name.name for name in node.args[STATISTICS])
+            (spread, centre), epsilon = moments[mean], node.args[EPSILON]
+            seen_mean, seen_variance = seen.add(mean, arguments[0])
+            deviation = (seen_variance + epsilon).sqrt_().div_(spread)
+            new[mean] = torch.addcmul(seen_mean, centre, deviation, value=-1).to(tensors[mean].dtype)
+            new[variance] = deviation.square_().sub_(epsilon).clamp_(min=0).to(tensors[variance].dtype)
+            arguments[STATISTICS] = new[mean], new[variance]
+            arguments[TRAINING] = False
 
-        self.graph.program.at(architecture.mask).run(own, [self._images], before_call=estimate)
-        found = {}
-        for node in self._norms.values():
-            mean, variance = node.args[STATISTICS]
-            spread, centre = moments[mean.name]
-            seen = own[variance.name] * (1 - bias[mean.name])  # PyTorch notes the unbiased one
-            deviation = (seen + node.args[EPSILON]).sqrt() / spread
-            found[variance.name] = (deviation.square() - node.args[EPSILON]).clamp(min=0)
-            found[mean.name] = own[mean.name] - centre * deviation
-        return {**tensors, **found}
+        self.graph.program.at(architecture.mask).run(renew(tensors, self._written), [self._images], before_call=estimate)
+        return new
 
-    def _sliced(self, name: str, pair: tuple[Tensor, Tensor], architecture: Architecture) -> tuple[Tensor, ...]:
-        """What an architecture keeps of two tensors that have the shape of a running mean."""
-        (owners,) = self.graph.units.get(name, (None,))
-        kept = None if owners is None else is_kept(owners, architecture.mask)
-        if kept is None or kept.all():
-            return pair
-        index = torch.from_numpy(np.flatnonzero(kept)).to(pair[0].device)
-        return tuple(each.index_select(0, index) for each in pair)
+
+class _Seen(dict[str, tuple[Tensor, Tensor]]):
+    """Mean and variance of the channels of the inputs of norms by name, float64 (C,): the mean over a norm's calls so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: Counter[str] = Counter()
+
+    def add(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the input of one call (N, C, *space) into account; gives what is known now. Sums over space come first, which is
+        several times faster than one over images and space at once."""
+        space, places = tuple(range(2, x.ndim)), x.numel() // x.shape[1]
+        wide = torch.promote_types(x.dtype, torch.float32)
+        sums = x.sum(space, dtype=wide) if space else x
+        norms = torch.linalg.vector_norm(x, dim=space, dtype=wide) if space else x
+        mean = sums.sum(0, dtype=torch.float64).div_(places)
+        square = torch.linalg.vector_norm(norms, dim=0, dtype=torch.float64).square_().div_(places)
+        variance = square.addcmul_(mean, mean, value=-1).clamp_(min=0)
+        self._calls[name] += 1
+        if name in self:
+            mean, variance = (
+                torch.lerp(old, now, 1 / self._calls[name]) for old, now in zip(self[name], (mean, variance), strict=True)
+            )
+        self[name] = mean, variance
+        return mean, variance
 
 
 def has_statistics(program: Program) -> bool:

@@ -136,7 +136,7 @@ def test_against_the_formula(name: str) -> None:
 
 
 def test_a_norm_that_is_called_twice() -> None:
-    """Every call is normalised by its own statistics, and the norm takes their mean."""
+    """Every call is normalised by the mean of the statistics of the calls so far."""
     model, architecture = pruned_pair("a norm that is called twice")
     graph = architecture.graph
     found = recalibrated(model, IMAGES, architecture)
@@ -150,11 +150,10 @@ def test_a_norm_that_is_called_twice() -> None:
         with torch.no_grad():
             x = torch.nn.functional.conv2d(x, convolution.weight[1:, kept], convolution.bias[1:], 1, convolution.padding)
         rows = x.movedim(1, -1).flatten(0, -2)
-        m, v = rows.mean(0), rows.var(0, correction=0)
-        seen.append(torch.stack([m, v]))
+        seen.append(torch.stack([rows.mean(0), rows.var(0, correction=0)]))
+        m, v = torch.stack(seen).mean(0)
         normal = r * (x.movedim(1, -1) - m) / (v + model.norm.eps).sqrt() + t
         x = (parts["norm.weight"] * normal + parts["norm.bias"]).movedim(-1, 1).relu()
-    m, v = torch.stack(seen).mean(0)
     torch.testing.assert_close(found["norm.running_var"], (v + model.norm.eps) / r.square() - model.norm.eps)
     torch.testing.assert_close(found["norm.running_mean"], m - t * (v + model.norm.eps).sqrt() / r)
 
