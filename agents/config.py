@@ -25,6 +25,8 @@ from prune_gym.simulation.yardsticks import Yardstick, make_yardstick
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
 
+Units = Annotated[float, Within("(0, inf)")]
+
 OWN = "own"  # in place of a name: what run() is given is no name but a Task, or a function
 
 
@@ -53,8 +55,9 @@ class RunConfig:
     """Instead of a sparsity: parameters to remove, over those of the original network."""
     step_ratio: Annotated[float, Within("(0, 1]")] = 0.05
     """What one pruning step removes, over what the original network has: filters, MACs or parameters, as the target."""
-    min_width: Annotated[float, Within("(0, inf)")] = 1.0
-    """Units that every layer group keeps at least: a whole number, or a fraction of its width below 1."""
+    min_width: Units | dict[str, Units] = 1.0
+    """Units that layer groups keep at least, a whole number or a fraction of their width below 1: for all, or by names or
+    patterns of groups or layers (--min-width 'layer1.*' 0.5 conv1 8)."""
     exclude: tuple[str, ...] = ()
     """Names or patterns of groups or layers that are not pruned."""
     round_to: Annotated[int, AtLeast(1)] = 1

@@ -111,5 +111,5 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     """One entry for every setting, as on the command line."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= {f"{key}.{inner}": item for inner, item in value.items()} if isinstance(value, dict) else {key: value}
+        flat |= {f"{key}.{inner}": item for inner, item in value.items()} if key in NESTED else {key: value}
     return flat

@@ -17,7 +17,7 @@ A configuration is a frozen dataclass whose annotations say what each setting ma
 from __future__ import annotations
 
 import types
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
@@ -124,9 +124,10 @@ def check_settings(config: object) -> None:
     """Check every field of a frozen dataclass against its annotation; to be called by its ``__post_init__``.
 
     Annotations are ``Annotated`` types with :class:`AtLeast`, :class:`Within` or :class:`OneOf`, ``Literal``, ``bool``,
-    ``float`` (any finite number), ``tuple``, other classes, and each of them or None. NumPy's scalars are replaced by Python's,
-    lists by tuples and strings by paths where a tuple or a path is expected, so that configurations compare equal and go into
-    JSON. Raises TypeError or ValueError for a value that does not fit; the message begins with the name of the field.
+    ``float`` (any finite number), ``tuple``, other classes, each of them or None, and each of them or a ``dict`` of them by name.
+    NumPy's scalars are replaced by Python's, lists by tuples and strings by paths where a tuple or a path is expected, so that
+    configurations compare equal and go into JSON. Raises TypeError or ValueError for a value that does not fit; the message
+    begins with the name of the field.
     """
     kind: Any = type(config)
     for name, annotation in _annotations(kind).items():
@@ -147,9 +148,12 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if isinstance(value, np.generic):
         value = value.item()
-    if origin in (Union, types.UnionType):  # of one kind and None
-        (kind,) = set(arguments) - {types.NoneType}
+    if origin in (Union, types.UnionType):  # of one kind, that by name, and None
+        by_name = [kind for kind in arguments if get_origin(kind) is dict]
+        (kind,) = by_name if by_name and isinstance(value, Mapping) else set(arguments) - {types.NoneType, *by_name}
         return None if value is None else _checked(name, value, kind)
+    if origin is dict:
+        return {key: _checked(name, item, arguments[1]) for key, item in value.items()}
     if origin is Annotated:
         for rule in annotation.__metadata__:
             rule.check(name, value)

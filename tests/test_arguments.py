@@ -108,6 +108,7 @@ class Config:
     file: Path | None = None
     pair: tuple[Annotated[int, AtLeast(1)], float] | None = None
     names: tuple[str, ...] = ()
+    widths: Annotated[float, Within("(0, inf)")] | dict[str, Annotated[float, Within("(0, inf)")]] = 1.0
     inner: Inner = field(default_factory=Inner)
 
     def __post_init__(self) -> None:
@@ -133,6 +134,8 @@ class Config:
         ("pair", [], [(0, 0.5)], ValueError, "an integer >= 1"),
         ("pair", [], [(1, "a")], TypeError, "a number in"),
         ("names", [(), ("a",), ("a", "b", "c")], ["abc", None], ValueError, "a tuple"),
+        ("widths", [0.5, {}, {"a": 1, "b": 0.5}], [0, {"a": 1, "b": -1}], ValueError, r"a number in \(0, inf\)"),
+        ("widths", [], ["1", {"a": None}], TypeError, r"a number in \(0, inf\)"),
         ("names", [], [("a", 1)], TypeError, "a value of type str"),
         ("inner", [Inner(3)], [None, {"count": 3}], TypeError, "a value of type Inner"),
     ],

@@ -38,6 +38,7 @@ from prune_gym.surgery.compact import compact
 from prune_gym.surgery.slicing import check_architecture, named_tensors, scatter_tensors, slice_tensors
 
 RIDGE = 1e-3  # r, as a fraction of the mean diagonal of a Gram matrix
+ROUNDING = 4  # errors of a Gram matrix, in units of rounding of its trace
 
 
 class Compensation:
@@ -314,9 +315,12 @@ def _with_constant(inputs: Tensor, matrix: WeightMatrix) -> Tensor:
 
 
 def _ridge(gram: Tensor, matrix: WeightMatrix) -> Tensor:
-    """``r`` for a Gram matrix, over its inputs without the constant."""
+    """``r`` for a Gram matrix, over its inputs without the constant; not less than what rounding can leave of its zero
+    eigenvalues."""
     diagonal = gram.diagonal(dim1=1, dim2=2)
-    return RIDGE * (diagonal[:, :-1] if matrix.constant else diagonal).mean().double()
+    inputs = diagonal[:, :-1] if matrix.constant else diagonal
+    rounding = ROUNDING * torch.finfo(gram.dtype).eps * diagonal.sum(1).max()
+    return torch.maximum(RIDGE * inputs.mean(), rounding).double()
 
 
 def _factor(gram: Tensor, ridge: Tensor) -> Tensor:

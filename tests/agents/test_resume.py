@@ -143,6 +143,7 @@ def test_the_folder_knows_the_settings(stopped, monkeypatch):
     [
         ({"sparsity": 0.6}, "sparsity: the run in .*run has 0.3, got 0.6; leave it out, or start another run"),
         ({"sparsity": 0.5}, "sparsity: the run in .*run has 0.3, got 0.5"),  # the default
+        ({"min_width": {"stem": 2}}, "min_width: the run in .*run has 1.0, got {'stem': 2}"),
         ({"seed": 0}, "seed: the run in .*run has 3, got 0"),
         ({"evaluations": None}, "evaluations: the run in .*run has 25, got None"),
         ({"rl_pruner": RLPrunerConfig()}, "rl_pruner.samples: the run in .*run has 3, got 10"),

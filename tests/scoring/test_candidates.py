@@ -8,6 +8,7 @@ import torch
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from zoo import random_architecture, relative_error
 
 from prune_gym import Architecture, importance, trace
@@ -144,3 +145,40 @@ def test_obs_needs_a_reader_of_every_group() -> None:
 def test_obs_checks_its_images(tiny_task: Task, images: torch.Tensor | None) -> None:
     with pytest.raises((TypeError, ValueError), match="images: "):
         importance("obs")(tiny_task.model, tiny_task.graph, images, torch.zeros(3, dtype=torch.int64))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "regnet_y_400mf",
+     "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5"],
+)  # fmt: skip
+def test_compensated_networks_are_closest_to_the_original(name: str) -> None:
+    """Networks of other people, with statistics of their own: the error of the logits on images that nothing was fitted to, an
+    eighth of the channels gone."""
+    from prune_gym import models
+
+    torch.manual_seed(0)
+    model = models.create(f"torchvision/{name}", 10).requires_grad_(False)
+    images = smooth_images(160)
+    model.train()
+    for _ in range(4):  # they start with the statistics of nothing
+        model(images[:64])
+    model.eval()
+    graph = trace(model, images[:1])
+    tensors, data = named_tensors(model, graph), Split(images[:128], torch.zeros(128, dtype=torch.int64))
+    scores = importance("l1")(model, graph, images[:1], torch.zeros(1, dtype=torch.int64))
+    architecture = graph.architecture([each.argsort().argsort() >= len(each) // 8 for each in scores])
+    expected = graph.program.at(graph.full().mask).run(dict(tensors), [images[128:]])
+    errors = {}
+    for fidelity in FIDELITIES:
+        small = Candidates(graph, tensors, fidelity, data).tensors(architecture)
+        print(name, fidelity)
+        errors[fidelity] = relative_error(graph.program.at(architecture.mask).run(small, [images[128:]]), expected)
+    assert errors["compensated"] < errors["recalibrated"]
+
+
+def smooth_images(n: int) -> Tensor:
+    """Random images whose neighbouring pixels are alike, (n, 3, 64, 64)."""
+    coarse = torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return torch.nn.functional.interpolate(coarse, size=64, mode="bicubic")
