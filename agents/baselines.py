@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 
 from prune_gym.agents.budgeted_env import BudgetedEnv
+from prune_gym.agents.configured_agent import ConfiguredAgent
 from prune_gym.agents.search_agent import SearchAgent
+from prune_gym.arguments import Within, check_settings
+from prune_gym.envs.pruning import Preview
 from prune_gym.simulation.simulator import PruningState
 
 
@@ -17,8 +22,7 @@ class UniformAgent(SearchAgent):
 
     def search(self, env: BudgetedEnv) -> None:
         env.reset()
-        while not env.finished:
-            env.step(env.uniform_action)
+        whole_episode(env, env.uniform_action)
 
 
 class GlobalRankingAgent(SearchAgent):
@@ -82,10 +86,36 @@ class GlobalSurgeonAgent(GlobalRankingAgent):
         return simulator.unit_scores(state.network, "obs") / np.repeat(np.maximum(saved, 1), graph.widths)
 
 
-class RandomAgent(SearchAgent):
-    """Draws every action uniformly from the action space, episode after episode, and keeps the best network found."""
+@dataclass(frozen=True)
+class RandomConfig:
+    """Settings of random search."""
+
+    scale: Annotated[float, Within("(0, inf)")] = 0.5
+    """Standard deviation of the logarithms of the groups' shares."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+class RandomAgent(ConfiguredAgent[RandomConfig]):
+    """The floor: one sparsity distribution for every episode, log-normal around that of uniform pruning."""
+
+    config_type = RandomConfig
 
     def search(self, env: BudgetedEnv) -> None:
         for _ in env.episodes():
-            while not env.finished:
-                env.step(self.rng.uniform(size=len(env.graph.groups)))
+            whole_episode(env, tilted(env, self.config.scale * self.rng.standard_normal(len(env.graph.groups))))
+
+
+def tilted(env: BudgetedEnv, logarithms: np.ndarray) -> np.ndarray:
+    """The distribution of uniform pruning with the groups' shares multiplied by ``exp(logarithms)``, (groups,)."""
+    weights = env.uniform_action * np.exp(logarithms - logarithms.max())
+    return weights / weights.sum()
+
+
+def whole_episode(env: BudgetedEnv, action: np.ndarray) -> Preview:
+    """Take the same action until the target is reached; gives the network there."""
+    while True:
+        preview = env.step(action)
+        if env.finished:
+            return preview

@@ -57,18 +57,19 @@ class BudgetedEnv:
         """Evaluations that may go into previews now: the rest of the budget, less the steps to the end of the episode."""
         return self._left - max(self._steps_reserved, self.steps_left)
 
-    def preview(self, actions: np.ndarray) -> list[Preview]:
-        """What each of N actions (N, groups) would lead to from the present state, for N evaluations.
+    def preview(self, actions: np.ndarray, to_target: bool = False) -> list[Preview]:
+        """What each of N actions (N, groups) would lead to from the present state, for N evaluations; see
+        :meth:`PruningEnv.preview` for ``to_target``.
 
         Raises OutOfBudget, and scores nothing, if N is more than ``evaluations_left``.
         """
         actions = np.asarray(actions, np.float32)
         if len(actions) > self.evaluations_left:
             raise OutOfBudget
-        previews = self._inner.preview(actions)
+        previews = self._inner.preview(actions, to_target)
         self._left -= len(previews)
         for preview in previews:
-            if not self._inner.simulator.trains(preview.snapshot):  # else only a step shows what the network is worth
+            if not to_target and not self._inner.simulator.trains(preview.snapshot):  # else only a step shows what it is worth
                 self._remember(preview)
         go_on = [self._on_evaluation(action, p, {}, True) for action, p in zip(actions, previews, strict=True)]
         if not all(go_on):

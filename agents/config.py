@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from prune_gym import tasks
+from prune_gym.agents.baselines import RandomConfig
+from prune_gym.agents.cma_es import CMAESConfig
+from prune_gym.agents.lookahead import LookaheadConfig
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig
@@ -46,7 +49,7 @@ class RunConfig:
     weights: Path | None = None
     """... and its weights, a safetensors file, see scripts/train_base.py."""
     agent: Annotated[str, OneOf(AGENTS)] = "rl_pruner"
-    """Agent: rl_pruner, ppo, a2c, sac, td3, ddpg, taylor, obs, uniform or random."""
+    """Agent: rl_pruner, lookahead, cma_es, ppo, a2c, sac, td3, ddpg, taylor, obs, uniform or random."""
     sparsity: Annotated[float, Within("(0, 1)")] | None = None
     """Channel sparsity to reach: removed filters over filters of the original network; 0.5 if there is no other target."""
     macs_reduction: Annotated[float, Within("(0, 1)")] | None = None
@@ -73,7 +76,7 @@ class RunConfig:
     rounding: Annotated[str, OneOf(ROUNDINGS)] = "carry"
     """How shares become whole channels: largest_remainder, paper or carry."""
     importance: Annotated[str, OneOf(CRITERIA)] = "taylor"
-    """Which channels of a layer go first: taylor, l1, l2, obs, bn_scale or random."""
+    """Which channels of a layer go first: taylor, l1, l2, group_norm, obs, bn_scale or random."""
     evaluations: Annotated[int, AtLeast(1)] | None = None
     """Architectures that the agent may score; by default what one episode of RL-Pruner takes."""
     compute: Annotated[float, Within("(0, inf)")] | None = None
@@ -94,6 +97,9 @@ class RunConfig:
     must agree with them. Starts the run if there is none."""
     posttraining: PostTraining = field(default_factory=PostTraining)
     rl_pruner: RLPrunerConfig = field(default_factory=RLPrunerConfig)
+    lookahead: LookaheadConfig = field(default_factory=LookaheadConfig)
+    cma_es: CMAESConfig = field(default_factory=CMAESConfig)
+    random: RandomConfig = field(default_factory=RandomConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     a2c: A2CConfig = field(default_factory=A2CConfig)
     off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)

@@ -9,6 +9,8 @@ import gymnasium
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from prune_gym.agents.baselines import GlobalSurgeonAgent, GlobalTaylorAgent, RandomAgent, UniformAgent
+from prune_gym.agents.cma_es import CMAESAgent
+from prune_gym.agents.lookahead import Lookahead
 from prune_gym.agents.rl_pruner import RLPruner
 from prune_gym.agents.sb3 import make_sb3
 from prune_gym.envs.wrappers import pruning_env
@@ -35,10 +37,19 @@ AGENTS: dict[str, AgentMaker] = {
     "ddpg": _sb3("ddpg", "off_policy"),
     "taylor": lambda config, env: GlobalTaylorAgent(env, seed=config.seed),
     "obs": lambda config, env: GlobalSurgeonAgent(env, seed=config.seed),
+    "lookahead": lambda config, env: Lookahead(env, config.lookahead, seed=config.seed),
+    "cma_es": lambda config, env: CMAESAgent(env, config.cma_es, seed=config.seed),
     "uniform": lambda config, env: UniformAgent(env, seed=config.seed),
-    "random": lambda config, env: RandomAgent(env, seed=config.seed),
+    "random": lambda config, env: RandomAgent(env, config.random, seed=config.seed),
 }
-READ_BY = {"ppo": ("ppo",), "a2c": ("a2c",), "off_policy": ("sac", "td3", "ddpg")}  # settings, and the agents that read them
+READ_BY = {  # settings, and the agents that read them; the evaluations of a run are by default those of rl_pruner
+    "ppo": ("ppo",),
+    "a2c": ("a2c",),
+    "off_policy": ("sac", "td3", "ddpg"),
+    "lookahead": ("lookahead",),
+    "cma_es": ("cma_es",),
+    "random": ("random",),
+}
 
 
 def make_agent(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:

@@ -7,7 +7,7 @@ of its layers.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
 from math import cos, pi
 from typing import Annotated, Any, Literal
@@ -16,9 +16,9 @@ import numpy as np
 from stable_baselines3.common.type_aliases import GymEnv
 
 from prune_gym.agents.budgeted_env import BudgetedEnv
-from prune_gym.agents.search_agent import SearchAgent
+from prune_gym.agents.configured_agent import ConfiguredAgent
+from prune_gym.agents.sampling import Sample, sample_tree
 from prune_gym.arguments import AtLeast, Within, check_settings
-from prune_gym.envs.pruning import Preview
 from prune_gym.graph.channel_graph import ChannelGraph
 
 EpsilonDecay = Literal["constant", "linear", "cosine"]
@@ -117,20 +117,6 @@ def noisy_action(policy: np.ndarray, noise: np.ndarray, groups: np.ndarray, floo
     return share_within_groups(normalise(np.maximum(policy + noise, floor)), groups)
 
 
-def q_values(rewards: np.ndarray, best_next: np.ndarray, discount: float) -> np.ndarray:
-    """(13-16) Q(s, a) = R(s') + discount * max over a' of Q(s', a'); ``best_next`` is 0 at the deepest level."""
-    return rewards + discount * best_next
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """A sampled action over layers, its Q value, and what it led to."""
-
-    action: np.ndarray
-    value: float
-    preview: Preview
-
-
 class ReplayBuffer:
     """The N samples of a pruning step with the highest Q: a new one replaces the lowest, unless it is lower still."""
 
@@ -180,7 +166,7 @@ def epsilon_at(step: int, steps: int, epsilon: float, decay: str, fraction: floa
 # ------------------------------------------------------------------------------------------------------ the agent
 
 
-class RLPruner(SearchAgent):
+class RLPruner(ConfiguredAgent[RLPrunerConfig]):
     """RL-Pruner with the Stable-Baselines3 API; a timestep is one evaluation.
 
     Before every pruning step it samples actions around its policy in several stages and moves the policy towards good
@@ -193,19 +179,8 @@ class RLPruner(SearchAgent):
         channels: output channels of every layer that can be removed, int64 (layers,).
     """
 
-    def __init__(
-        self,
-        env: GymEnv | str | None,
-        config: RLPrunerConfig | None = None,
-        seed: int | None = None,
-        tensorboard_log: str | None = None,
-        verbose: int = 0,
-    ):
-        if not isinstance(config, RLPrunerConfig | None):
-            raise TypeError(f"config: expected an RLPrunerConfig, got {type(config).__name__}.")
-        self.config = config or RLPrunerConfig.paper()
-        self.layer_policy = self.layer_groups = self.channels = np.zeros(0)
-        super().__init__(env, seed, tensorboard_log, verbose)
+    config_type = RLPrunerConfig
+    layer_policy = layer_groups = channels = np.zeros(0)
 
     def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
         """Like :meth:`SearchAgent.set_env`; for another network, the policy is the initial one again."""
@@ -264,18 +239,7 @@ class RLPruner(SearchAgent):
     def sample_tree(self, env: BudgetedEnv, depth: int) -> list[Sample]:
         """Actions sampled in the present state, with Q values that look ``depth`` steps ahead. The environment is left in that
         state."""
-        here = env.snapshot()
-        actions = [self.sample_action() for _ in range(self.config.samples)]
-        previews = env.preview(np.stack([self.group_action(action) for action in actions]))
-        best_next = np.zeros(len(previews))
-        if depth > 1:
-            for i, preview in enumerate(previews):
-                if not preview.terminated:
-                    env.restore(preview.snapshot)
-                    best_next[i] = max(sample.value for sample in self.sample_tree(env, depth - 1))
-            env.restore(here)
-        values = q_values(np.array([preview.reward for preview in previews]), best_next, self.config.discount)
-        return [Sample(*sample) for sample in zip(actions, values.tolist(), previews, strict=True)]
+        return sample_tree(env, self.sample_action, self.group_action, self.config.samples, depth, self.config.discount)
 
     def sample_action(self) -> np.ndarray:
         """A policy with noise, (layers,)."""
@@ -303,14 +267,12 @@ class RLPruner(SearchAgent):
 
     def get_data(self) -> dict[str, Any]:
         return super().get_data() | {
-            "config": asdict(self.config),
             "layer_policy": self.layer_policy.tolist(),
             "layer_groups": self.layer_groups.tolist(),
         }
 
     def set_data(self, data: dict[str, Any]) -> None:
         super().set_data(data)
-        self.config = RLPrunerConfig(**data["config"])
         self.layer_policy = np.array(data["layer_policy"], np.float64)
         self.layer_groups = np.array(data["layer_groups"])
         fits = self.layer_policy.shape == self.layer_groups.shape and self.layer_policy.min(initial=1) > 0

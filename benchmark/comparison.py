@@ -45,7 +45,7 @@ class ComparisonConfig:
     """Targets: MACs to remove, as fractions of the original network's."""
     fidelity: Annotated[str, OneOf(FIDELITIES)] = FIDELITY
     """What networks are scored with before any training: original, recalibrated or compensated."""
-    agents: tuple[str, ...] = ("rl_pruner", "ppo", "taylor", "obs", "uniform", "random")
+    agents: tuple[str, ...] = ("rl_pruner", "lookahead", "cma_es", "ppo", "taylor", "obs", "uniform", "random")
     """Agents by name."""
     seeds: int = 5
     """How many seeds: 0, 1, ..., for every combination."""

@@ -258,8 +258,11 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     # ------------------------------------------------------------------------------------ beyond Gymnasium's interface
 
-    def preview(self, actions: Sequence[np.ndarray] | np.ndarray) -> list[Preview]:
+    def preview(self, actions: Sequence[np.ndarray] | np.ndarray, to_target: bool = False) -> list[Preview]:
         """What each of N actions (N, groups) would lead to from the present state, which stays as it is.
+
+        With ``to_target``, each is applied at once to all that is left to remove: a look ahead at the network at the target. It
+        counts as an evaluation, not for ``best``, as no step leads there.
 
         Costs N evaluations; the architectures are scored in one batch. Raises like :meth:`step`.
         """
@@ -267,11 +270,11 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if not isinstance(actions, Sequence | np.ndarray):
             raise TypeError(f"actions: expected a sequence of actions or an array (N, groups), got {type(actions).__name__}.")
         checked = [self._check_action(action) for action in actions]
-        states = self.simulator.successors(now, checked)
+        states = self.simulator.successors(now, checked, to_target)
         self.evaluations += len(states)
         previews = self._previews(now, states)
         for preview in previews:
-            if not self.simulator.trains(preview.snapshot):  # else only a step shows what the network is worth
+            if not to_target and not self.simulator.trains(preview.snapshot):  # else only a step shows what it is worth
                 self._remember(preview)
         return previews
 

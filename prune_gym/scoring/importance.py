@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prune_gym.arguments import check_choice, check_integer
 from prune_gym.data.splits import Split, check_labels
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph, PrunableLayer
-from prune_gym.graph.program import Named, is_kept
+from prune_gym.graph.program import Named, Node, is_kept
 from prune_gym.scoring.calibration import check_images
 from prune_gym.scoring.compensation import Compensation
 from prune_gym.surgery.slicing import check_architecture, named_tensors, slice_tensors
@@ -65,6 +65,8 @@ def importance(name: str, seed: int = 0) -> Importance:
     - ``obs``: optimal brain surgeon, the error that is left in the layers that read a unit when it goes and their other inputs
       make up for it; see :meth:`prune_gym.scoring.compensation.Compensation.removal_errors`. Needs no labels. Raises ValueError
       if no convolution or linear layer reads a group.
+    - ``group_norm``: DepGraph's, the sum of the squared weights that go with a unit: its filters, the columns of the layers that
+      read it, and the scales of batch norms (Fang et al., *DepGraph: towards any structural pruning*, 2023, section 3.3).
     - ``bn_scale``: the mean ``|scale|`` of the batch norms behind a unit. Raises ValueError if a group has none.
     - ``random``: uniform in [0, 1). The scores follow from ``seed``, an integer >= 0, which the other criteria ignore, and are
       the same for every architecture of a graph.
@@ -119,6 +121,8 @@ def unit_scores(
         scores = np.random.default_rng(seed).random(graph.n_units)
     elif name == "bn_scale":
         scores = _bn_scale(tensors, graph, architecture)
+    elif name == "group_norm":
+        scores = _group_norm(tensors, graph, architecture)
     elif name == "obs":
         assert compensation is not None  # the caller's duty
         scores = compensation.removal_errors(architecture, tensors)
@@ -163,11 +167,29 @@ def _l2(tensors: dict[str, Tensor], graph: ChannelGraph, *_: object) -> list[np.
     return [np.sqrt(_per_filter(tensors[layer.tensor].square(), layer)).sum(1) for layer in graph.prunable_layers]
 
 
+def _group_norm(tensors: Mapping[str, Tensor], graph: ChannelGraph, architecture: Architecture) -> np.ndarray:
+    scales = {node.args[1].name for node in graph.program.nodes if _has_scale(node)}
+    total = np.zeros(graph.n_units)
+    for name, per_dim in graph.units.items():
+        if len(per_dim) < 2 and name not in scales:  # a bias, or a statistic
+            continue
+        squares = tensors[name].detach().square()
+        for dim, owners in enumerate(per_dim):
+            if owners is not None:
+                units = owners[is_kept(owners, architecture.mask)]
+                sums = squares.movedim(dim, 0).reshape(len(units), -1).sum(1, dtype=torch.float64).cpu().numpy()
+                total += np.bincount(units[units >= 0], sums[units >= 0], minlength=graph.n_units)
+    return total
+
+
+def _has_scale(node: Node) -> bool:
+    return node.op == "aten.batch_norm.default" and isinstance(node.args[1], Named)
+
+
 def _bn_scale(tensors: Mapping[str, Tensor], graph: ChannelGraph, architecture: Architecture) -> np.ndarray:
     total, count = np.zeros(graph.n_units), np.zeros(graph.n_units)
     for node in graph.program.nodes:
-        scale = node.args[1] if node.op == "aten.batch_norm.default" else None
-        if isinstance(scale, Named) and scale.name in graph.units:
+        if _has_scale(node) and (scale := node.args[1]).name in graph.units:
             units = graph.units[scale.name][0]
             assert units is not None  # a scale has one dimension, so that one is prunable
             units = units[is_kept(units, architecture.mask)]
@@ -192,4 +214,4 @@ def _group_of(unit: int, graph: ChannelGraph) -> str:
 
 
 FILTER_CRITERIA: dict[str, Callable[..., list[np.ndarray]]] = {"taylor": _taylor, "l1": _l1, "l2": _l2}
-CRITERIA = (*FILTER_CRITERIA, "obs", "bn_scale", "random")
+CRITERIA = (*FILTER_CRITERIA, "group_norm", "obs", "bn_scale", "random")

@@ -20,7 +20,7 @@ from prune_gym.simulation.allocation import ROUNDINGS, allocate, check_action, c
 from prune_gym.simulation.compute import NOTHING, Compute
 from prune_gym.simulation.recipes import Network
 from prune_gym.simulation.result_cache import NamespacedCache, ResultCache
-from prune_gym.simulation.schedule import Schedule, step_budget, target_budget
+from prune_gym.simulation.schedule import EXACT, Schedule, step_budget, target_budget
 from prune_gym.simulation.scorer import Scorer
 from prune_gym.simulation.space import UNITS, MinWidth, PruningSpace
 from prune_gym.simulation.state import Process, PruningState, initial, replay
@@ -187,24 +187,28 @@ class Simulator:
         (pruned,) = self.successors(state, [action])
         return self.posttrained(pruned) if self.trains(pruned) else pruned
 
-    def successors(self, state: PruningState, actions: Sequence[np.ndarray]) -> list[PruningState]:
+    def successors(self, state: PruningState, actions: Sequence[np.ndarray], to_target: bool = False) -> list[PruningState]:
         """The states that actions lead to, before any post-training: the action and the budget say how many units each group
-        loses, the importance says which. No network is run but for the importance of the present state.
+        loses, the importance says which. No network is run but for the importance of the present state. With ``to_target`` the
+        budget is all that is left to remove.
 
         Raises ValueError for an action that :func:`prune_gym.simulation.allocation.check_action` refuses.
         """
         checked = [check_action(action, len(self.graph.groups)) for action in actions]
         ranks = self.scorer.ranks(state.network)
-        counts, carries = self._counts(state, checked)
+        counts, carries = self._counts(state, checked, to_target)
         masks = state.architecture.mask & (ranks >= np.repeat(counts, self.graph.widths, axis=1))
         return [
             state.pruned(Architecture(self.graph, mask), carry, action)
             for mask, carry, action in zip(masks, carries, checked, strict=True)
         ]
 
-    def _counts(self, state: PruningState, actions: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _counts(self, state: PruningState, actions: Sequence[np.ndarray], to_target: bool) -> tuple[np.ndarray, np.ndarray]:
         """The units that each group loses by each action, int64 (actions, groups), and what rounding carries over."""
         budget, rounding = self.step_budget(state), self.schedule.rounding_at(state.steps)
+        if to_target:
+            budget, rounding = self.schedule.target - self.removed(state), EXACT
+        is_last = to_target or self.schedule.is_last(state.steps)
         widths, space = state.architecture.widths, self.space
         counts = np.empty((len(actions), len(self.graph.groups)), np.int64)
         carries = np.zeros(counts.shape)
@@ -212,7 +216,7 @@ class Simulator:
             counts[i] = allocate(action, state.architecture, budget, rounding, state.carry, space)
             if rounding == "carry":
                 carries[i] = shares(action, state.architecture, budget, state.carry, space) - counts[i]
-            if self.schedule.is_last(state.steps) or self.schedule.is_over(int(space.removed(widths - counts[i]))):
+            if is_last or self.schedule.is_over(int(space.removed(widths - counts[i]))):
                 counts[i] = widths - complete(widths - counts[i], widths, self.schedule.target, space)
         return counts, carries
 

@@ -9,7 +9,15 @@ from math import isnan
 import numpy as np
 import pytest
 
-from prune_gym.agents import GlobalSurgeonAgent, GlobalTaylorAgent, RandomAgent, RLPruner, UniformAgent
+from prune_gym.agents import (
+    CMAESAgent,
+    GlobalSurgeonAgent,
+    GlobalTaylorAgent,
+    Lookahead,
+    RandomAgent,
+    RLPruner,
+    UniformAgent,
+)
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.recorder import EvaluationBudget
 from prune_gym.agents.registry import AGENTS, make_agent
@@ -184,7 +192,7 @@ def test_off_policy_agents_explore_as_they_should(env):
 def test_every_name_makes_its_agent(name, env):
     agent = make_agent(RunConfig(agent=name, seed=5), env)
     expected = {"rl_pruner": RLPruner, "uniform": UniformAgent, "random": RandomAgent, "taylor": GlobalTaylorAgent}
-    expected |= {"obs": GlobalSurgeonAgent}
+    expected |= {"obs": GlobalSurgeonAgent, "cma_es": CMAESAgent, "lookahead": Lookahead}
     assert type(agent) is expected[name] if name in expected else type(agent).__name__.lower() == name
     assert agent.seed == 5
 

@@ -29,9 +29,9 @@ from prune_gym.agents.rl_pruner import (
     layers_by_group,
     move_towards,
     noisy_action,
-    q_values,
     share_within_groups,
 )
+from prune_gym.agents.sampling import q_values
 from prune_gym.envs import Preview, PruningEnv
 from prune_gym.scoring.evaluation import Score
 

@@ -22,11 +22,20 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from prune_gym.agents import GlobalTaylorAgent, RandomAgent, RLPruner, RLPrunerConfig, SearchAgent, UniformAgent
+from prune_gym.agents import (
+    CMAESAgent,
+    GlobalTaylorAgent,
+    Lookahead,
+    RandomAgent,
+    RLPruner,
+    RLPrunerConfig,
+    SearchAgent,
+    UniformAgent,
+)
 from prune_gym.envs import PruningEnv, SoftmaxAction
 
 SMALL = RLPrunerConfig(stages=2, samples=3)
-AGENTS = [UniformAgent, GlobalTaylorAgent, RandomAgent, RLPruner]
+AGENTS = [UniformAgent, GlobalTaylorAgent, RandomAgent, CMAESAgent, RLPruner, Lookahead]
 
 
 @pytest.fixture
