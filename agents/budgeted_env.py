@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -14,9 +14,11 @@ from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.simulator import PruningState
 
-# Called after every evaluation with the action, what it led to, the info of the step (empty for a preview) and whether it was a
-# preview; the search ends if it gives False.
-OnEvaluation = Callable[[np.ndarray, Preview, dict[str, Any], bool], bool]
+Kind = Literal["step", "preview", "target"]  # of an evaluation; "target": a preview of the network at the target
+
+# Called after every evaluation with the action, what it led to, the info of the step (empty for a preview) and the kind; the
+# search ends if it gives False.
+OnEvaluation = Callable[[np.ndarray, Preview, dict[str, Any], Kind], bool]
 
 
 class OutOfBudget(Exception):  # noqa: N818  # a signal, not an error
@@ -71,7 +73,8 @@ class BudgetedEnv:
         for preview in previews:
             if not to_target and not self._inner.simulator.trains(preview.snapshot):  # else only a step shows what it is worth
                 self._remember(preview)
-        go_on = [self._on_evaluation(action, p, {}, True) for action, p in zip(actions, previews, strict=True)]
+        kind: Kind = "target" if to_target else "preview"
+        go_on = [self._on_evaluation(action, p, {}, kind) for action, p in zip(actions, previews, strict=True)]
         if not all(go_on):
             raise OutOfBudget
         return previews
@@ -98,7 +101,7 @@ class BudgetedEnv:
         self.finished = terminated or truncated
         self._steps_reserved = self.steps_left
         self._remember(step)
-        if not self._on_evaluation(action, step, info, False):
+        if not self._on_evaluation(action, step, info, "step"):
             raise OutOfBudget
         return step
 

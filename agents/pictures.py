@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -36,29 +36,48 @@ def plot_channels(env: PruningEnv, best: Preview) -> bytes:
     return png(figure)
 
 
-def plot_progress(rows: list[dict[str, Any]], env: PruningEnv, best: Preview) -> bytes:
-    """Reward and accuracy over all steps of the run, by evaluations, and the same on the way to the best network; PNG."""
-    figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
-    searched, chosen = figure.subplots(2, 1)
-    evaluations = [row["evaluations"] for row in rows]
-    searched.scatter(evaluations, [row["accuracy"] for row in rows], s=8, color="#2a6f97", label="accuracy")
-    searched.scatter(evaluations, [row["reward"] for row in rows], s=8, color="#e07a1f", marker="x", label="reward")
-    searched.set_xlabel("evaluations")
-    searched.set_title("every step of the search", fontsize=10)
+def plot_progress(rows: Sequence[Mapping[str, Any]], env: PruningEnv) -> bytes:
+    """The accuracy of every network that was scored, by evaluations, as PNG: those at the target and those on the way; the best
+    one at the target so far, as a line; uniform pruning and the original network for reference.
 
-    trajectory = best.snapshot.trajectory()
-    scores = env.simulator.scores(trajectory)
-    sparsity = [score.channel_sparsity for score in scores]
-    rewards = [env.reward(a, b, env.simulator.baseline) for a, b in pairwise(scores)]
-    chosen.plot(sparsity, [score.accuracy for score in scores], color="#2a6f97", marker="o", markersize=4, label="accuracy")
-    chosen.plot(sparsity[1:], rewards, color="#e07a1f", marker="x", markersize=4, linestyle="--", label="reward")
-    chosen.set_xlabel("channel sparsity")
-    chosen.set_title("the way to the best network", fontsize=10)
-    for axes in (searched, chosen):
-        axes.legend(fontsize=8, frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{env.task.name}: reward and accuracy\n({PROTOCOLS[env.simulator.reward_split]})", fontsize=11)
+    ``rows``: those of :class:`prune_gym.agents.recorder.SearchRecorder`. Networks that later steps were to train count as on the
+    way. With post-training, uniform pruning is left out: it would have to be trained as well.
+    """
+    simulator = env.simulator
+    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    at_target = [row for row in rows if _is_at_target(row, env)]
+    others = [row for row in rows if not _is_at_target(row, env)]
+    for found, color, label in ((others, "#b8b8b8", "on the way"), (at_target, "#2a6f97", "at the target")):
+        x, y = [row["evaluation"] for row in found], [row["accuracy"] for row in found]
+        axes.scatter(x, y, s=9, color=color, label=f"networks {label}", linewidths=0)
+    best: list[Mapping[str, Any]] = []
+    for row in at_target:
+        if row["kind"] != "target" and (not best or row["yardstick"] > best[-1]["yardstick"]):
+            best.append(row)
+    if best:
+        x = [*(row["evaluation"] for row in best), rows[-1]["evaluation"]]
+        y = [*(row["accuracy"] for row in best), best[-1]["accuracy"]]
+        axes.step(x, y, where="post", color="#c0392b", linewidth=1.5, label="best at the target so far")
+    axes.axhline(simulator.baseline.accuracy, color="#555555", linewidth=1, linestyle="--", label="original network")
+    if simulator.posttraining.epochs == 0:
+        state = simulator.initial()
+        while not simulator.is_terminal(state):
+            state = simulator.step(state, env.uniform_action)
+        uniform = simulator.score(state).accuracy
+        axes.axhline(uniform, color="#e07a1f", linewidth=1, linestyle=":", label="uniform pruning")
+    axes.set(xlabel="evaluations", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set_title(f"{env.task.name}: every network that was scored\n({PROTOCOLS[simulator.reward_split]})", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
     return png(figure)
+
+
+def _is_at_target(row: Mapping[str, Any], env: PruningEnv) -> bool:
+    """Whether it is a network that a run could end with."""
+    widths = np.array([row[f"width:{group.name}"] for group in env.graph.groups])
+    over = env.simulator.schedule.is_over(int(env.simulator.space.removed(widths)))
+    return over and (row["kind"] == "step" or env.simulator.posttraining.epochs == 0)
 
 
 def png(figure: Figure) -> bytes:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from prune_gym.envs.pruning import PruningEnv
+from prune_gym.agents.search_log import log_step
+from prune_gym.envs.pruning import Preview, PruningEnv
 from prune_gym.files import csv_text
+from prune_gym.scoring.evaluation import Score
 
+SCORED = tuple(field.name for field in fields(Score))
 MEASURES = ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")
 
 
@@ -34,41 +38,51 @@ class ComputeBudget(BaseCallback):
         return self.inner.compute.macs < self.macs
 
 
-class StepRecorder(BaseCallback):
-    """Notes every real step of any agent, one row each: what becomes steps.csv."""
+class SearchRecorder(BaseCallback):
+    """Notes every network that any agent scored, and logs the steps of agents that do not log them themselves.
+
+    Attributes:
+        rows: a row for each evaluation: what becomes evaluations.csv. Its ``kind`` is ``"step"``, or ``"preview"`` of a step, or
+            ``"target"``, a preview of the network at the target. ``compute`` counts MACs up to the end of the batch that the
+            network was scored in.
+    """
 
     def __init__(self, env: PruningEnv):
         super().__init__()
         self.inner = env
         self.rows: list[dict[str, Any]] = []
-        self.columns = [
-            "episode",
-            "step",
-            "evaluations",
-            "compute",
-            "reward",
-            *MEASURES,
-            *(f"width:{group.name}" for group in env.graph.groups),
-        ]
+        self._widths = [f"width:{group.name}" for group in env.graph.groups]
         self._episode = self._step = 0
 
     def _on_step(self) -> bool:
-        if self.locals.get("preview"):
-            return True
-        info = self.locals["infos"][0]
-        row: dict[str, Any] = {"episode": self._episode, "step": self._step, "evaluations": self.inner.evaluations}
-        row |= {"compute": self.inner.compute.macs, "reward": self._reward()}
-        row |= {key: info[key] for key in MEASURES}
-        row |= dict(zip(self.columns[-len(info["widths"]) :], info["widths"].tolist(), strict=True))
+        kind = self.locals.get("kind", "step")  # agents of Stable-Baselines3 take steps only
+        reward = float(f"{self.locals['rewards'][0]:.7g}")  # SB3's vectorised environments hand on float32
+        if kind == "step":
+            info = self.locals["infos"][0]
+            score, widths = Score(**{name: info[name] for name in SCORED}), info["widths"]
+        else:
+            preview: Preview = self.locals["evaluated"]
+            score, widths = preview.score, preview.snapshot.architecture.widths
+        row = {"evaluation": self.num_timesteps, "episode": self._episode, "step": self._step, "kind": kind, "reward": reward}
+        row |= {"yardstick": self.inner.yardstick(score, self.inner.simulator.baseline), **asdict(score)}
+        row |= {"compute": self.inner.compute.macs, **dict(zip(self._widths, widths.tolist(), strict=True))}
         self.rows.append(row)
-        self.inner.simulator.cache.sync()  # a checkpoint
-        self._step += 1
-        if self.locals["dones"][0]:
-            self._episode, self._step = self._episode + 1, 0
+        if kind == "step":
+            if "evaluated" not in self.locals:
+                log_step(self.logger, self.inner, score, reward, self.num_timesteps)
+            self.inner.simulator.cache.sync()  # a checkpoint
+            self._step += 1
+            if self.locals["dones"][0]:
+                self._episode, self._step = self._episode + 1, 0
         return True
 
-    def _reward(self) -> float:
-        return float(f"{self.locals['rewards'][0]:.7g}")  # SB3's vectorised environments hand on float32
+    def evaluations_csv(self) -> str:
+        """All evaluations."""
+        measures = ["evaluation", "episode", "step", "kind", "reward", "yardstick", *SCORED, "compute"]
+        return csv_text([*measures, *self._widths], self.rows)
 
-    def csv(self) -> str:
-        return csv_text(self.columns, self.rows)
+    def steps_csv(self) -> str:
+        """The steps alone, without what follows from the rest."""
+        columns = ["episode", "step", "evaluations", "compute", "reward", *MEASURES, *self._widths]
+        steps = [row | {"evaluations": row["evaluation"]} for row in self.rows if row["kind"] == "step"]
+        return csv_text(columns, [{name: row[name] for name in columns} for row in steps])

@@ -11,7 +11,7 @@ import numpy as np
 
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.pictures import plot_channels, plot_progress
-from prune_gym.agents.recorder import StepRecorder
+from prune_gym.agents.recorder import SearchRecorder
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.files import read_json, write_atomically
 from prune_gym.scoring.evaluation import Score
@@ -37,7 +37,7 @@ ENTRIES: dict[str, type] = {  # of a summary
 MEASURED = ("val_accuracy", "test_accuracy", "macs", "params", "flops_reduction", "params_reduction", "channel_sparsity")
 
 
-def write_results(folder: Path, config: RunConfig, agent: str, env: PruningEnv, recorder: StepRecorder) -> dict[str, Any]:
+def write_results(folder: Path, config: RunConfig, agent: str, env: PruningEnv, recorder: SearchRecorder) -> dict[str, Any]:
     """Write the steps, the pruned network and the pictures of the best network, by the yardstick; gives the summary.
 
     Raises ValueError if no episode was ended.
@@ -70,10 +70,11 @@ def write_results(folder: Path, config: RunConfig, agent: str, env: PruningEnv, 
     if student is not None:
         untrained = simulator.store.network(student)
         summary["before_posttraining"] = {"val_accuracy": accuracy(untrained, val), "test_accuracy": accuracy(untrained, test)}
-    write_atomically(folder / "steps.csv", recorder.csv())
+    write_atomically(folder / "steps.csv", recorder.steps_csv())
+    write_atomically(folder / "evaluations.csv", recorder.evaluations_csv())
     save_pruned(folder / "pruned.safetensors", pruned, {"summary": summary})
     write_atomically(folder / "channels.png", plot_channels(env, best))
-    write_atomically(folder / "progress.png", plot_progress(recorder.rows, env, best))
+    write_atomically(folder / "progress.png", plot_progress(recorder.rows, env))
     return summary
 
 

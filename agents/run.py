@@ -15,7 +15,7 @@ from stable_baselines3.common.logger import configure
 
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.own import Own
-from prune_gym.agents.recorder import ComputeBudget, EvaluationBudget, StepRecorder
+from prune_gym.agents.recorder import ComputeBudget, EvaluationBudget, SearchRecorder
 from prune_gym.agents.registry import AgentMaker, make_agent
 from prune_gym.agents.results import SUMMARY, read_summary, write_results
 from prune_gym.agents.run_folder import CONFIG, JOURNAL, check_free, continued, make_folder, write_config, write_json
@@ -60,10 +60,10 @@ def prepare(
 
 def search(
     env: PruningEnv, algorithm: BaseAlgorithm, evaluations: int, progress: bool = False, compute: float | None = None
-) -> StepRecorder:
+) -> SearchRecorder:
     """The loop that all agents go through: learn for exactly so many evaluations, or until these took ``compute`` MACs. What it
     found is in the environment's ``best``."""
-    recorder = StepRecorder(env)
+    recorder = SearchRecorder(env)
     budgets: list[BaseCallback] = [EvaluationBudget(evaluations)]
     if compute is not None:
         budgets.append(ComputeBudget(env, compute))

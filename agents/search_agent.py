@@ -22,7 +22,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from prune_gym.agents.budgeted_env import BudgetedEnv, OutOfBudget
+from prune_gym.agents.budgeted_env import BudgetedEnv, Kind, OutOfBudget
+from prune_gym.agents.search_log import log_step
 from prune_gym.arguments import check_integer
 from prune_gym.envs.pruning import Preview, PruningEnv
 from prune_gym.envs.wrappers import reward_wrapper
@@ -143,25 +144,23 @@ class SearchAgent(BaseAlgorithm):
         self._callback.on_training_end()
         return self
 
-    def _on_evaluation(self, action: np.ndarray, preview: Preview, info: dict[str, Any], is_preview: bool) -> bool:
+    def _on_evaluation(self, action: np.ndarray, preview: Preview, info: dict[str, Any], kind: Kind) -> bool:
         """Count a timestep, log a step, and ask SB3's callbacks whether to go on."""
         self.num_timesteps += 1
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-        done = preview.terminated and not is_preview
-        if not is_preview:
+        done = preview.terminated and kind == "step"
+        if kind == "step":
             self._episode_num += done
             self._update_info_buffer([info], np.array([done]))
-            for key in ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity"):
-                self.logger.record(f"pruning/{key}", info[key])
-            self.logger.record("pruning/reward", preview.reward)
-            self.logger.dump(self.num_timesteps)
+            log_step(self.logger, self.pruning_env, preview.score, preview.reward, self.num_timesteps)
         self._callback.update_locals(
             {
                 "actions": action[None],
                 "rewards": np.array([preview.reward]),
                 "dones": np.array([done]),
                 "infos": [info],
-                "preview": is_preview,
+                "evaluated": preview,
+                "kind": kind,
             }
         )
         return self._callback.on_step()

@@ -154,7 +154,7 @@ def test_every_evaluation_is_told(env):
     chosen = actions(env, 3)
     previews = search.preview(chosen)
     step = search.step(chosen[0])
-    assert [is_preview for *_, is_preview in noted] == [True] * 3 + [False]
+    assert [kind for *_, kind in noted] == ["preview"] * 3 + ["step"]
     assert [preview for _, preview, *_ in noted] == [*previews, step]
     np.testing.assert_array_equal([action for action, *_ in noted], chosen[[0, 1, 2, 0]])
     assert noted[0][2] == {}

@@ -34,7 +34,7 @@ from prune_gym.training.weights import save_weights
 MODULE = import_module("prune_gym.agents.run")  # the package exports a function of this name
 ROOT = Path(__file__).parents[2]
 QUICK = {"sparsity": 0.3, "step_ratio": 0.1, "device": "cpu", "rl_pruner": RLPrunerConfig(stages=2, samples=3)}
-SAME = ("config.json", "steps.csv", "summary.json", "pruned.safetensors", "channels.png", "progress.png")
+SAME = ("config.json", "steps.csv", "evaluations.csv", "summary.json", "pruned.safetensors", "channels.png", "progress.png")
 
 
 class Killed(BaseException):

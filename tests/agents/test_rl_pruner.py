@@ -427,7 +427,7 @@ class Recorder(BaseCallback):
         self.steps = []
 
     def _on_step(self) -> bool:
-        if not self.locals["preview"]:
+        if self.locals["kind"] == "step":
             self.steps.append(self.locals["infos"][0]["channel_sparsity"])
         return True
 
@@ -489,7 +489,7 @@ def test_epsilon_acts_once(env, monkeypatch, update, prune_with):
 def test_small_budgets_are_spread_over_the_steps(env):
     """Half of the evaluations that two stages per step need: one stage per step, not two in the first half of the steps."""
     agent = RLPruner(env, small, seed=0)
-    previews = spied(agent, "_on_evaluation", lambda action, preview, info, is_preview: is_preview)
+    previews = spied(agent, "_on_evaluation", lambda action, preview, info, kind: kind == "preview")
     agent.learn(4 * (small.samples + 1))
     assert previews == ([True] * small.samples + [False]) * 4
 

@@ -16,6 +16,7 @@ import torch
 import train_agent
 from command import run_command
 from matplotlib.image import imread
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import prune_gym
 from prune_gym import tasks
@@ -31,8 +32,8 @@ from prune_gym.training.train import accuracy
 ROOT = Path(__file__).parents[2]
 QUICK = {"sparsity": 0.3, "step_ratio": 0.15, "device": "cpu", "rl_pruner": RLPrunerConfig(stages=1, samples=3)}
 FILES = {
-    "agent.zip", "channels.png", "config.json", "progress.png", "pruned.safetensors", "steps.csv", "summary.json", "tensorboard",
-    "timings.json",
+    "agent.zip", "channels.png", "config.json", "evaluations.csv", "progress.png", "pruned.safetensors", "steps.csv",
+    "summary.json", "tensorboard", "timings.json",
 }  # fmt: skip
 
 
@@ -69,6 +70,38 @@ def test_steps_and_summary_agree(result):
     assert summary["reward"] == summary["after"]["val_accuracy"]
 
 
+@pytest.mark.parametrize("agent", ["lookahead", "ppo"])
+def test_every_evaluation_is_noted_and_logged_under_the_same_tags(agent, tmp_path):
+    """Whatever library the agent is from. Another reward can be read off what is noted."""
+    folder = run(RunConfig(out=tmp_path / "run", agent=agent, evaluations=40, sparsity=0.3, step_ratio=0.15, device="cpu")).folder
+    rows = list(csv.DictReader((folder / "evaluations.csv").open()))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [int(row["evaluation"]) for row in rows] == list(range(1, summary["evaluations"] + 1))
+    assert {row["kind"] for row in rows} == ({"step", "target"} if agent == "lookahead" else {"step"})
+    graph = tasks.load("digits").graph
+    for row in rows:
+        cost = graph.costs(np.array([[int(row[f"width:{group.name}"]) for group in graph.groups]]))
+        assert (int(row["macs"]), int(row["params"])) == (cost.macs[0], cost.params[0])
+        assert float(row["yardstick"]) == float(row["accuracy"])  # the default
+    assert int(rows[-1]["compute"]) == summary["compute"]["macs"]
+    best = max(float(row["yardstick"]) for row in rows if row["kind"] == "step" and float(row["channel_sparsity"]) >= 0.3)
+    assert best == summary["yardstick"]
+    steps = [row for row in rows if row["kind"] == "step"]
+    noted = list(csv.DictReader((folder / "steps.csv").open()))
+    assert [row["evaluations"] for row in noted] == [row["evaluation"] for row in steps]
+
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    for tag, column in (
+        ("search/accuracy", "accuracy"),
+        ("search/macs_reduction", "flops_reduction"),
+        ("search/reward", "reward"),
+    ):
+        logged = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert [step for step, _ in logged] == [int(row["evaluation"]) for row in steps]
+        np.testing.assert_allclose([value for _, value in logged], [float(row[column]) for row in steps], rtol=1e-6)
+    assert events.Scalars("search/best_yardstick")[-1].value == pytest.approx(best)
+
+
 def test_the_pruned_network_loads_without_the_code_that_made_it(result):
     program = f"""
 import sys, json, torch, prune_gym
@@ -91,7 +124,7 @@ def test_same_seed_same_bytes(result, tmp_path):
     torch.manual_seed(12345)  # the state of the global generator does not matter
     again = run(RunConfig(out=tmp_path / "b", **QUICK))
     other = run(RunConfig(out=tmp_path / "c", seed=1, **QUICK))
-    for name in ("steps.csv", "summary.json", "config.json", "pruned.safetensors", "channels.png"):
+    for name in ("steps.csv", "evaluations.csv", "summary.json", "config.json", "pruned.safetensors", "channels.png"):
         assert (again.folder / name).read_bytes() == (result.folder / name).read_bytes(), name
     for name in ("steps.csv", "summary.json"):
         assert (other.folder / name).read_bytes() != (result.folder / name).read_bytes(), name
@@ -243,7 +276,8 @@ def test_mistakes_on_the_command_line(tmp_path, capsys):
     def mistake(*arguments):
         with pytest.raises(SystemExit) as stopped:
             run_command(train_agent.main, RunConfig, None, arguments=["--device", "cpu", *arguments])
-        return f"{stopped.value}\n{capsys.readouterr().err}"  # tyro itself reports what the dataclass refuses
+        lines = f"{stopped.value}\n{capsys.readouterr().err}"
+        return " ".join(lines.replace("│", " ").split())  # tyro itself reports what the dataclass refuses
 
     (tmp_path / "held").mkdir()
     (tmp_path / "held" / "summary.json").touch()

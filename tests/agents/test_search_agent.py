@@ -68,7 +68,7 @@ def test_a_timestep_is_an_evaluation(env):
         def _on_step(self) -> bool:
             self.timesteps += (self.num_timesteps,)
             self.rewards += (self.locals["rewards"][0],)
-            self.previews += (self.locals["preview"],)
+            self.previews += (self.locals["kind"] == "preview",)
             self.dones += (bool(self.locals["dones"][0]),)
             self.progress += (self.model._current_progress_remaining,)
             assert self.locals["actions"].shape == (1, 5)
