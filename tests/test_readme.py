@@ -55,7 +55,7 @@ def test_the_comparison_is_complete():
     cells = {(row["task"], row["macs_reduction"]) for row in rows}
     assert cells
     for cell in cells:
-        for agent in ("rl_pruner", "ppo", "taylor", "obs", "uniform", "random"):
+        for agent in ComparisonConfig().agents:
             mine = [row for row in rows if (row["task"], row["macs_reduction"], row["agent"]) == (*cell, agent)]
             assert sorted(int(row["seed"]) for row in mine) == [0, 1, 2]
             assert all(0 <= float(row["flops_reduction"]) - float(row["macs_reduction"]) < 0.01 for row in mine)
