@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -86,10 +86,10 @@ class Candidates:
             return dict(tensors)
         return self._recalibration.recalibrated(tensors, architecture)
 
-    def sources(self, architecture: Architecture) -> dict[str, Tensor]:
-        """The tensors, at the shapes of the graph, that a masked network of an architecture has instead of those of ``whole``,
-        before its removed units are zeroed and its statistics estimated."""
-        return self.compensation.compensate_masked(architecture) if self.fidelity == "compensated" else {}
+    def sources(self, masks: np.ndarray) -> Iterable[Mapping[str, Tensor]]:
+        """For each of the masks, bool (M, units), the tensors at the shapes of the graph that its masked network has instead of
+        those of ``whole``, before its removed units are zeroed and its statistics estimated."""
+        return self.compensation.compensate_masked(masks) if self.fidelity == "compensated" else ({} for _ in masks)
 
     def starting_point(self, architecture: Architecture) -> dict[str, Tensor]:
         """The tensors of a network that is to be trained or kept: compensated from the first layer to the last, which is better

@@ -19,7 +19,7 @@ pixel, and one prediction serves all places of the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,6 +38,8 @@ from prune_gym.surgery.compact import compact
 from prune_gym.surgery.slicing import check_architecture, named_tensors, scatter_tensors, slice_tensors
 
 RIDGE = 1e-3  # r, as a fraction of the mean diagonal of a Gram matrix
+MASKS_AT_ONCE = 64  # whose corrections are solved as one batch ...
+BATCH_NUMBERS = 2**25  # ... unless its systems were to take more than a quarter of a GB
 ROUNDING = 4  # errors of a Gram matrix, in units of rounding of its trace
 
 
@@ -91,21 +93,32 @@ class Compensation:
             matrix.add(small, _solve(gram[:, stay][:, :, stay], missing, _ridge(gram, matrix)))
         return small
 
+    def compensate_masked(self, masks: np.ndarray) -> Iterator[dict[str, Tensor]]:
+        """The same at the shapes of the graph, for networks whose removed units are to be zeroed: for each of the masks, bool
+        (M, units), all corrected tensors. No shape in here depends on the masks, and the systems of many masks are one batch: with
+        ``m`` 1 for kept and 0 for removed columns, a system is ``m G m + (1 - m) + r I``, whose solutions are 0 where ``m`` is."""
+        largest = max((gram.numel() for gram in self.grams), default=1)
+        at_once = min(MASKS_AT_ONCE, max(1, BATCH_NUMBERS // largest))
+        for start in range(0, len(masks), at_once):
+            yield from self._compensate_masked(masks[start : start + at_once])
+
     @torch.inference_mode()
-    def compensate_masked(self, architecture: Architecture) -> dict[str, Tensor]:
-        """The same at the shapes of the graph, for a network whose removed units are to be zeroed: all corrected tensors. No
-        shape in here depends on the architecture: with ``m`` 1 for kept and 0 for removed columns, the system is
-        ``m G m + (1 - m) + r I``, whose solutions are 0 where ``m`` is."""
-        small = slice_tensors(self._tensors, self.graph.units, self.base)
-        before = dict(small)
+    def _compensate_masked(self, masks: np.ndarray) -> list[dict[str, Tensor]]:
+        before = slice_tensors(self._tensors, self.graph.units, self.base)
+        small = [dict(before) for _ in masks]
         for matrix, gram in zip(self.matrices, self.grams, strict=True):
-            kept = torch.from_numpy(matrix.kept_columns(architecture)).to(gram.device, torch.float64)
-            system = gram * kept * kept[:, None] + torch.diag(1 - kept)
-            removed = (1 - kept)[: matrix.values.shape[2]]
-            missing = (matrix.values * removed) @ gram[:, : len(removed)].double() * kept
-            matrix.add(small, _solve(system, missing, _ridge(gram, matrix)))
-        whole = scatter_tensors(self._tensors, small, self.graph.units, self.base)
-        return {name: whole[name] for name in small if small[name] is not before[name]}
+            columns = np.stack([is_kept(matrix.columns, mask) for mask in masks])
+            kept = torch.from_numpy(columns).to(gram.device, torch.float64)[:, None]  # (masks, 1, columns)
+            system = (gram * kept[..., None, :] * kept[..., None]).add_(torch.diag_embed(1 - kept))
+            removed = (1 - kept)[..., None, : matrix.values.shape[2]]
+            missing = (matrix.values * removed) @ gram[:, : removed.shape[-1]].double() * kept[..., None, :]
+            for tensors, correction in zip(small, _solve(system, missing, _ridge(gram, matrix)), strict=True):
+                matrix.add(tensors, correction)
+        found = []
+        for tensors in small:
+            whole = scatter_tensors(self._tensors, tensors, self.graph.units, self.base)
+            found.append({name: whole[name] for name in tensors if tensors[name] is not before[name]})
+        return found
 
     @torch.inference_mode()
     def removal_errors(self, architecture: Architecture, small: Mapping[str, Tensor]) -> np.ndarray:
@@ -326,12 +339,12 @@ def _ridge(gram: Tensor, matrix: WeightMatrix) -> Tensor:
 def _factor(gram: Tensor, ridge: Tensor) -> Tensor:
     """The Cholesky factor of ``G + r I`` in double precision."""
     system = gram.double()
-    system.diagonal(dim1=1, dim2=2).add_(ridge + torch.finfo(torch.float64).tiny)  # more than zero, also for dead inputs
+    system.diagonal(dim1=-2, dim2=-1).add_(ridge + torch.finfo(torch.float64).tiny)  # more than zero, also for dead inputs
     return torch.linalg.cholesky(system)
 
 
 def _solve(gram: Tensor, missing: Tensor, ridge: Tensor) -> Tensor:
-    """``missing (G + r I)^-1``, for matrices (groups, rows, columns)."""
+    """``missing (G + r I)^-1``, for matrices (..., rows, columns)."""
     return torch.cholesky_solve(missing.double().mT, _factor(gram, ridge)).mT
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,8 +69,8 @@ class CandidateAdjustment:
         self._candidates = candidates
         self._folded = folded
 
-    def sources(self, mask: np.ndarray) -> Mapping[str, Tensor]:
-        return self._candidates.sources(Architecture(self._candidates.graph, mask.copy()))
+    def sources(self, masks: np.ndarray) -> Iterable[Mapping[str, Tensor]]:
+        return self._candidates.sources(masks)
 
     def finished(self, zeroed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self._folded(self._candidates.recalibrated(zeroed, self._candidates.graph.full()))

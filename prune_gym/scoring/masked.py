@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -19,9 +19,9 @@ WARM_UPS = 3  # the first chooses algorithms and makes the libraries' work space
 class Adjustment(Protocol):
     """How the tensors of a masked network depend on the mask, besides the zeros; all at the shapes of the graph."""
 
-    def sources(self, mask: np.ndarray) -> Mapping[str, Tensor]:
-        """The tensors that differ from the original ones for a mask (units,), before anything is zeroed. Called outside the
-        capture."""
+    def sources(self, masks: np.ndarray) -> Iterable[Mapping[str, Tensor]]:
+        """For each mask of (M, units) the tensors that differ from the original ones, before anything is zeroed. Called outside
+        the capture."""
         ...
 
     def finished(self, zeroed: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,9 +117,9 @@ class MaskedNetwork:
         """
         removed = self._to_device(masks)
         correct = torch.zeros(len(removed), dtype=torch.int64, device=removed.device)
-        for i, row in enumerate(removed):
+        for i, (row, sources) in enumerate(zip(removed, self._sources(masks), strict=True)):
             self._removed.copy_(row)
-            self._adjust(masks[i])
+            self._put(sources)
             self._score()
             correct[i].copy_(self._correct)
         return [count / self._images for count in correct.tolist()]
@@ -127,16 +127,19 @@ class MaskedNetwork:
     @torch.inference_mode()
     def logits(self, mask: np.ndarray) -> Tensor:
         """What the network says about every image, (N, classes), without a captured graph. Raises like :meth:`accuracies`."""
-        self._removed.copy_(self._to_device(np.asarray(mask)[None])[0])
-        self._adjust(np.asarray(mask))
+        masks = np.asarray(mask)[None]
+        self._removed.copy_(self._to_device(masks)[0])
+        self._put(next(iter(self._sources(masks))))
         tensors = self._zero()
         return torch.cat([self._run(tensors, images) for images, _ in self._batches])
 
-    def _adjust(self, mask: np.ndarray) -> None:
+    def _sources(self, masks: np.ndarray) -> Iterable[Mapping[str, Tensor]]:
+        return ({} for _ in masks) if self._adjustment is None else self._adjustment.sources(masks)
+
+    def _put(self, sources: Mapping[str, Tensor]) -> None:
         """Put the values that the tensors have for a mask where the originals are."""
-        if self._adjustment is not None:
-            for name, tensor in self._adjustment.sources(mask).items():
-                self._originals[name].copy_(tensor)
+        for name, tensor in sources.items():
+            self._originals[name].copy_(tensor)
 
     def _to_device(self, masks: np.ndarray) -> Tensor:
         """Which units the masks remove, (M, units + 1), with False for what belongs to no unit."""

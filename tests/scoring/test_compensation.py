@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -243,14 +244,20 @@ def test_masked_and_small_corrections_are_the_same(recipe: list[tuple[str, int, 
     model, (images,) = zoo.prepare(zoo.random_network(recipe, flatten), seed), zoo.inputs(((3, 4, 4),), 8)
     graph = trace(model, images)
     base = random_architecture(graph, seed, 0.2)
-    architecture = graph.architecture(
-        [a & b if (a & b).any() else a for a, b in zip(base.kept, random_architecture(graph, seed + 1, 0.4).kept, strict=True)]
-    )
+    architectures = []
+    for number in (1, 2, 3):
+        drawn = random_architecture(graph, seed + number, 0.4).kept
+        architectures.append(graph.architecture([a & b if (a & b).any() else a for a, b in zip(base.kept, drawn, strict=True)]))
     tensors = named_tensors(model, graph)
     found = Compensation(graph, tensors, images, base)
-    whole = {**tensors, **found.compensate_masked(architecture)}
-    for name, tensor in found.compensate(architecture).items():
-        assert relative_error(slice_tensors(whole, graph.units, architecture)[name], tensor) < 1e-7, name
+    masks = np.stack([architecture.mask for architecture in architectures])
+    for at_once in (2, 64):  # in two batches, and in one
+        with patch.object(compensation, "MASKS_AT_ONCE", at_once):
+            corrections = list(found.compensate_masked(masks))
+        for architecture, corrected in zip(architectures, corrections, strict=True):
+            whole = {**tensors, **corrected}
+            for name, tensor in found.compensate(architecture).items():
+                assert relative_error(slice_tensors(whole, graph.units, architecture)[name], tensor) < 1e-7, name
 
 
 def test_the_base_is_what_is_made_up_for(tiny_task: Task, tiny_architectures: list[Architecture]) -> None:
