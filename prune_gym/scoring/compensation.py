@@ -96,7 +96,7 @@ class Compensation:
     def compensate_masked(self, masks: np.ndarray) -> Iterator[dict[str, Tensor]]:
         """The same at the shapes of the graph, for networks whose removed units are to be zeroed: for each of the masks, bool
         (M, units), all corrected tensors. No shape in here depends on the masks, and the systems of many masks are one batch.
-        With ``m`` 1 for kept and 0 for removed columns, a system is ``m G m + (1 - m) + r I``; its solutions are 0 where ``m`` is.
+        With ``m`` 1 for kept and 0 for removed columns, a system is ``m G m + (1 - m) + r I``; solutions are 0 where ``m`` is.
         """
         largest = max((gram.numel() for gram in self.grams), default=1)
         at_once = min(MASKS_AT_ONCE, max(1, BATCH_NUMBERS // largest))
