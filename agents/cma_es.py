@@ -53,7 +53,7 @@ class CMAESAgent(ConfiguredAgent[CMAESConfig]):
         def draw(rows: int, columns: int) -> np.ndarray:
             return self.rng.standard_normal((rows, columns))
 
-        options = {"verbose": -9, "seed": np.nan, "randn": draw}
+        options = {"verbose": -10, "seed": np.nan, "randn": draw}  # -10: no file of signals is read, either
         if self.config.population is not None:
             options["popsize"] = self.config.population
         return cma.CMAEvolutionStrategy(np.zeros(groups), self.config.sigma, options)

@@ -44,7 +44,7 @@ class Lookahead(ConfiguredAgent[LookaheadConfig]):
     """Lookahead with the Stable-Baselines3 API; a timestep is one evaluation.
 
     Attributes:
-        logits: the policy, logarithms of the groups' shares up to a constant, float64 (groups,).
+        logits: the policy while it learns, logarithms of the groups' shares up to a constant, float64 (groups,).
     """
 
     config_type = LookaheadConfig

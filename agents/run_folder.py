@@ -96,7 +96,7 @@ def continued(config: RunConfig, own: Mapping[str, str]) -> RunConfig:
     descriptions = _read_stored(folder / CONFIG)["own"]
     for key, value in ours.items():
         setting = key.partition(".")[0]
-        if setting in config.given and value != theirs[key]:
+        if setting in config.given and _ordered(value) != _ordered(theirs[key]):
             raise ValueError(f"{key}: the run in {folder} has {theirs[key]}, got {value}; leave it out, or start another run.")
     for name, description in own.items():
         if descriptions.get(name) != description:
@@ -105,6 +105,11 @@ def continued(config: RunConfig, own: Mapping[str, str]) -> RunConfig:
                 "start another run."
             )
     return stored
+
+
+def _ordered(value: Any) -> Any:
+    """Of names or patterns the first one that fits counts, so their order matters."""
+    return list(value.items()) if isinstance(value, dict) else value
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

@@ -149,10 +149,13 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if origin in (Union, types.UnionType):  # of one kind, that by name, and None
-        by_name = [kind for kind in arguments if get_origin(kind) is dict]
-        (kind,) = by_name if by_name and isinstance(value, Mapping) else set(arguments) - {types.NoneType, *by_name}
+        by_name = {kind for kind in arguments if get_origin(kind) is dict}
+        single = set(arguments) - {types.NoneType} - by_name
+        (kind,) = by_name if by_name and (isinstance(value, Mapping) or not single) else single
         return None if value is None else _checked(name, value, kind)
     if origin is dict:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise TypeError(f"{name}: expected values by name, got {value!r}.")
         return {key: _checked(name, item, arguments[1]) for key, item in value.items()}
     if origin is Annotated:
         for rule in annotation.__metadata__:

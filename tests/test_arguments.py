@@ -136,6 +136,7 @@ class Config:
         ("names", [(), ("a",), ("a", "b", "c")], ["abc", None], ValueError, "a tuple"),
         ("widths", [0.5, {}, {"a": 1, "b": 0.5}], [0, {"a": 1, "b": -1}], ValueError, r"a number in \(0, inf\)"),
         ("widths", [], ["1", {"a": None}], TypeError, r"a number in \(0, inf\)"),
+        ("widths", [], [{5: 0.5}], TypeError, "values by name"),
         ("names", [], [("a", 1)], TypeError, "a value of type str"),
         ("inner", [Inner(3)], [None, {"count": 3}], TypeError, "a value of type Inner"),
     ],

@@ -6,10 +6,11 @@ among them, for the bias) are corrected so that the outputs on calibration image
 
     W'_K = W_K + W_R G_RK (G_KK + r I)^-1,        G = E[x x^T],
 
-with ``r`` a small fraction of the mean diagonal of G. The Gram matrices G are those of the network before pruning, so that they
-are computed once for all architectures, and the correction is a function of the mask alone: some small linear systems, no forward
-pass (:meth:`Compensation.compensate`). :func:`compensate_sequentially` takes the inputs from the network as it is pruned and
-corrected so far instead, which is better and takes two forward passes for every architecture.
+with ``r`` a small fraction of the mean diagonal of G, and not less than what rounding can do to G. The Gram matrices are those of
+the network before pruning, so that they are computed once for all architectures, and the correction is a function of the mask
+alone: some small linear systems, no forward pass (:meth:`Compensation.compensate`). :func:`compensate_sequentially` takes the
+inputs from the network as it is pruned and corrected so far instead, which is better and takes two forward passes for every
+architecture.
 
 The same matrices say what a unit is worth (optimal brain surgeon): :meth:`Compensation.removal_errors`.
 
@@ -98,8 +99,8 @@ class Compensation:
         (M, units), all corrected tensors. No shape in here depends on the masks, and the systems of many masks are one batch.
         With ``m`` 1 for kept and 0 for removed columns, a system is ``m G m + (1 - m) + r I``; solutions are 0 where ``m`` is.
         """
-        largest = max((gram.numel() for gram in self.grams), default=1)
-        at_once = min(MASKS_AT_ONCE, max(1, BATCH_NUMBERS // largest))
+        numbers = [gram.numel() + matrix.values.numel() for matrix, gram in zip(self.matrices, self.grams, strict=True)]
+        at_once = min(MASKS_AT_ONCE, max(1, BATCH_NUMBERS // max(numbers, default=1)))
         for start in range(0, len(masks), at_once):
             yield from self._compensate_masked(masks[start : start + at_once])
 

@@ -52,23 +52,21 @@ class Recalibration:
         self._statistics = {name.name for node in self._norms.values() for name in node.args[STATISTICS]}
 
     @cached_property
-    def _moments(self) -> dict[str, Tensor]:
-        """``r`` and ``t`` of every norm by the name of its running mean, float64 (2, C), at the shapes of the graph."""
+    def _moments(self) -> dict[int, Tensor]:
+        """``r`` and ``t`` of every call of a norm by its position, float64 (2, C), at the shapes of the graph."""
         small = slice_tensors(self._tensors, self.graph.units, self.base)
-        seen = _Seen()
+        seen, moments = _Seen(), {}
 
         def note(position: int, arguments: list) -> None:
             if position in self._norms:
-                seen.add(_mean(self._norms[position]), arguments[0])
+                node = self._norms[position]
+                old_mean, old_variance = (small[name.name].double() for name in node.args[STATISTICS])
+                mean, variance = seen.add(_mean(node), arguments[0])
+                deviation = _deviation(old_variance, node)
+                found = torch.stack([_deviation(variance, node) / deviation, (mean - old_mean) / deviation])
+                moments[position] = self._scattered(_mean(node), found)
 
         self.graph.program.at(self.base.mask).run(renew(small, self._written), [self._images], before_call=note)
-        moments = {}
-        for node in self._norms.values():
-            old_mean, old_variance = (small[name.name].double() for name in node.args[STATISTICS])
-            mean, variance = seen[_mean(node)]
-            deviation = (old_variance + node.args[EPSILON]).sqrt()
-            spread = (variance + node.args[EPSILON]).sqrt() / deviation
-            moments[_mean(node)] = self._scattered(_mean(node), torch.stack([spread, (mean - old_mean) / deviation]))
         return moments
 
     def _scattered(self, name: str, moments: Tensor) -> Tensor:
@@ -88,8 +86,9 @@ class Recalibration:
             tensors: by name, at the widths of ``architecture``. They are not modified.
             architecture: which units the network keeps.
         """
-        units = {name: (None, *self.graph.units.get(name, (None,))) for name in self._moments}
-        moments = slice_tensors(self._moments, units, architecture)
+        named = {str(position): moments for position, moments in self._moments.items()}
+        units = {str(p): (None, *self.graph.units.get(_mean(node), (None,))) for p, node in self._norms.items()}
+        moments = slice_tensors(named, units, architecture)
         seen, new = _Seen(), dict(tensors)
 
         def estimate(position: int, arguments: list) -> None:
@@ -98,9 +97,9 @@ class Recalibration:
                 return
             node = self._norms[position]
             mean, variance = (name.name for name in node.args[STATISTICS])
-            (spread, centre), epsilon = moments[mean], node.args[EPSILON]
+            (spread, centre), epsilon = moments[str(position)], node.args[EPSILON]
             seen_mean, seen_variance = seen.add(mean, arguments[0])
-            deviation = (seen_variance + epsilon).sqrt_().div_(spread)
+            deviation = _deviation(seen_variance, node).div_(spread).clamp_(min=epsilon**0.5)  # so that V is not below 0
             new[mean] = torch.addcmul(seen_mean, centre, deviation, value=-1).to(tensors[mean].dtype)
             new[variance] = deviation.square_().sub_(epsilon).clamp_(min=0).to(tensors[variance].dtype)
             arguments[STATISTICS] = new[mean], new[variance]
@@ -108,6 +107,11 @@ class Recalibration:
 
         self.graph.program.at(architecture.mask).run(renew(tensors, self._written), [self._images], before_call=estimate)
         return new
+
+
+def _deviation(variance: Tensor, norm: Node) -> Tensor:
+    """What a norm divides by, more than 0 also without an epsilon."""
+    return (variance + norm.args[EPSILON]).clamp_(min=torch.finfo(variance.dtype).tiny).sqrt_()
 
 
 class _Seen(dict[str, tuple[Tensor, Tensor]]):

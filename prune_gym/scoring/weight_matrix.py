@@ -44,7 +44,8 @@ class WeightMatrix:
         self.columns = np.append(columns, -1) if self.constant else columns
 
     def of(self, weight: Tensor) -> Tensor:
-        """A weight of this consumer, of whatever widths, as a matrix."""
+        """A weight of this consumer, of whatever widths, as a matrix; at least in single precision."""
+        weight = _at_least_single(weight)
         by_place = weight.reshape(self.consumer.groups, weight.shape[0] // self.consumer.groups, -1, self.kernel)
         return by_place.mT.flatten(1, 2) if self.by_channel else by_place.flatten(2)
 
@@ -97,7 +98,11 @@ class WeightMatrix:
             rows = rows[_places(len(rows), wanted, rows.device)]
             if self.by_channel:
                 rows = rows.unflatten(1, (-1, self.kernel)).mT.flatten(0, 1)
-        return rows.unflatten(1, (self.consumer.groups, columns)).transpose(0, 1)
+        return _at_least_single(rows).unflatten(1, (self.consumer.groups, columns)).transpose(0, 1)
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _area(owners: np.ndarray) -> int:

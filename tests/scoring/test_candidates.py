@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from zoo import random_architecture, relative_error
 
-from prune_gym import Architecture, importance, trace
+from prune_gym import Architecture, importance, models, trace
 from prune_gym.data.splits import Split
 from prune_gym.scoring import calibration as module
 from prune_gym.scoring import evaluation
@@ -156,8 +156,6 @@ def test_obs_checks_its_images(tiny_task: Task, images: torch.Tensor | None) -> 
 def test_compensated_networks_are_closest_to_the_original(name: str) -> None:
     """Networks of other people, with statistics of their own: the error of the logits on images that nothing was fitted to, an
     eighth of the channels gone."""
-    from prune_gym import models
-
     torch.manual_seed(0)
     model = models.create(f"torchvision/{name}", 10).requires_grad_(False)
     images = smooth_images(160)
@@ -173,7 +171,6 @@ def test_compensated_networks_are_closest_to_the_original(name: str) -> None:
     errors = {}
     for fidelity in FIDELITIES:
         small = Candidates(graph, tensors, fidelity, data).tensors(architecture)
-        print(name, fidelity)
         errors[fidelity] = relative_error(graph.program.at(architecture.mask).run(small, [images[128:]]), expected)
     assert errors["compensated"] < errors["recalibrated"]
 
