@@ -101,3 +101,34 @@ def test_the_small_table_2_is_that_of_the_committed_results():
         )
         numbers = [row[name] for name in ("top1_before_posttraining", "top1", "flops_reduction_pct", "params_reduction_pct")]
         assert f"| {' | '.join(f'{float(number):.2f}' for number in numbers)} |" in line
+
+
+def test_accuracies_without_training_are_those_of_the_committed_results():
+    docs = (ROOT / "docs" / "fidelity.md").read_text()
+    with (ROOT / "results" / "without_training.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    shown = [
+        line for line in docs[docs.index("## Without any training") : docs.index("## The study")].splitlines() if "%" in line
+    ]
+    for line in (line for line in shown if line.startswith("| ")):
+        task, sparsity, macs, criterion, *accuracies = (cell.strip() for cell in line.strip("|").split("|"))
+        (row,) = (
+            row
+            for row in rows
+            if row["task"] == task.partition(",")[0]
+            and row["criterion"] == criterion
+            and row["sparsity"] == row["step_ratio"] == str(float(sparsity.rstrip("%")) / 100)
+        )
+        ways = ("original", "recalibrated", "compensated", "sequential")
+        assert accuracies == [f"{100 * float(row[way]):.1f}" for way in ways]
+        assert macs == f"-{100 * float(row['macs_reduction']):.0f}%"
+
+
+def test_the_study_is_that_of_the_committed_results():
+    docs = (ROOT / "docs" / "fidelity.md").read_text()
+    table = (ROOT / "results" / "fidelity.md").read_text()
+    lines = [line.strip("|").split("|") for line in table.splitlines() if "| all | float32 |" in line]
+    assert len(lines) == 12
+    for task, fidelity, _, _, cut, compensated, *_ in lines:
+        cells = f"|{fidelity}|{cut}|{compensated}|"
+        assert any(line.startswith(f"|{task}|") and cells in line for line in docs.splitlines())
