@@ -46,15 +46,10 @@ def plot_progress(rows: Sequence[Mapping[str, Any]], env: PruningEnv) -> bytes:
     simulator = env.simulator
     figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    at_target = [row for row in rows if _is_at_target(row, env)]
-    others = [row for row in rows if not _is_at_target(row, env)]
+    others, at_target, best = sort_rows(rows, env)
     for found, color, label in ((others, "#b8b8b8", "on the way"), (at_target, "#2a6f97", "at the target")):
         x, y = [row["evaluation"] for row in found], [row["accuracy"] for row in found]
         axes.scatter(x, y, s=9, color=color, label=f"networks {label}", linewidths=0)
-    best: list[Mapping[str, Any]] = []
-    for row in at_target:
-        if row["kind"] != "target" and (not best or row["yardstick"] > best[-1]["yardstick"]):
-            best.append(row)
     if best:
         x = [*(row["evaluation"] for row in best), rows[-1]["evaluation"]]
         y = [*(row["accuracy"] for row in best), best[-1]["accuracy"]]
@@ -73,11 +68,22 @@ def plot_progress(rows: Sequence[Mapping[str, Any]], env: PruningEnv) -> bytes:
     return png(figure)
 
 
-def _is_at_target(row: Mapping[str, Any], env: PruningEnv) -> bool:
-    """Whether it is a network that a run could end with."""
-    widths = np.array([row[f"width:{group.name}"] for group in env.graph.groups])
-    over = env.simulator.schedule.is_over(int(env.simulator.space.removed(widths)))
-    return over and (row["kind"] == "step" or env.simulator.posttraining.epochs == 0)
+def sort_rows(rows: Sequence[Mapping[str, Any]], env: PruningEnv) -> tuple[list[Mapping[str, Any]], ...]:
+    """The networks on the way, those at the target that a run could end with, and each of these that was better than all before;
+    a look at the target is no step that leads there."""
+    others: list[Mapping[str, Any]] = []
+    at_target: list[Mapping[str, Any]] = []
+    best: list[Mapping[str, Any]] = []
+    for row in rows:
+        widths = np.array([row[f"width:{group.name}"] for group in env.graph.groups])
+        is_over = env.simulator.schedule.is_over(int(env.simulator.space.removed(widths)))
+        if not is_over or (row["kind"] != "step" and env.simulator.posttraining.epochs > 0):
+            others.append(row)
+            continue
+        at_target.append(row)
+        if row["kind"] != "target" and (not best or row["yardstick"] > best[-1]["yardstick"]):
+            best.append(row)
+    return others, at_target, best
 
 
 def png(figure: Figure) -> bytes:
