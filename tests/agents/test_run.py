@@ -471,6 +471,16 @@ def test_a_config_is_read_as_it_was(tmp_path):
     assert read_config(tmp_path / "run", device="auto").device == "auto"
 
 
+def test_the_order_of_names_matters(tmp_path):
+    """The first that fits counts, so a run does not go on with another order."""
+    widths = {"stages.*": 0.5, "*": 1.0}
+    run(RunConfig(agent="uniform", out=tmp_path / "run", min_width=widths, **QUICK))
+    again = {"out": tmp_path / "run", "resume": True}
+    with pytest.raises(ValueError, match=r"min_width: the run in .* has .*; leave it out"):
+        run(RunConfig(**again, min_width=dict(reversed(widths.items()))))
+    run(RunConfig(**again, min_width=widths))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_two_processes_on_a_gpu_write_the_same_bytes(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--device", "cuda", "--sparsity", "0.3"]

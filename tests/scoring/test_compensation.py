@@ -457,3 +457,24 @@ def test_the_network_is_left_alone(tiny_task: Task, make: Callable[..., Any]) ->
     if isinstance(found, Compensation):
         found.compensate(architecture)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_networks_in_half_precision_are_corrected_too() -> None:
+    """Gram matrices in their own type would have a ridge that leaves nothing to correct."""
+    model, images = chained(
+        nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 6, 3, padding=1), nn.Flatten(), nn.Linear(486, 4)
+    )
+    model, images = model.bfloat16(), images.bfloat16()
+    graph = trace(model, images[:1])
+    tensors = named_tensors(model, graph)
+    architecture = graph.architecture([np.arange(group.width) >= group.width // 4 for group in graph.groups])
+    program = graph.program.at(architecture.mask)
+    errors = []
+    with torch.no_grad():
+        expected = model(images).float()
+        cut = slice_tensors(tensors, graph.units, architecture)
+        once = Compensation(graph, tensors, images).compensate(architecture)
+        for small in (cut, once, compensate_sequentially(graph, tensors, images, architecture)):
+            assert all(small[name].dtype == tensor.dtype for name, tensor in tensors.items())
+            errors.append(float((program.run(dict(small), [images]).float() - expected).square().mean()))
+    assert max(errors[1:]) < 0.8 * errors[0]
