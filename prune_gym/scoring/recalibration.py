@@ -49,7 +49,6 @@ class Recalibration:
         self._tensors, self._images = tensors, images
         self._written = written_tensors(graph.program)
         self._norms = {position: node for position, node in enumerate(graph.program.nodes) if _has_statistics(node)}
-        self._statistics = {name.name for node in self._norms.values() for name in node.args[STATISTICS]}
 
     @cached_property
     def _moments(self) -> dict[int, Tensor]:
