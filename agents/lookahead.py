@@ -11,6 +11,7 @@ another objective, noise and update:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Annotated
 
 import numpy as np
@@ -30,7 +31,7 @@ class LookaheadConfig:
     samples: Annotated[int, AtLeast(2)] = 10
     """Samples per stage."""
     stages: Annotated[int, AtLeast(0)] = 10
-    """Sampling stages before every pruning step, or as many as the budget allows."""
+    """Sampling stages before every pruning step; where the budget pays for fewer, it goes to the first steps."""
     elites: Annotated[int, AtLeast(1)] = 3
     """The policy becomes the mean of so many samples, the best ones of a stage."""
 
@@ -60,7 +61,8 @@ class Lookahead(ConfiguredAgent[LookaheadConfig]):
     def choose_action(self, env: BudgetedEnv) -> np.ndarray:
         """The action of the best sample of all stages of this step; the policy itself if the budget pays for none."""
         config, best = self.config, None
-        for _ in range(min(config.stages, env.evaluations_left // env.steps_left // config.samples)):
+        affordable = env.evaluations_left // config.samples
+        for _ in range(min(config.stages, ceil(affordable / env.steps_left))):
             found = sample_tree(env, self.sample_logits, softmax, config.samples, to_target=True)
             found.sort(key=lambda sample: -sample.value)  # the first drawn of equal ones comes first
             self.logits = np.mean([sample.action for sample in found[: config.elites]], axis=0)

@@ -42,7 +42,8 @@ AGENTS: dict[str, AgentMaker] = {
     "uniform": lambda config, env: UniformAgent(env, seed=config.seed),
     "random": lambda config, env: RandomAgent(env, config.random, seed=config.seed),
 }
-READ_BY = {  # settings, and the agents that read them; the evaluations of a run are by default those of rl_pruner
+READ_BY = {  # settings, and the agents that read them; by default, the evaluations of a run are those of rl_pruner
+    "rl_pruner": ("rl_pruner",),
     "ppo": ("ppo",),
     "a2c": ("a2c",),
     "off_policy": ("sac", "td3", "ddpg"),
@@ -53,10 +54,12 @@ READ_BY = {  # settings, and the agents that read them; the evaluations of a run
 
 
 def make_agent(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
-    """The agent that ``config`` names, on ``env``, a pruning environment. Raises ValueError for settings of another agent."""
+    """The agent that ``config`` names, on ``env``, a pruning environment. Raises ValueError for settings that have no effect on
+    it."""
     for settings, agents in READ_BY.items():
         chosen: Any = getattr(config, settings)
-        if config.agent not in agents and chosen != type(chosen)():
+        sets_budget = settings == "rl_pruner" and config.evaluations is None
+        if config.agent not in agents and not sets_budget and chosen != type(chosen)():
             raise ValueError(
                 f"{settings}: these settings have no effect on {config.agent!r}; leave them out, or choose an agent that reads "
                 f"them: {', '.join(agents)}."

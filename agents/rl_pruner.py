@@ -34,8 +34,8 @@ class RLPrunerConfig:
     """Standard deviation of the Gaussian noise on the policy (eq 11); the paper's variance is 0.04."""
     noise_times_uniform: bool = False
     """Scale each sample's noise by one uniform draw, as the released code does."""
-    step_size: Annotated[float, Within("(0, 1]")] = 0.1
-    """Lambda, how far the policy moves towards the chosen action (eq 19)."""
+    step_size: Annotated[float, Within("[0, 1]")] = 0.1
+    """Lambda, how far the policy moves towards the chosen action (eq 19); with 0 it learns nothing."""
     discount: Annotated[float, Within("[0, 1]")] = 0.9
     """Discount of the tree's next level (eqs 13-16)."""
     sample_steps: Annotated[int, AtLeast(1)] = 1

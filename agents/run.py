@@ -12,9 +12,11 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
+from tqdm import tqdm
 
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.own import Own
+from prune_gym.agents.progress import SearchProgress, announcement
 from prune_gym.agents.recorder import ComputeBudget, EvaluationBudget, SearchRecorder
 from prune_gym.agents.registry import AgentMaker, make_agent
 from prune_gym.agents.results import SUMMARY, read_summary, write_results
@@ -67,7 +69,8 @@ def search(
     budgets: list[BaseCallback] = [EvaluationBudget(evaluations)]
     if compute is not None:
         budgets.append(ComputeBudget(env, compute))
-    algorithm.learn(evaluations, CallbackList([recorder, *budgets]), progress_bar=progress)
+    with tqdm(total=evaluations, desc="search", unit="network", disable=not progress) as bar:
+        algorithm.learn(evaluations, CallbackList([recorder, SearchProgress(env, bar), *budgets]))
     return recorder
 
 
@@ -92,7 +95,7 @@ def run(
 
     Args:
         config: the settings.
-        progress: whether to show a progress bar.
+        progress: whether to say what will happen, and to show a progress bar with the best network so far.
         agent: a function of the settings and the environment that makes an agent of your own: an algorithm of
             Stable-Baselines3, or a :class:`prune_gym.agents.SearchAgent`.
         task: a task of your own, in place of one by name.
@@ -139,6 +142,9 @@ def run(
             shutil.rmtree(events)
         logger = configure(str(events), ["tensorboard"])
         algorithm.set_logger(logger)
+        if progress:
+            env.reset()
+            print(announcement(config, name, env, evaluations, folder), flush=True)
         recorder = search(env, algorithm, evaluations, progress, config.compute)
         logger.close()
         clock["search"] = time.perf_counter()

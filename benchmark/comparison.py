@@ -7,23 +7,18 @@ that the CSV holds are not computed again, so an interrupted comparison goes on 
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Annotated
-
-import torch
-from tqdm import tqdm
 
 from prune_gym import tasks
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.run import prepare, search
 from prune_gym.arguments import OneOf, check_choice, check_integer, check_number
+from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
 from prune_gym.files import check_writable
 from prune_gym.scoring.candidates import FIDELITIES, FIDELITY
@@ -114,19 +109,8 @@ def compare(config: ComparisonConfig) -> Rows:
     check_writable(rows.path)
     for name in {run.task: None for run in missing}:
         tasks.load(name, progress=True)  # trains a base network once, before several processes look for it
-    pool = ProcessPoolExecutor(
-        config.processes, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    )
-    try:
-        for finished in tqdm(as_completed([pool.submit(evaluate, run) for run in missing]), total=len(missing), unit="run"):
-            rows.add(finished.result())
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "processes: a run was killed, perhaps because the memory was full. The rows that were finished are kept; give the "
-            "same command again, with fewer processes."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for row in in_processes(evaluate, missing, config.processes):
+        rows.add(row)
     return rows
 
 

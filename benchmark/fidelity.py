@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 from tqdm import tqdm
 
-from prune_gym import tasks
 from prune_gym.agents.pictures import png
 from prune_gym.arguments import AtLeast, Within, check_settings
+from prune_gym.benchmark.base_tasks import load_task
 from prune_gym.benchmark.rows import Rows
 from prune_gym.files import write_atomically
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
@@ -101,7 +101,7 @@ def study(config: FidelityConfig) -> Rows:
     rows = Rows(config.out.expanduser(), COLUMNS, KEY)
     if config.table_only:
         return rows
-    task = _load(config)
+    task = load_task(config.task, config.network, config.data, config.weights, config.train_images, config.val_images)
     graph, tensors = task.graph, named_tensors(task.model, task.graph)
     candidates = {fidelity: Candidates(graph, tensors, fidelity, task.train) for fidelity in FIDELITIES}
     evaluators = {
@@ -122,19 +122,6 @@ def study(config: FidelityConfig) -> Rows:
         }
         rows.add(row | _scores(evaluators, architecture) | _after_training(task, candidates, architecture, config.posttraining))
     return rows
-
-
-def _load(config: FidelityConfig) -> Task:
-    if config.network is None:
-        whole = tasks.load(config.task, progress=True)
-    else:
-        whole = tasks.make(config.network, config.data or "", config.weights)
-    train, val = whole.train, whole.val
-    if config.train_images is not None:
-        train = train.sample(config.train_images)
-    if config.val_images is not None:
-        val = val.sample(config.val_images)
-    return Task(config.task, whole.model, train, val, whole.test, whole.augmentation)
 
 
 def draw_architectures(task: Task, n: int, macs_reduction: float) -> list[Architecture]:

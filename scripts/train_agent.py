@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -14,23 +14,31 @@ from rich.table import Table
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.run import RunResult, run
 from prune_gym.agents.run_folder import CONFIG, read_config
+from prune_gym.training.distillation import PostTraining
+
+# What is done without arguments: three quarters of the MACs go in small steps, with some training after each, as in the paper.
+MAIN_JOB = RunConfig(macs_reduction=0.75, posttraining=PostTraining(epochs=5, learning_rate=0.01, batch_size=64))
 
 
 @dataclass(frozen=True)
-class Resumed:
-    """The part of the command line that says which run goes on."""
+class Given:
+    """The part of the command line that decides which settings hold where it says nothing."""
 
     out: Path | None = None
     resume: bool = False
+    sparsity: float | None = None
+    params_reduction: float | None = None
 
 
-def settings_of_resumed_run(arguments: Sequence[str]) -> RunConfig | None:
-    """With ``--resume``, the settings in the run folder: they hold for all options that are not given. None without, and for a
-    folder that holds no run yet."""
-    resumed, _ = tyro.cli(Resumed, args=arguments, return_unknown_args=True, add_help=False)
-    if not resumed.resume or resumed.out is None or not (resumed.out.expanduser() / CONFIG).exists():
-        return None
-    return read_config(resumed.out)
+def defaults(arguments: Sequence[str]) -> RunConfig:
+    """The settings that hold for all options that are not given: those of the main job, but for its target if another one is
+    given; with ``--resume``, those in the run folder, if it holds a run."""
+    given, _ = tyro.cli(Given, args=arguments, return_unknown_args=True, add_help=False)
+    if given.resume and given.out is not None and (given.out.expanduser() / CONFIG).exists():
+        return read_config(given.out)
+    if given.sparsity is None and given.params_reduction is None:
+        return MAIN_JOB
+    return replace(MAIN_JOB, macs_reduction=None)
 
 
 def main(config: RunConfig) -> None:
@@ -59,4 +67,4 @@ def report(result: RunResult) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, RunConfig, __doc__, defaults=settings_of_resumed_run)
+    run_command(main, RunConfig, __doc__, defaults=defaults)

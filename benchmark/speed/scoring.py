@@ -37,32 +37,35 @@ def scoring(
         calibration = task.train.sample(how_many(RECALIBRATION_IMAGES, task.train)).to(device).inputs()
         images = torch.cat([images, calibration])
 
+    def draw() -> list[np.ndarray]:
+        """New actions, so that no score is cached and no kernel was made for their shapes: every candidate of a search is new."""
+        return list(rng.random((candidates, len(env.graph.groups))))
+
+    def new_networks() -> list[torch.nn.Module]:
+        states = simulator.successors(simulator.initial(), draw())
+        return [compact(task.model, task.graph, state.architecture, form="program").eval().to(device) for state in states]
+
+    @torch.inference_mode()
+    def bare(networks: list[torch.nn.Module], size: int) -> None:
+        for network in networks:
+            for batch in images.split(size):
+                network(batch).argmax(1)
+
+    few = new_networks()[:2]
+    bare(few, len(images))
+    times = {size: min(seconds(partial(bare, few, size), device) for _ in range(3)) for size in BATCH_SIZES}
+    batch_size = min(times, key=times.__getitem__)
     ratios, rates = [], []
-    batch_size = None
     for _ in range(repetitions):
-        actions = rng.random((candidates, len(env.graph.groups)))  # new ones, so that no score is cached
-        states = simulator.successors(simulator.initial(), list(actions))
-        networks = [compact(task.model, task.graph, state.architecture, form="program").eval().to(device) for state in states]
-
-        @torch.inference_mode()
-        def bare(size: int, count: int = candidates, networks: list = networks) -> None:
-            for network in networks[:count]:
-                for batch in images.split(size):
-                    network(batch).argmax(1)
-
-        if batch_size is None:
-            bare(max(BATCH_SIZES), 1)
-            times = {size: min(seconds(partial(bare, size, 1), device) for _ in range(2)) for size in BATCH_SIZES}
-            batch_size = min(times, key=times.__getitem__)
-        before = seconds(partial(bare, batch_size), device)
-        preview = seconds(partial(env.preview, actions), device)
-        after = seconds(partial(bare, batch_size), device)
+        before = seconds(partial(bare, new_networks(), batch_size), device)
+        preview = seconds(partial(env.preview, draw()), device)
+        after = seconds(partial(bare, new_networks(), batch_size), device)
         ratios.append(preview / ((before + after) / 2))
         rates.append(candidates / preview)
     return {
         "evaluations_per_second": round(statistics.median(rates), 2),
         "ratio_to_bare_passes": round(statistics.median(ratios), 3),
-        "best_batch_size": batch_size or 0,
+        "best_batch_size": batch_size,
     }
 
 

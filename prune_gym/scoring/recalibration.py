@@ -17,6 +17,7 @@ from prune_gym.surgery.slicing import slice_tensors
 
 STATISTICS = slice(3, 5)  # running mean and running variance among the arguments of a batch norm
 TRAINING, EPSILON = 5, 7
+FEW_PLACES = 16  # per channel and image, below which the sum over images comes first; measured
 
 
 class Recalibration:
@@ -121,15 +122,18 @@ class _Seen(dict[str, tuple[Tensor, Tensor]]):
         self._calls: Counter[str] = Counter()
 
     def add(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the input of one call (N, C, *space) into account; gives what is known now. Sums over space come first, which is
-        several times faster than one over images and space at once."""
-        space, places = tuple(range(2, x.ndim)), x.numel() // x.shape[1]
+        """Take the input of one call (N, C, *space) into account; gives what is known now. Two short sums, over space and over
+        images, are several times faster than one over both; few places are summed last."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        sums = x.sum(space, dtype=wide) if space else x
-        norms = torch.linalg.vector_norm(x, dim=space, dtype=wide) if space else x
-        mean = sums.sum(0, dtype=torch.float64).div_(places)
-        square = torch.linalg.vector_norm(norms, dim=0, dtype=torch.float64).square_().div_(places)
-        variance = square.addcmul_(mean, mean, value=-1).clamp_(min=0)
+        space, count = tuple(range(2, x.ndim)), x.numel() // x.shape[1]
+        if x[0, 0].numel() > FEW_PLACES:
+            sums, norms = x.sum(space, dtype=wide), torch.linalg.vector_norm(x, dim=space, dtype=wide)
+            total, squares = sums.double().sum(0), norms.double().square_().sum(0)
+        else:
+            x = x.to(wide).reshape(*x.shape[:2], -1)
+            total, squares = x.sum(0).double().sum(1), x.square().sum(0).double().sum(1)
+        mean = total.div_(count)
+        variance = squares.div_(count).addcmul_(mean, mean, value=-1).clamp_(min=0)
         self._calls[name] += 1
         if name in self:
             mean, variance = (

@@ -58,7 +58,8 @@ def same(a: Path, b: Path) -> None:
 def config(request):
     agent, _, trains = request.param.partition(" with ")
     posttraining = PostTraining(epochs=1 if trains else 0, period=2, batch_size=100)
-    return {**QUICK, "agent": agent, "evaluations": 31, "posttraining": posttraining}
+    settings = {name: value for name, value in QUICK.items() if agent == "rl_pruner" or name != "rl_pruner"}
+    return {**settings, "agent": agent, "evaluations": 31, "posttraining": posttraining}
 
 
 def test_killed_at_any_value_it_ends_the_same(config, tmp_path, monkeypatch):
@@ -165,7 +166,7 @@ def test_settings_that_agree_may_be_given(stopped, monkeypatch):
 
 
 def resumed(*arguments: str) -> None:
-    run_command(train_agent.main, RunConfig, None, arguments=arguments, defaults=train_agent.settings_of_resumed_run)
+    run_command(train_agent.main, RunConfig, None, arguments=arguments, defaults=train_agent.defaults)
 
 
 def test_options_of_the_command_line_must_agree(tmp_path, capsys):
@@ -398,9 +399,11 @@ def test_resume_needs_a_folder_and_no_strangers(tmp_path):
 def test_sigkill_at_ten_random_moments(agent, tmp_path):
     tasks.load("digits")
     command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--agent", agent, "--device", "cpu"]
-    command += ["--sparsity", "0.3", "--step-ratio", "0.02", "--rl-pruner.stages", "2", "--evaluations", "300"]
+    command += ["--sparsity", "0.3", "--step-ratio", "0.02", "--evaluations", "300"]
     if agent == "rl_pruner":
-        command += ["--posttraining.epochs", "1", "--posttraining.period", "3", "--posttraining.batch-size", "200"]
+        command += ["--rl-pruner.stages", "2", "--posttraining.epochs", "1", "--posttraining.period", "3"]
+    else:
+        command += ["--posttraining.epochs", "0"]
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     journal = tmp_path / "killed" / JOURNAL
     rng = random.Random(0)
@@ -421,7 +424,7 @@ def test_sigkill_at_ten_random_moments(agent, tmp_path):
 def test_two_runs_at_once_share_the_cache(tmp_path):
     """Both find an empty cache, make the base network, and end as a run on its own does."""
     command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--device", "cpu", "--agent", "random"]
-    command += ["--evaluations", "20"]
+    command += ["--evaluations", "20", "--posttraining.epochs", "0"]
     environment = os.environ | {"PRUNE_GYM_CACHE": str(tmp_path / "cache")}
     runs = [
         subprocess.Popen([*command, "--out", str(tmp_path / name)], env=environment, stdout=subprocess.DEVNULL) for name in "ab"

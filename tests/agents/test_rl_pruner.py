@@ -360,7 +360,7 @@ def test_presets():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"step_size": 0}, r"step_size: expected a number in \(0, 1\], got 0"),
+        ({"step_size": 1.5}, r"step_size: expected a number in \[0, 1\], got 1.5"),
         ({"clip": 1.5}, r"clip: expected a number in \(0, 1\), got 1.5"),
         ({"samples": 0}, "samples: expected an integer >= 1, got 0"),
         (

@@ -131,10 +131,11 @@ def test_same_seed_same_bytes(result, tmp_path):
 
 
 def test_sb3_agent_in_a_run(tmp_path):
-    result = run(RunConfig(agent="ppo", evaluations=24, out=tmp_path / "ppo", **QUICK))
+    settings = {"sparsity": 0.3, "step_ratio": 0.15, "device": "cpu", "agent": "ppo", "evaluations": 24}
+    result = run(RunConfig(out=tmp_path / "ppo", **settings))
     assert result.summary["evaluations"] == 24
     assert len((result.folder / "steps.csv").read_text().splitlines()) == 25
-    again = run(RunConfig(agent="ppo", evaluations=24, out=tmp_path / "again", **QUICK))
+    again = run(RunConfig(out=tmp_path / "again", **settings))
     assert (again.folder / "steps.csv").read_bytes() == (result.folder / "steps.csv").read_bytes()
 
 
@@ -253,6 +254,7 @@ def test_what_killed_writers_left_does_not_occupy_a_folder(tmp_path):
         ({"agent": "PPO"}, "agent: expected one of .*; got 'PPO'. Did you mean 'ppo'?"),
         ({"yardstick": "acuracy"}, "yardstick: .* Did you mean 'accuracy'?"),
         ({"agent": "uniform", "ppo": PPOConfig(n_steps=8)}, "ppo: these settings have no effect on 'uniform'"),
+        ({"agent": "random", "evaluations": 9}, "rl_pruner: these settings have no effect on 'random'"),
         ({"agent": "ppo", "ppo": PPOConfig(n_steps=12)}, "n_steps: ppo would learn for the first time after 12 steps"),
     ],
 )
@@ -264,12 +266,37 @@ def test_bad_settings_leave_nothing_behind(settings, message, tmp_path):
 
 def test_command_line(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--device", "cpu"]
-    quick = ["--sparsity", "0.2", "--step-ratio", "0.2", "--rl-pruner.stages", "1", "--rl-pruner.samples", "2"]
+    quick = ["--sparsity", "0.2", "--step-ratio", "0.1", "--rl-pruner.stages", "1", "--rl-pruner.samples", "2"]
     done = subprocess.run([*command, *quick, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     for text in ("validation accuracy", "test accuracy", "MACs", "parameters", f"{summary['after']['macs']:,}"):
         assert text in done.stdout
+    assert done.stdout.startswith(
+        "rl_pruner prunes digits: 20.0% of the filters in 3 steps. After every step the network is trained"
+    )
+    assert "At most 9 networks are scored (recalibrated, 400 images).\nThis takes about" in done.stdout
+    assert f"on cpu. Run folder: {tmp_path / 'run'}" in done.stdout
+    assert f"best {summary['yardstick']:.4f}" in done.stderr  # the progress bar
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["posttraining"]["epochs"] == 5  # as in the main job, whose target does not hold here
+    assert (config["sparsity"], config["macs_reduction"]) == (0.2, None)
+
+
+def test_without_arguments_it_is_the_main_job(tmp_path):
+    assert train_agent.defaults([]) == train_agent.defaults(["--seed", "1"]) == train_agent.MAIN_JOB
+    assert train_agent.MAIN_JOB.macs_reduction == 0.75
+    other = train_agent.defaults(["--params-reduction", "0.3"])
+    assert (other.macs_reduction, other.posttraining) == (None, train_agent.MAIN_JOB.posttraining)
+    assert train_agent.defaults(["--out", str(tmp_path), "--resume"]) == train_agent.MAIN_JOB  # it holds no run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_main_job_gives_a_network_worth_keeping(seed, tmp_path):
+    summary = run(replace(train_agent.MAIN_JOB, seed=seed, out=tmp_path / "run", device="cpu")).summary
+    assert summary["after"]["flops_reduction"] >= 0.75
+    assert summary["after"]["test_accuracy"] >= summary["before"]["test_accuracy"] - 0.0101
 
 
 def test_mistakes_on_the_command_line(tmp_path, capsys):
@@ -345,7 +372,6 @@ def test_a_reward_that_is_not_a_number_is_named(tiny_task):
 
 def test_numbers_of_numpy_are_as_good_as_python_s(tmp_path):
     settings = {
-        "agent": "uniform",
         "sparsity": np.float32(0.25),
         "step_ratio": 0.125,
         "evaluations": np.int64(9),

@@ -16,6 +16,7 @@ import pytest
 from prune_gym import tasks
 from prune_gym.agents import RunConfig
 from prune_gym.benchmark import comparison
+from prune_gym.benchmark import processes as work
 from prune_gym.benchmark.comparison import COLUMNS, KEY, ComparisonConfig, compare, describe, evaluate, row_key
 from prune_gym.benchmark.rows import Rows
 from prune_gym.training.distillation import PostTraining
@@ -102,7 +103,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[RunConfig]]
         return row_key(run) | dict.fromkeys(COLUMNS[len(KEY) :], 0.25)
 
     monkeypatch.setattr(comparison, "evaluate", made_up)
-    monkeypatch.setattr(comparison, "ProcessPoolExecutor", lambda processes, *_, **__: ThreadPoolExecutor(processes))
+    monkeypatch.setattr(work, "ProcessPoolExecutor", lambda processes, *_, **__: ThreadPoolExecutor(processes))
 
     def since() -> list[RunConfig]:
         found = done.copy()
@@ -157,7 +158,7 @@ def test_rows_that_were_finished_are_kept(
 
 def test_a_worker_that_is_killed_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks.load("digits")
-    monkeypatch.setattr(comparison, "torch", SimpleNamespace(set_num_threads=os._exit))  # the first that a worker calls
+    monkeypatch.setattr(work, "torch", SimpleNamespace(set_num_threads=os._exit))  # the first that a worker calls
     with pytest.raises(ChildProcessError, match="processes: a run was killed"):
         compare(ComparisonConfig(**QUICK, processes=1, out=tmp_path / "found.csv"))
 

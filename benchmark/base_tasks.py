@@ -1,0 +1,26 @@
+"""Tasks of experiments: a known task or any network and data, with as many images as the experiment takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prune_gym import tasks
+from prune_gym.tasks import Task
+
+
+def load_task(
+    name: str,
+    network: str | None = None,
+    data: str | None = None,
+    weights: Path | None = None,
+    train_images: int | None = None,
+    val_images: int | None = None,
+) -> Task:
+    """The known task of this name, or a task of this name that is made of network, data and weights; its training and validation
+    images are drawn with a fixed seed, all of them for None. Raises like :func:`prune_gym.tasks.load` and
+    :func:`prune_gym.tasks.make`.
+    """
+    whole = tasks.load(name, progress=True) if network is None else tasks.make(network, data or "", weights)
+    train = whole.train if train_images is None else whole.train.sample(train_images)
+    val = whole.val if val_images is None else whole.val.sample(val_images)
+    return Task(name, whole.model, train, val, whole.test, whole.augmentation)
