@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from prune_gym.scoring.latency import seconds
+from prune_gym.training.distillation import distill
 
 if TYPE_CHECKING:
     from prune_gym.agents.config import RunConfig
     from prune_gym.envs.pruning import PruningEnv
 
+TIMED_BATCHES = 8
 ONE_EPISODE = ("uniform", "taylor", "obs")
 
 
@@ -50,15 +53,15 @@ def announcement(config: RunConfig, agent: str, env: PruningEnv, evaluations: in
 
 
 def expected_seconds(config: RunConfig, env: PruningEnv, evaluations: int) -> float:
-    """About how long a search takes, from the time of two scored networks and of one batch of training."""
+    """About how long a search takes, from the time of two scored networks and of a short training."""
     simulator, steps = env.simulator, env.steps_left
-    start, uniform = simulator.initial(), [env.uniform_action]
-    states = [*simulator.successors(start, uniform), *simulator.successors(start, uniform, to_target=True)]
-    architectures = [state.architecture for state in states]
+    start, uniform, equal = simulator.initial(), env.uniform_action, np.ones(len(env.graph.groups))
+    states = [*simulator.successors(start, [uniform, equal]), *simulator.successors(start, [uniform], to_target=True)]
+    first, *others = [state.architecture for state in states]
     evaluator = simulator.scorer.evaluator(start.weights)
-    evaluator.accuracies(architectures[:1])  # so that what is computed once is known
+    evaluator.accuracies([first])  # so that what is computed once is known
     scored = min(evaluations, steps) if config.agent in ONE_EPISODE else evaluations
-    duration = scored * seconds(lambda: evaluator.accuracies(architectures), simulator.device) / len(architectures)
+    duration = scored * seconds(lambda: evaluator.accuracies(others), simulator.device) / len(others)
     if config.posttraining.epochs:
         trainings = expected_episodes(config, steps, evaluations) * -(-steps // config.posttraining.period)
         half_way = 1 - simulator.schedule.target / simulator.space.total / 2  # what is left of the network on average
@@ -67,18 +70,13 @@ def expected_seconds(config: RunConfig, env: PruningEnv, evaluations: int) -> fl
 
 
 def training_seconds(config: RunConfig, env: PruningEnv) -> float:
-    """About how long one post-training of the original network takes. No random number is drawn."""
-    simulator, train = env.simulator, env.task.train
-    network = simulator.network(simulator.initial()).requires_grad_()
-    batch = train.to(simulator.device).inputs(slice(config.posttraining.batch_size))
-
-    def learn() -> None:
-        network(batch).sum().backward()
-        with torch.no_grad():
-            network(batch)  # the teacher
-
-    learn()
-    return config.posttraining.epochs * len(train) / len(batch) * seconds(learn, simulator.device)
+    """About how long one post-training of the original network takes, from a short one."""
+    simulator, task, settings = env.simulator, env.task, config.posttraining
+    network, teacher = (simulator.network(simulator.initial()) for _ in range(2))
+    few = task.train.sample(min(len(task.train), TIMED_BATCHES * settings.batch_size)).to(simulator.device)
+    short, val = replace(settings, epochs=1), task.val.to(simulator.device)
+    epoch = seconds(lambda: distill(network, teacher, few, val, short, 0, task.augmentation), simulator.device)
+    return settings.epochs * epoch * len(task.train) / len(few)
 
 
 def expected_episodes(config: RunConfig, steps: int, evaluations: int) -> int:

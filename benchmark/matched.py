@@ -87,7 +87,7 @@ class MatchedConfig:
     val_images: Annotated[int, AtLeast(1)] | None = 512
     """Validation images that networks are scored on, drawn at random."""
     posttraining: PostTraining = field(
-        default_factory=lambda: PostTraining(epochs=1, period=3, learning_rate=0.01, batch_size=64)
+        default_factory=lambda: PostTraining(epochs=1, period=3, start="cut", learning_rate=0.01, batch_size=64)
     )
     """Post-training on the way."""
     final_images: Annotated[int, AtLeast(1)] | None = 10_000

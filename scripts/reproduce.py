@@ -33,6 +33,11 @@ HEADINGS = {  # of the printed table, by column of the CSV
     "paper_gain": "paper",
 }
 
+CAUTION = (
+    "As in the paper, networks are scored as they were cut; with so little training their rewards are read near chance, so this "
+    "shows that the code runs and ranks no method. For that, see python -m prune_gym.benchmark.matched."
+)
+
 
 def report(console: Console, rows: Rows) -> None:
     """Print the numbers of a table. Those of a figure are in its picture."""
@@ -52,6 +57,8 @@ def main(config: ReproductionConfig) -> None:
     console = Console()
     start = time.perf_counter()
     sentence = f"{describe(config.experiment)} Scale {config.scale}, {config.protocol_name}.\n{config.work.describe()}"
+    if config.scale == "small":
+        sentence += f"\n{CAUTION}"
     console.print(sentence, highlight=False, soft_wrap=True)
     rows, picture = reproduce(config)
     report(console, rows)

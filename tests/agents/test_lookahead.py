@@ -11,6 +11,7 @@ from prune_gym.agents import BudgetedEnv, Lookahead, LookaheadConfig, RunConfig
 from prune_gym.agents.lookahead import softmax
 from prune_gym.agents.run import prepare, search
 from prune_gym.envs import PruningEnv
+from prune_gym.envs.pruning import Preview
 from prune_gym.tasks import Task
 
 
@@ -97,6 +98,20 @@ def test_the_budget_is_spread_over_the_steps(env: PruningEnv, budget: int) -> No
     agent = Lookahead(env, LookaheadConfig(samples=3, stages=5), seed=0).learn(budget)
     assert 4 <= agent.num_timesteps <= budget
     assert env.best is not None
+
+
+def test_a_small_budget_goes_to_the_first_steps(env: PruningEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four steps, and two stages of three samples are paid for."""
+    stages: list[int] = []
+    preview = PruningEnv.preview
+
+    def noted(self: PruningEnv, actions: np.ndarray, to_target: bool = False) -> list[Preview]:
+        stages.append(self.steps_left)
+        return preview(self, actions, to_target)
+
+    monkeypatch.setattr(PruningEnv, "preview", noted)
+    Lookahead(env, LookaheadConfig(samples=3, stages=5), seed=0).learn(4 + 2 * 3)
+    assert stages == [4, 3]
 
 
 def test_without_samples_it_is_uniform(env: PruningEnv, tiny_task: Task) -> None:

@@ -340,6 +340,13 @@ def test_the_buffer_holds_as_many_as_a_stage_samples(env):
     assert chosen == {0.9, 0.8}
 
 
+def test_with_a_step_size_of_0_nothing_is_learned(env):
+    agent = RLPruner(env, replace(small, step_size=0.0, prune_with="sample"), seed=0).learn(40)
+    np.testing.assert_allclose(agent.layer_policy, initial_policy(agent.channels, agent.layer_groups))
+    uniform = env.uniform_action
+    assert any(not np.allclose(action, uniform) for action in agent.plan.values())  # but samples prune
+
+
 def test_every_step_begins_with_an_empty_buffer(env):
     agent = RLPruner(env, replace(small, stages=1, samples=2, prune_with="sample"), seed=0)
     scripted(agent, [[0.9, 0.8], [0.1, 0.2]])

@@ -27,6 +27,7 @@ def test_the_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     number = name[-1]
     assert re.search(rf"^{name[:-1].title()} {number}: .*\. Scale small, paper: reward on TEST", printed)
     assert "5 stages of 5 samples" in printed if name == "table2" else "4 stages of 5 samples" in printed
+    assert "rewards are read near chance" in printed
     assert f"written to {rows.path} and {name}.png" in printed
     assert ("method" in printed and printed.count("0.123") == 3) == (name == "table2")
     assert "settings" not in printed.replace(str(tmp_path), "")

@@ -57,7 +57,7 @@ def test_a_bomb_is_no_pruned_network(bomb):
 def test_a_bomb_in_a_run_folder(bomb, tmp_path, name):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "summary.json").write_text((ROOT / "results" / "digits_rl_pruner" / "summary.json").read_text())
+    (folder / "summary.json").write_text((ROOT / "results" / "main_job" / "summary.json").read_text())
     (folder / name).write_bytes(bomb[0].read_bytes())
     with pytest.raises(ValueError, match=rf"{name}.*damaged"):
         export_script.export_run(export_script.ExportConfig(folder, device="cpu"))
