@@ -105,19 +105,20 @@ def noise(name: str, samples: int = 1000) -> dict[str, object]:
 def objective(task: str, macs_reduction: float, seed: int, samples: int) -> dict[str, object]:
     """Actions as RL-Pruner samples them at first, each scored one step ahead and at the target.
 
-    Gives Spearman's correlation of the two accuracies, how many different accuracies there are one step ahead, and their
-    standard deviation.
+    Gives Spearman's correlation of the two accuracies, 0 if all of either are equal; how many different accuracies there are one
+    step ahead; and their standard deviation.
     """
     env = PruningEnv(task, macs_reduction=macs_reduction, device="cpu", reward="accuracy")
     agent = RLPruner(env, seed=seed)
     env.reset()
     actions = np.array([agent.group_action(agent.sample_action()) for _ in range(samples)], np.float32)
     ahead, there = ([preview.score.accuracy for preview in env.preview(actions, to_target)] for to_target in (False, True))
+    ranks_nothing = len(set(ahead)) == 1 or len(set(there)) == 1
     return {
         "task": task,
         "macs_reduction": macs_reduction,
         "seed": seed,
-        "spearman": round(float(stats.spearmanr(ahead, there).statistic), 4),
+        "spearman": 0.0 if ranks_nothing else round(float(stats.spearmanr(ahead, there).statistic), 4),
         "distinct": len(set(ahead)),
         "spread": round(float(np.std(ahead)), 5),
     }

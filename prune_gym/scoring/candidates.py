@@ -73,11 +73,35 @@ class Candidates:
 
     def tensors(self, architecture: Architecture) -> dict[str, Tensor]:
         """The tensors of a network by name, physically small."""
-        if self.are_cut or np.array_equal(architecture.mask, self.base.mask):
-            return slice_tensors(self.whole, self.graph.units, architecture)
-        if self.fidelity == "compensated":
-            return self.recalibrated(self.compensation.compensate(architecture), architecture)
-        return self.recalibrated(slice_tensors(self.whole, self.graph.units, architecture), architecture)
+        small = self._adjusted(architecture)
+        return self._recalibration.recalibrated(small, architecture) if self.takes_calibration(architecture) else small
+
+    def takes_calibration(self, architecture: Architecture) -> bool:
+        """Whether the network takes new statistics: not the one that the others are cut out of, and none without statistics."""
+        return not self.are_cut and not self._is_base(architecture) and has_statistics(self.graph.program)
+
+    @property
+    def calibration_images(self) -> int:
+        """How many images a network is calibrated on."""
+        return 0 if self._data is None else how_many(RECALIBRATION_IMAGES, self._data)
+
+    @property
+    def take_others_along(self) -> bool:
+        """Whether other images may go through a network in the pass that calibrates it."""
+        return self._recalibration.takes_others_along
+
+    def calibrated_outputs(self, architecture: Architecture, images: Tensor) -> Tensor:
+        """What a network that takes calibration gives for images (N, C, H, W), in one pass with the calibration images."""
+        return self._recalibration.outputs(self._adjusted(architecture), architecture, images)
+
+    def _is_base(self, architecture: Architecture) -> bool:
+        return np.array_equal(architecture.mask, self.base.mask)
+
+    def _adjusted(self, architecture: Architecture) -> dict[str, Tensor]:
+        """The tensors before any calibration."""
+        if self.fidelity == "compensated" and not self._is_base(architecture):
+            return self.compensation.compensate(architecture)
+        return slice_tensors(self.whole, self.graph.units, architecture)
 
     def recalibrated(self, tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
         """Tensors of the shapes of an architecture with new statistics, at fidelity ``"original"`` as they are. A masked network

@@ -177,6 +177,8 @@ class Evaluator:
     @torch.inference_mode()
     def correct(self, architecture: Architecture) -> Tensor:
         """Which images of the split the pruned network classifies correctly, bool (N,), computed on the compact form."""
+        if self.candidates.takes_calibration(architecture) and self._fits_one_batch:
+            return self.candidates.calibrated_outputs(architecture, self._inputs).argmax(1) == self.split.labels
         written = self._network.written
         program, tensors = self._network.program.at(architecture.mask), self._tensors(architecture)
 
@@ -184,3 +186,14 @@ class Evaluator:
             return program.run(renew(tensors, written), [self._cast(images)]).argmax(1)
 
         return torch.cat([predict(images) == labels for images, labels in self.split.batches(self.batch_size)])
+
+    @cached_property
+    def _inputs(self) -> Tensor:
+        """All images of the split as the network takes them."""
+        return self.split.inputs()
+
+    @cached_property
+    def _fits_one_batch(self) -> bool:
+        """Whether the split and the calibration images go through a network together."""
+        together = len(self.split) + self.candidates.calibration_images <= self.batch_size
+        return together and self.precision == "float32" and self.candidates.take_others_along

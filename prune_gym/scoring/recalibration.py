@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from prune_gym.graph.program import Named, Node, Program, is_kept
 from prune_gym.scoring.aliasing import renew, written_tensors
 from prune_gym.surgery.slicing import slice_tensors
 
+BATCH_NORM = "aten.batch_norm.default"
 STATISTICS = slice(3, 5)  # running mean and running variance among the arguments of a batch norm
 TRAINING, EPSILON = 5, 7
 FEW_PLACES = 16  # per channel and image, below which the sum over images comes first; measured
@@ -78,7 +80,13 @@ class Recalibration:
         whole[:, torch.from_numpy(np.flatnonzero(is_kept(owners, self.base.mask))).to(whole.device)] = moments
         return whole
 
-    @torch.inference_mode()
+    @property
+    def takes_others_along(self) -> bool:
+        """Whether other images may go through the network in the pass that calibrates it: every norm has statistics, so that the
+        images of a batch do not depend on each other, and is called once, so that its first statistics are its last."""
+        norms = [node for node in self.graph.program.nodes if node.op == BATCH_NORM]
+        return len(norms) == len({_mean(node) for node in self._norms.values()})
+
     def recalibrated(self, tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
         """The tensors of a pruned network with new statistics.
 
@@ -86,6 +94,16 @@ class Recalibration:
             tensors: by name, at the widths of ``architecture``. They are not modified.
             architecture: which units the network keeps.
         """
+        return self._run(tensors, architecture, self._images)[0]
+
+    def outputs(self, tensors: Mapping[str, Tensor], architecture: Architecture, images: Tensor) -> Tensor:
+        """What the recalibrated network gives for other images (N, C, H, W), in one batch with the calibration images: on few
+        images, a pass takes most of its time for other things than them. For a network that takes others along."""
+        return self._run(tensors, architecture, torch.cat([self._images, images]))[1][len(self._images) :]
+
+    @torch.inference_mode()
+    def _run(self, tensors: Mapping[str, Tensor], architecture: Architecture, images: Tensor) -> tuple[dict[str, Tensor], Any]:
+        """The tensors with new statistics and the network's outputs. The calibration images are the first of the images."""
         named = {str(position): moments for position, moments in self._moments.items()}
         units = {str(p): (None, *self.graph.units.get(_mean(node), (None,))) for p, node in self._norms.items()}
         moments = slice_tensors(named, units, architecture)
@@ -98,15 +116,16 @@ class Recalibration:
             node = self._norms[position]
             mean, variance = (name.name for name in node.args[STATISTICS])
             (spread, centre), epsilon = moments[str(position)], node.args[EPSILON]
-            seen_mean, seen_variance = seen.add(mean, arguments[0])
+            seen_mean, seen_variance = seen.add(mean, arguments[0][: len(self._images)])
             deviation = _deviation(seen_variance, node).div_(spread).clamp_(min=epsilon**0.5)  # so that V is not below 0
             new[mean] = torch.addcmul(seen_mean, centre, deviation, value=-1).to(tensors[mean].dtype)
             new[variance] = deviation.square_().sub_(epsilon).clamp_(min=0).to(tensors[variance].dtype)
             arguments[STATISTICS] = new[mean], new[variance]
             arguments[TRAINING] = False
 
-        self.graph.program.at(architecture.mask).run(renew(tensors, self._written), [self._images], before_call=estimate)
-        return new
+        program = self.graph.program.at(architecture.mask)
+        output = program.run(renew(tensors, self._written), [images], before_call=estimate)
+        return new, output
 
 
 def _deviation(variance: Tensor, norm: Node) -> Tensor:
@@ -149,7 +168,7 @@ def has_statistics(program: Program) -> bool:
 
 
 def _has_statistics(node: Node) -> bool:
-    return node.op == "aten.batch_norm.default" and all(isinstance(each, Named) for each in node.args[STATISTICS])
+    return node.op == BATCH_NORM and all(isinstance(each, Named) for each in node.args[STATISTICS])
 
 
 def _mean(node: Node) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -87,6 +88,35 @@ def test_the_batch_size_does_not_matter(
     assert [evaluator(tiny_task, batch_size).accuracy(a) for a in tiny_architectures[:4]] == expected
     assert sum(runs) == 4 * 120
     assert max(runs) == min(batch_size, 120)
+
+
+@pytest.mark.parametrize("fidelity", ["recalibrated", "compensated"])
+def test_one_pass_for_calibration_and_split(
+    fidelity: str, own_tiny_task: Task, tiny_architectures: list[Architecture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where both fit one batch; otherwise the network is calibrated first. The original network needs no calibration."""
+    task, architectures = own_tiny_task, [own_tiny_task.graph.architecture(a.kept) for a in tiny_architectures[:4]]
+    candidates = Candidates(task.graph, named_tensors(task.model, task.graph), fidelity, task.train)
+    together = candidates.calibration_images + len(task.val)
+    one, several = (Evaluator(candidates, task.val, size) for size in (together, together - 1))
+    for architecture in architectures:
+        assert torch.equal(one.correct(architecture), several.correct(architecture))
+    sizes: list[int] = []
+    run = Program.run
+
+    def counted(self: Program, tensors: dict[str, Tensor], inputs: list[Tensor], *others: Any, **more: Any) -> Tensor:
+        sizes.append(len(inputs[0]))
+        return run(self, tensors, inputs, *others, **more)
+
+    monkeypatch.setattr(Program, "run", counted)
+    pruned = next(a for a in architectures if not a.mask.all())
+    for each, expected in ((one, [together]), (several, [candidates.calibration_images, len(task.val)])):
+        sizes.clear()
+        each.accuracy(pruned)
+        assert sizes == expected
+    sizes.clear()
+    one.accuracy(task.graph.full())
+    assert sizes == [len(task.val)]
 
 
 def test_training_mode_and_dropout_do_not_matter(own_tiny_task: Task, tiny_architectures: list[Architecture]) -> None:

@@ -234,3 +234,36 @@ def test_it_is_a_function_of_the_mask_alone(tiny_task: Task, tiny_architectures:
     first = [statistics(architecture) for architecture in tiny_architectures]
     again = [statistics(architecture) for architecture in reversed(tiny_architectures)][::-1]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+OTHERS = torch.randn(7, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "twice" not in name])
+def test_other_images_in_the_same_pass(name: str) -> None:
+    """They see the network that the calibration images alone make."""
+    model, architecture = pruned_pair(name)
+    graph, tensors = architecture.graph, named_tensors(model, architecture.graph)
+    small = slice_tensors(tensors, graph.units, architecture)
+    recalibration = Recalibration(graph, tensors, IMAGES)
+    assert recalibration.takes_others_along
+    found = recalibration.outputs(small, architecture, OTHERS)
+    with torch.inference_mode():
+        expected = graph.program.at(architecture.mask).run(recalibration.recalibrated(small, architecture), [OTHERS])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        NETWORKS["a norm that is called twice"](),
+        nn.Sequential(
+            conv(3, 5), nn.BatchNorm2d(5, track_running_stats=False), nn.BatchNorm2d(5), nn.Flatten(), nn.Linear(320, 4)
+        ),
+    ],
+)
+def test_networks_that_must_be_calibrated_first(model: nn.Module) -> None:
+    """Whose statistics change after their first use, and whose images depend on the others of their batch."""
+    model = zoo.prepare(model)
+    graph = trace(model, IMAGES[:2])
+    assert not Recalibration(graph, named_tensors(model, graph), IMAGES).takes_others_along
