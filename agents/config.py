@@ -23,7 +23,7 @@ from prune_gym.scoring.importance import CRITERIA
 from prune_gym.simulation.allocation import ROUNDINGS
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.rewards import Reward, make_reward
-from prune_gym.simulation.simulator import PROTOCOLS
+from prune_gym.simulation.simulator import PROTOCOLS, RANKINGS
 from prune_gym.simulation.yardsticks import Yardstick, make_yardstick
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
@@ -65,6 +65,10 @@ class RunConfig:
     """Names or patterns of groups or layers that are not pruned."""
     round_to: Annotated[int, AtLeast(1)] = 1
     """Layer groups that lose units keep a multiple of this many; 8 suits most hardware."""
+    levels: Annotated[int, AtLeast(1)] | None = None
+    """Cut every layer group into so many blocks of units, of which it keeps some; by default any width."""
+    ranking: Annotated[str, OneOf(RANKINGS)] = "current"
+    """Whose importance says which channels of a layer go: current, or initial, that of the original network."""
     reward: str = "accuracy"
     """Reward strategy: accuracy, flops, params, or paper (equation 17 with --reward-weights)."""
     reward_weights: tuple[float, float, float] | None = None
@@ -179,6 +183,8 @@ class RunConfig:
             min_width=self.min_width,
             exclude=self.exclude,
             round_to=self.round_to,
+            levels=self.levels,
+            ranking=self.ranking,
             reward=reward or self.reward,
             reward_weights=self.reward_weights,
             reward_split=self.reward_split,

@@ -97,6 +97,9 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             or patterns of groups or layers to such numbers.
         exclude: names or patterns of groups or layers that are not pruned.
         round_to: groups that lose units keep a multiple of this many.
+        levels: every group is cut into so many blocks of units and keeps some of them, at least one; by default any width.
+        ranking: whose importance says which units of a group go: ``"current"``, that of the present network, or ``"initial"``,
+            that of the original one, with which widths alone say which units are kept.
         reward: ``"paper"``, ``"accuracy"``, ``"flops"``, ``"params"``, or a function (before, after, baseline) of
             :class:`prune_gym.scoring.evaluation.Score` to a finite number. ``"vector"`` gives multi-objective agents accuracy,
             MACs reduction and parameter reduction as float32 (3,).
@@ -153,6 +156,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         min_width: MinWidth = 1,
         exclude: Sequence[str] = (),
         round_to: int = 1,
+        levels: int | None = None,
+        ranking: str = "current",
         **others: Any,
     ):
         if others:
@@ -182,6 +187,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             min_width=min_width,
             exclude=exclude,
             round_to=round_to,
+            levels=levels,
+            ranking=ranking,
             rounding=rounding,
             importance=importance,
             reward_split=reward_split,
@@ -338,7 +345,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _previews(self, now: PruningState, states: Sequence[PruningState]) -> list[Preview]:
         """What steps from ``now`` to each of ``states`` are worth."""
         before, scores = self.simulator.score(now), self.simulator.scores(states)
-        self._pay(now, before, zip(states, scores, strict=True))
+        self._pay(now, zip(states, scores, strict=True))
         return [
             Preview(
                 self._reward(before, score),
@@ -350,12 +357,12 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             for score, state in zip(scores, states, strict=True)
         ]
 
-    def _pay(self, now: PruningState, score: Score, scored: Iterable[tuple[PruningState, Score]]) -> None:
-        """Count what it takes to rank the units of the present state, once in an episode, and to score others."""
-        scorer = self.simulator.scorer
-        if now.network.key not in self._ranked:
-            self._ranked.add(now.network.key)
-            self.compute += scorer.ranks_cost(now.network, score.macs)
+    def _pay(self, now: PruningState, scored: Iterable[tuple[PruningState, Score]]) -> None:
+        """Count what it takes to rank the units that go from the present state, once in an episode, and to score others."""
+        scorer, ranked = self.simulator.scorer, self.simulator.ranked(now)
+        if ranked.network.key not in self._ranked:
+            self._ranked.add(ranked.network.key)
+            self.compute += scorer.ranks_cost(ranked.network, self.simulator.score(ranked).macs)
         for state, its in scored:
             self.compute += scorer.score_cost(state.network, its.macs)
 

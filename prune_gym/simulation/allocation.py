@@ -160,8 +160,9 @@ def _nudged(weights: np.ndarray, architecture: Architecture, goal: int, space: P
     else:
         nudged, nearest = np.arange(int((widths - space.lowest) @ filters_per_unit) + 1), 0
     counts = np.rint(weights * nudged[:, None] / filters_per_unit)
-    below, above = space.at_least(widths - counts - space.steps / 2), space.at_least(widths - counts)
-    after = np.where(np.abs(below - (widths - counts)) < np.abs(above - (widths - counts)), below, above)
+    left = widths - counts
+    below, above = space.at_most(left), space.at_least(left)
+    after = np.where(np.abs(below - left) < np.abs(above - left), below, above)
     misses = np.abs(space.removed(after) - goal)
     return after[np.lexsort((np.abs(nudged - nearest), misses))[0]]
 

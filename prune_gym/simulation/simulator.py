@@ -30,6 +30,7 @@ from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
 from prune_gym.version import __version__
 
+RANKINGS = ("current", "initial")
 PROTOCOLS = {  # by the split whose accuracy the reward reads
     "val": "reward on validation",
     "test": "paper: reward on TEST, so test accuracy is tuned on",
@@ -77,7 +78,8 @@ class Simulator:
         params_reduction: target parameter reduction, in (0, 1).
         step_ratio: what one step removes, over what the original network has, of filters, MACs or parameters as the target, in
             (0, 1].
-        min_width, exclude, round_to: which widths groups may have; see :class:`prune_gym.simulation.space.PruningSpace`.
+        min_width, exclude, round_to, levels: which widths groups may have; see
+            :class:`prune_gym.simulation.space.PruningSpace`.
         rounding: see :func:`prune_gym.allocate`.
         importance: criterion by name, see :func:`prune_gym.importance`; scores are computed once per state.
         reward_split: ``"val"``, or ``"test"`` for the paper's protocol, which tunes on the test set.
@@ -89,6 +91,8 @@ class Simulator:
         importance_seed: of the ranking that ``importance="random"`` draws.
         fidelity: the tensors with which a network is scored that lost units since its weights were trained: ``"original"``,
             ``"recalibrated"`` or ``"compensated"``; see :mod:`prune_gym.scoring.candidates`.
+        ranking: whose importance says which units of a group go: ``"current"``, that of the network a step starts from, or
+            ``"initial"``, that of the original network, with which widths alone say which units are kept.
 
     Attributes:
         schedule: how much each step removes.
@@ -119,12 +123,14 @@ class Simulator:
         min_width: MinWidth = 1,
         exclude: Sequence[str] = (),
         round_to: int = 1,
+        levels: int | None = None,
+        ranking: str = "current",
     ):
         if not isinstance(task, Task):
             raise TypeError(f"task: expected a prune_gym.tasks.Task, got {type(task).__name__}.")
         graph = task.graph
         kind, reduction = the_target(sparsity, macs_reduction, params_reduction)
-        self.space = PruningSpace(graph, kind, min_width, tuple(exclude), round_to)
+        self.space = PruningSpace(graph, kind, min_width, tuple(exclude), round_to, levels)
         target = target_budget(self.space, reduction)
         if target > self.space.largest:
             raise ValueError(
@@ -138,11 +144,12 @@ class Simulator:
         check_choice("reward_split", reward_split, PROTOCOLS)
         check_choice("precision", precision, PRECISIONS)
         check_choice("fidelity", fidelity, FIDELITIES)
+        check_choice("ranking", ranking, RANKINGS)
         if not isinstance(cache, ResultCache | None):
             raise TypeError(f"cache: expected a ResultCache, got {type(cache).__name__}.")
         self.task = task
         self.graph = graph
-        self.reward_split = reward_split
+        self.reward_split, self.ranking = reward_split, ranking
         self.device = choose_device(device)
         self.posttraining = make_posttraining(posttraining)
         self.schedule = Schedule(target, step_budget(self.space, step_ratio), rounding)
@@ -174,6 +181,7 @@ class Simulator:
         network, data, augmentation = (self.task.fingerprints[key] for key in ("base network", "data", "augmentation"))
         trains = self.posttraining.epochs > 0
         space = f"{self.space.unit}, lowest {self.space.lowest.tolist()}, multiples of {self.space.round_to}"
+        space += f", {self.space.levels or 'all'} levels, ranking {self.ranking}"
         return Process(network, self.schedule, space, f"{self.posttraining} on {data}, {augmentation}" if trains else "none")
 
     # ------------------------------------------------------------------------------------------------- one step
@@ -195,13 +203,19 @@ class Simulator:
         Raises ValueError for an action that :func:`prune_gym.simulation.allocation.check_action` refuses.
         """
         checked = [check_action(action, len(self.graph.groups)) for action in actions]
-        ranks = self.scorer.ranks(state.network)
+        ranked = self.ranked(state)
+        ranks = self.scorer.ranks(ranked.network)
         counts, carries = self._counts(state, checked, to_target)
+        counts += ranked.architecture.widths - state.architecture.widths  # by an earlier ranking, what is gone came first
         masks = state.architecture.mask & (ranks >= np.repeat(counts, self.graph.widths, axis=1))
         return [
             state.pruned(Architecture(self.graph, mask), carry, action)
             for mask, carry, action in zip(masks, carries, checked, strict=True)
         ]
+
+    def ranked(self, state: PruningState) -> PruningState:
+        """The state whose importance says which units go next."""
+        return self.initial() if self.ranking == "initial" else state
 
     def _counts(self, state: PruningState, actions: Sequence[np.ndarray], to_target: bool) -> tuple[np.ndarray, np.ndarray]:
         """The units that each group loses by each action, int64 (actions, groups), and what rounding carries over."""

@@ -34,6 +34,12 @@ class PruningSpace:
         exclude: groups that keep all their units, by the name of the group or of one of its layers, or a pattern
             (``"layer1.*"``, see :mod:`fnmatch`).
         round_to: a group that loses units keeps a multiple of this many channels in each of its layers.
+        levels: every group is cut into so many blocks, as equal as whole units allow, and keeps some of them, at least one; None
+            allows any width. Not with ``round_to``.
+
+    Attributes:
+        allowed: the widths that each group may have, rising; its own is the last. int64 arrays.
+        lowest: the least width of every group, int64 (groups,).
 
     Raises TypeError or ValueError for a bad argument; for a name or pattern that fits no group, with those that are similar.
     """
@@ -43,20 +49,35 @@ class PruningSpace:
     min_width: MinWidth = 1
     exclude: Sequence[str] = ()
     round_to: int = 1
-    lowest: np.ndarray = field(init=False, repr=False)  # the least width of every group, int64 (groups,)
-    steps: np.ndarray = field(init=False, repr=False)  # of how many units the width of a group that lost some is a multiple
+    levels: int | None = None
+    allowed: tuple[np.ndarray, ...] = field(init=False, repr=False)
+    lowest: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, UNITS)
         check_integer("round_to", self.round_to, 1)
         if isinstance(self.exclude, str) or not all(isinstance(pattern, str) for pattern in self.exclude):
             raise TypeError(f"exclude: expected a sequence of names or patterns, got {self.exclude!r}.")
+        if self.levels is not None:
+            check_integer("levels", self.levels, 1)
+            if self.round_to > 1:
+                raise ValueError(
+                    f"levels: expected levels or multiples of channels, got levels {self.levels} and round_to {self.round_to}."
+                )
         excluded = self._fitting("exclude", self.exclude)
-        lowest = np.maximum(self._least_widths(), 1)
-        object.__setattr__(self, "steps", np.array(unit_steps(self.graph, self.round_to), np.int64))
-        lowest = -(-lowest // self.steps) * self.steps
-        widths = self.graph.widths
-        object.__setattr__(self, "lowest", np.where(excluded | (lowest > widths), widths, lowest))
+        allowed = tuple(
+            widths[widths >= (widths[-1] if stays else least)]
+            for widths, least, stays in zip(self._blocks(), self._least_widths(), excluded, strict=True)
+        )
+        object.__setattr__(self, "allowed", allowed)
+        object.__setattr__(self, "lowest", np.array([widths[0] for widths in allowed], np.int64))
+
+    def _blocks(self) -> list[np.ndarray]:
+        """The widths of each group that are whole numbers of blocks, rising, and its own."""
+        if self.levels is None:
+            steps = unit_steps(self.graph, self.round_to)
+            return [np.append(np.arange(step, width, step), width) for width, step in zip(self.graph.widths, steps, strict=True)]
+        return [np.unique(-(-width * np.arange(1, self.levels + 1) // self.levels)) for width in self.graph.widths]
 
     def _fitting(self, argument: str, patterns: Sequence[str]) -> np.ndarray:
         """Which groups fit one of the patterns, bool (groups,). Raises ValueError for a pattern that none fits."""
@@ -110,20 +131,34 @@ class PruningSpace:
         return (self.total - model.evaluate(form, rows)).reshape(np.shape(widths)[:-1])
 
     def at_least(self, widths: np.ndarray) -> np.ndarray:
-        """The smallest widths that groups may have, and that are not below these real numbers; int64."""
-        rounded = np.ceil(np.maximum(widths, self.lowest) / self.steps - 1e-9).astype(np.int64) * self.steps
-        return np.minimum(rounded, self.graph.widths)
+        """The smallest widths that groups may have, and that are not below these real numbers; int64 (..., groups)."""
+        return self._look_up(self._tables[0], np.ceil(widths - 1e-9))
+
+    def at_most(self, widths: np.ndarray) -> np.ndarray:
+        """The largest widths that groups may have, and that are not above these real numbers; int64 (..., groups)."""
+        return self._look_up(self._tables[1], np.floor(widths + 1e-9))
 
     def next_below(self, widths: np.ndarray) -> np.ndarray:
-        """The widths of the groups after each has lost its next block of units, one where ``steps`` is 1; the same where a
-        group has nothing to lose. For int64 arrays (..., groups)."""
-        below = (widths - 1) // self.steps * self.steps
-        return np.where(below >= self.lowest, below, widths)
+        """The widths of the groups after each has lost its next block of units, a single one where any width is allowed; the same
+        where a group has nothing to lose. For int64 arrays (..., groups)."""
+        below = self._look_up(self._tables[1], widths - 1)
+        return np.where(below < widths, below, widths)
 
     def next_above(self, widths: np.ndarray, limit: np.ndarray) -> np.ndarray:
         """The widths of the groups when each gets its last block back, but none more than ``limit``; int64 (groups,)."""
-        above = (widths // self.steps + 1) * self.steps
-        return np.where(widths < limit, np.minimum(above, limit), widths)
+        return np.where(widths < limit, np.minimum(self._look_up(self._tables[0], widths + 1), limit), widths)
+
+    def _look_up(self, table: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        return table[np.arange(len(self.allowed)), np.clip(widths, 0, table.shape[1] - 1).astype(np.int64)]
+
+    @cached_property
+    def _tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest allowed width that is not below, and the largest that is not above, each width of each group, or the
+        nearest allowed one if there is none; int64 (groups, widest + 1)."""
+        every = np.arange(int(self.graph.widths.max()) + 1)
+        up = [allowed[np.minimum(np.searchsorted(allowed, every), len(allowed) - 1)] for allowed in self.allowed]
+        down = [allowed[np.maximum(np.searchsorted(allowed, every, "right") - 1, 0)] for allowed in self.allowed]
+        return np.stack(up), np.stack(down)
 
 
 def _fits(group: ChannelGroup, pattern: str) -> bool:

@@ -490,6 +490,7 @@ def test_a_damaged_config_is_named(result, tmp_path):
 
 def test_a_config_is_read_as_it_was(tmp_path):
     own = {"reward": "paper", "reward_weights": (1.0, 0.5, 0.0), "min_width": {"stages.1.*": 0.5, "classifier*": 8}}
+    own |= {"levels": 8, "ranking": "initial"}
     config = RunConfig(**own, agent="uniform", out=tmp_path / "run", **QUICK)
     run(config)
     read = read_config(tmp_path / "run", out=tmp_path / "run")

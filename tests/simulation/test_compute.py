@@ -99,6 +99,13 @@ def test_a_ranking_is_paid_for_once_in_an_episode_and_every_score_each_time(own_
     assert env.compute.macs == before + ranking + scores
 
 
+def test_the_initial_ranking_is_paid_for_once_in_an_episode(own_tiny_task: Task) -> None:
+    env = PruningEnv(own_tiny_task, fidelity="original", step_ratio=0.1, ranking="initial")
+    _, start = env.reset()
+    infos = [env.step(env.uniform_action)[-1] for _ in range(3)]
+    assert env.compute.macs == 3 * CALIBRATION * start["macs"] + VAL * sum(info["macs"] for info in infos)
+
+
 def test_it_does_not_depend_on_what_is_cached(own_tiny_task: Task) -> None:
     def infos(env: PruningEnv) -> list[dict[str, Any]]:
         env.reset()

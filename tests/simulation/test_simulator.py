@@ -161,6 +161,21 @@ def test_the_least_important_of_a_group_go(importance: str, tiny_task: Task) -> 
         before = after[0]
 
 
+@pytest.mark.parametrize("levels", [None, 3])
+def test_with_the_initial_ranking_widths_say_which_units_are_kept(tiny_task: Task, levels: int | None) -> None:
+    """Those that are most important in the original network, on whatever way they were reached."""
+    settings = {"macs_reduction": 0.6, "step_ratio": 0.15, "importance": "taylor", "ranking": "initial", "levels": levels}
+    simulator = Simulator(tiny_task, **settings)  # type: ignore[arg-type]
+    calibration = tiny_task.calibration
+    scores = prune_gym.importance("taylor")(tiny_task.model, tiny_task.graph, calibration.images, calibration.labels)
+    for seed in range(4):
+        for state in episode(simulator, np.random.default_rng(seed).random((5, 5)))[1:]:
+            for kept, values, allowed in zip(state.architecture.kept, scores, simulator.space.allowed, strict=True):
+                best = sorted(range(len(values)), key=lambda unit: -values[unit])[: kept.sum()]
+                assert sorted(np.flatnonzero(kept)) == sorted(best)
+                assert kept.sum() in allowed
+
+
 def test_importance_is_computed_once_per_state(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     original = scorer_module.unit_scores
@@ -317,6 +332,8 @@ def test_the_model_is_not_modified(own_tiny_task: Task) -> None:
         ({"step_ratio": float("nan")}, r"step_ratio: expected a number in \(0, 1\], got nan\."),
         ({"rounding": "carri"}, r"rounding: .* got 'carri'\. Did you mean 'carry'\?"),
         ({"importance": "taylr"}, r"importance: .* got 'taylr'\. Did you mean 'taylor'\?"),
+        ({"ranking": "intial"}, r"ranking: .* got 'intial'\. Did you mean 'initial'\?"),
+        ({"levels": 1}, r"sparsity: 0\.5 cannot be reached on task 'tiny' .* the largest that can is 0\.0000"),
         ({"reward_split": "tset"}, r"reward_split: expected one of val, test; got 'tset'\. Did you mean 'test'\?"),
         ({"reward_split": "train"}, r"reward_split: expected one of val, test; got 'train'\."),
     ],

@@ -74,6 +74,24 @@ def test_steps_between_widths() -> None:
     assert space.at_least(np.array([3.0, 20.1, 30, 30.5, 1, 60.1, 64, 120])).tolist() == [16, 30, 30, 40, 20, 64, 64, 120]
 
 
+def test_levels_are_blocks_as_equal_as_units_allow() -> None:
+    graph = trace(models.create("digits_vgg", num_classes=10, in_channels=1), torch.zeros(1, 1, 8, 8))
+    for levels in (1, 2, 3, 5, 16, 40):
+        space = PruningSpace(graph, levels=levels)
+        for width, allowed in zip(graph.widths.tolist(), space.allowed, strict=True):
+            blocks = np.diff([0, *allowed.tolist()])
+            assert len(allowed) == min(levels, width)
+            assert blocks.sum() == width
+            assert blocks.max() - blocks.min() <= 1
+    space = PruningSpace(graph, levels=5)  # widths 16, 32, 48, 48, 64, 64, 64, 128
+    assert [allowed.tolist() for allowed in space.allowed[:3]] == [[4, 7, 10, 13, 16], [7, 13, 20, 26, 32], [10, 20, 29, 39, 48]]
+    assert space.next_below(graph.widths).tolist() == [13, 26, 39, 39, 52, 52, 52, 103]
+    assert space.next_below(space.lowest).tolist() == space.lowest.tolist() == [4, 7, 10, 10, 13, 13, 13, 26]
+    some = PruningSpace(graph, levels=5, min_width=0.5, exclude=["classifier.0"])
+    assert [allowed.tolist() for allowed in some.allowed[:2]] == [[10, 13, 16], [20, 26, 32]]
+    assert some.allowed[-1].tolist() == [128]
+
+
 @pytest.mark.parametrize(
     ("settings", "kind", "message"),
     [
@@ -85,6 +103,12 @@ def test_steps_between_widths() -> None:
         ({"exclude": "inner"}, TypeError, "exclude: expected a sequence of names or patterns, got 'inner'"),
         ({"exclude": ["nothing.*"]}, ValueError, "exclude: no group and no layer of one fits 'nothing.*'. Groups: stem, inner"),
         ({"round_to": 0}, ValueError, "round_to: expected an integer >= 1, got 0"),
+        ({"levels": 0}, ValueError, "levels: expected an integer >= 1, got 0"),
+        (
+            {"levels": 3, "round_to": 8},
+            ValueError,
+            "levels: expected levels or multiples of channels, got levels 3 and round_to 8",
+        ),
     ],
 )
 def test_bad_arguments_are_named(tiny_task: Task, settings: dict[str, Any], kind: type[Exception], message: str) -> None:
@@ -104,7 +128,13 @@ def finished(env: PruningEnv, rng: np.random.Generator | None) -> tuple[np.ndarr
     return env.architecture.widths, before
 
 
-LIMITS = [{}, {"round_to": 2}, {"min_width": 0.3, "exclude": ["inner", "hidden"]}, {"round_to": 2, "min_width": {"stem": 4}}]
+LIMITS = [
+    {},
+    {"round_to": 2},
+    {"min_width": 0.3, "exclude": ["inner", "hidden"]},
+    {"round_to": 2, "min_width": {"stem": 4}},
+    {"levels": 3},
+]
 
 
 @pytest.mark.parametrize("rounding", ["largest_remainder", "carry", "paper"])
@@ -120,8 +150,7 @@ def test_targets_are_met_from_above_and_no_unit_more(
         widths, before = finished(env, None if seed is None else np.random.default_rng(seed))
         assert counted(graph, name, widths) >= value * space.total - 1e-6
         assert (widths >= space.lowest).all()
-        changed = widths < graph.widths
-        assert (widths[changed] % space.steps[changed] == 0).all()
+        assert all(width in allowed for width, allowed in zip(widths, space.allowed, strict=True))
         for group in np.flatnonzero(widths < before):
             more = widths.copy()
             more[group] = space.next_above(widths, before)[group]
@@ -165,22 +194,32 @@ def test_steps_are_counted_in_the_unit_of_the_target(tiny_task: Task) -> None:
     st.lists(st.floats(0, 1), min_size=5, max_size=5),
     st.sampled_from(list(UNITS)),
     st.floats(0.01, 0.5),
-    st.sampled_from([1, 2, 3]),
+    st.sampled_from(
+        [{"round_to": 1}, {"round_to": 2}, {"round_to": 3}, {"levels": 1}, {"levels": 2}, {"levels": 5}, {"levels": 40}]
+    ),
     st.sampled_from(["largest_remainder", "carry", "paper"]),
 )
 def test_allocations_keep_to_budget_and_space(
-    action: list[float], target: str, share: float, round_to: int, rounding: str
+    action: list[float], target: str, share: float, limits: dict[str, int], rounding: str
 ) -> None:
     graph = GRAPH
-    space = PruningSpace(graph, target, round_to=round_to)
+    space = PruningSpace(graph, target, **limits)
+    if not space.largest:
+        return  # one level: nothing can go
     budget = max(1, int(share * space.largest))
     counts = allocate(np.array(action), graph.full(), budget, rounding, space=space)
     after = graph.widths - counts
     assert counts.sum() >= 1
     assert (after >= space.lowest).all()
-    assert all(width == full or width % round_to == 0 for width, full in zip(after, graph.widths, strict=True))
-    if rounding != "paper" and counts.sum() > round_to:
-        blocks = sum(-(-count // round_to) for count in counts)
+    assert all(width in allowed for width, allowed in zip(after, space.allowed, strict=True))
+    if "round_to" in limits:
+        step = limits["round_to"]
+        assert all(width == full or width % step == 0 for width, full in zip(after, graph.widths, strict=True))
+    if rounding != "paper":
+        blocks = sum(
+            ((allowed > width) & (allowed <= full)).sum()
+            for allowed, width, full in zip(space.allowed, after, graph.widths, strict=True)
+        )
         assert blocks == 1 or space.removed(after) <= budget
     met = complete(after, graph.widths, budget, space)
     assert space.removed(met) >= budget

@@ -70,7 +70,7 @@ def test_met_from_above_and_as_closely_as_one_block_allows(name: str, target: di
     for i, (width, group) in enumerate(zip(info["widths"].tolist(), groups, strict=True)):
         if width < before[i]:  # with a block of the last step back, too little would be gone
             back = info["widths"].copy()
-            back[i] = min(width + int(space.steps[i]), group.width)
+            back[i] = min(w for w in space.allowed[i].tolist() if w > width)
             assert space.removed(back) < value * space.total, group.name
 
     network = env.simulator.network(env.snapshot())
