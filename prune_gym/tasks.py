@@ -6,7 +6,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_gym import models
-from prune_gym.arguments import check_choice
+from prune_gym.arguments import check_choice, check_integer
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.datasets import digits
 from prune_gym.data.datasets import load as load_data
@@ -149,29 +149,30 @@ TASKS = {
 }
 
 
-def load(name: str, progress: bool = False) -> Task:
+def load(name: str, progress: bool = False, seed: int = 0) -> Task:
     """A named task. Its base network is trained on the first call on a machine, which takes some seconds, and is read from the
-    cache folder later.
+    cache folder later. ``seed``, of its first weights and its training, gives other base networks; the splits are the same.
 
     Raises ValueError for an unknown name and for a damaged file in the cache, OSError if the cache folder cannot be written or
     has too little space; the network is not trained then.
     """
     check_choice("task", name, TASKS)
-    key = name, cache_folder()
+    check_integer("seed", seed, 0, 2**63)
+    key = name, cache_folder(), seed
     if key not in _loaded:
         _loaded[key] = _load(*key, progress)
     return _loaded[key]
 
 
-_loaded: dict[tuple[str, Path], Task] = {}
+_loaded: dict[tuple[str, Path, int], Task] = {}
 
 
-def _load(name: str, folder: Path, progress: bool) -> Task:
-    base = TASKS[name]
+def _load(name: str, folder: Path, seed: int, progress: bool) -> Task:
+    base, chosen = TASKS[name], replace(TASKS[name].recipe, seed=seed)
     splits = base.splits()
-    model = build(base.network, splits, base.recipe.seed)
+    model = build(base.network, splits, seed)
     images = hashlib.blake2b(splits.train.images.numpy().tobytes(), digest_size=8).hexdigest()
-    recipe = {"network": base.network, "shapes": _shapes(model), "images": images, **asdict(base.recipe)}
+    recipe = {"network": base.network, "shapes": _shapes(model), "images": images, **asdict(chosen)}
     digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
     path = folder / f"{name}-{digest}.safetensors"
     if path.exists():
@@ -184,9 +185,9 @@ def _load(name: str, folder: Path, progress: bool) -> Task:
         size = sum(tensor.nbytes for tensor in model.state_dict().values()) + 2**16  # the header is far smaller than that
         check_writable(path, bytes_needed=size)  # now, and not after the training
         with one_thread():  # so that all machines start from the same network, as far as they compute alike
-            train(model, splits.train, base.recipe, progress, f"training {base.network} once")
+            train(model, splits.train, chosen, progress, f"training {base.network} once")
         save_weights(path, model, recipe)
-    return Task(name, model, splits.train, splits.val, splits.test, splits.augmentation)
+    return Task(f"{name}-{seed}" if seed else name, model, splits.train, splits.val, splits.test, splits.augmentation)
 
 
 def build(network: str, splits: Splits, seed: int = 0) -> nn.Module:

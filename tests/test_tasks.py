@@ -93,10 +93,21 @@ def test_the_second_load_reads_the_cache(cache: Path, monkeypatch: pytest.Monkey
 
 def test_another_recipe_is_another_file(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reload()
-    monkeypatch.setitem(TASKS, QUICK, BaseTask("digits_mobilenet", data.digits, Recipe(epochs=1, seed=1)))
+    monkeypatch.setitem(TASKS, QUICK, BaseTask("digits_mobilenet", data.digits, Recipe(epochs=1, weight_decay=0.2)))
     reload()
     first, second = cache.iterdir()
     assert first.read_bytes() != second.read_bytes()
+
+
+def test_another_seed_is_another_network_on_the_same_splits(cache: Path) -> None:
+    first, second = tasks.load(QUICK), tasks.load(QUICK, seed=1)
+    assert (first.name, second.name) == (QUICK, f"{QUICK}-1")
+    assert first.fingerprints["data"] == second.fingerprints["data"]
+    assert first.fingerprints["base network"] != second.fingerprints["base network"]
+    assert tasks.load(QUICK, seed=1) is second
+    assert len(list(cache.iterdir())) == 2
+    with pytest.raises(ValueError, match=r"seed: expected an integer in .*, got -1"):
+        tasks.load(QUICK, seed=-1)
 
 
 def test_a_damaged_cache_is_an_error_that_names_the_file(cache: Path) -> None:

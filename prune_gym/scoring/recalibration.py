@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -104,28 +104,38 @@ class Recalibration:
     @torch.inference_mode()
     def _run(self, tensors: Mapping[str, Tensor], architecture: Architecture, images: Tensor) -> tuple[dict[str, Tensor], Any]:
         """The tensors with new statistics and the network's outputs. The calibration images are the first of the images."""
-        named = {str(position): moments for position, moments in self._moments.items()}
-        units = {str(p): (None, *self.graph.units.get(_mean(node), (None,))) for p, node in self._norms.items()}
-        moments = slice_tensors(named, units, architecture)
-        seen, new = _Seen(), dict(tensors)
+        new = dict(tensors)
+        program = self.graph.program.at(architecture.mask)
+        output = program.run(renew(tensors, self._written), [images], before_call=self.estimator(new, architecture, self._norms))
+        return new, output
 
-        def estimate(position: int, arguments: list) -> None:
-            """Give a norm the statistics that follow from its inputs."""
-            if position not in self._norms:
+    def estimator(
+        self, new: dict[str, Tensor], architecture: Architecture, positions: Iterable[int]
+    ) -> Callable[[int, list[Any]], None]:
+        """What is to be called before every node of the program, with its position and its arguments: it gives the norms at these
+        positions the statistics that follow from their inputs, the first of which are of the calibration images, and puts them
+        into ``new``, which holds the old ones, at the widths of ``architecture``."""
+        norms = {position: self._norms[position] for position in positions if position in self._norms}
+        named = {str(position): self._moments[position] for position in norms}
+        units = {str(p): (None, *self.graph.units.get(_mean(node), (None,))) for p, node in norms.items()}
+        moments = slice_tensors(named, units, architecture)
+        seen = _Seen()
+
+        def estimate(position: int, arguments: list[Any]) -> None:
+            if position not in norms:
                 return
-            node = self._norms[position]
+            node = norms[position]
             mean, variance = (name.name for name in node.args[STATISTICS])
             (spread, centre), epsilon = moments[str(position)], node.args[EPSILON]
             seen_mean, seen_variance = seen.add(mean, arguments[0][: len(self._images)])
             deviation = _deviation(seen_variance, node).div_(spread).clamp_(min=epsilon**0.5)  # so that V is not below 0
-            new[mean] = torch.addcmul(seen_mean, centre, deviation, value=-1).to(tensors[mean].dtype)
-            new[variance] = deviation.square_().sub_(epsilon).clamp_(min=0).to(tensors[variance].dtype)
+            types = new[mean].dtype, new[variance].dtype
+            new[mean] = torch.addcmul(seen_mean, centre, deviation, value=-1).to(types[0])
+            new[variance] = deviation.square_().sub_(epsilon).clamp_(min=0).to(types[1])
             arguments[STATISTICS] = new[mean], new[variance]
             arguments[TRAINING] = False
 
-        program = self.graph.program.at(architecture.mask)
-        output = program.run(renew(tensors, self._written), [images], before_call=estimate)
-        return new, output
+        return estimate
 
 
 def _deviation(variance: Tensor, norm: Node) -> Tensor:
