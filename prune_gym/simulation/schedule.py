@@ -19,9 +19,9 @@ def step_budget(space: PruningSpace, step_ratio: float) -> int:
     return max(1, int(wanted + 1e-9) if space.target == "sparsity" else ceil(wanted - 1e-9))  # 0.29 * 100 is less than 29
 
 
-def target_budget(space: PruningSpace, reduction: float) -> int:
-    """What a reduction removes in all: ``ceil(reduction * total)``, at least one."""
-    return max(1, ceil(reduction * space.total - 1e-9))  # 0.07 * 100 is a little more than 7
+def target_budget(total: int, reduction: float) -> int:
+    """What a reduction removes of so many in all: ``ceil(reduction * total)``, at least one."""
+    return max(1, ceil(reduction * total - 1e-9))  # 0.07 * 100 is a little more than 7
 
 
 @dataclass(frozen=True)

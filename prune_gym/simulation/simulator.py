@@ -131,7 +131,7 @@ class Simulator:
         graph = task.graph
         kind, reduction = the_target(sparsity, macs_reduction, params_reduction)
         self.space = PruningSpace(graph, kind, min_width, tuple(exclude), round_to, levels)
-        target = target_budget(self.space, reduction)
+        target = target_budget(self.space.total, reduction)
         if target > self.space.largest:
             raise ValueError(
                 f"{kind}: {reduction} cannot be reached on task {task.name!r} with the units that stay in every group; "

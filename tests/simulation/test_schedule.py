@@ -31,9 +31,9 @@ def space(total: int, target: str = "sparsity") -> Any:
 )
 def test_fractions_of_the_filters(ratio: float, filters: int, per_step: int, target: int) -> None:
     assert step_budget(space(filters), ratio) == per_step
-    assert target_budget(space(filters), ratio) == target
+    assert target_budget(filters, ratio) == target
     for other in ("macs_reduction", "params_reduction"):  # no step is left over for a few of them
-        assert step_budget(space(filters, other), ratio) == target_budget(space(filters, other), ratio) == target
+        assert step_budget(space(filters, other), ratio) == target_budget(space(filters, other).total, ratio) == target
 
 
 @given(target=st.integers(1, 60), per_step=st.integers(1, 25))

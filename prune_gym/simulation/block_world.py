@@ -1,0 +1,167 @@
+"""Pruning one block of one group at a time, on a table: a small deterministic world whose optimum is known exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+
+from prune_gym.scoring.evaluation import Score
+from prune_gym.simulation.rewards import Reward
+from prune_gym.simulation.schedule import target_budget
+from prune_gym.simulation.space import UNITS
+from prune_gym.simulation.table import Table
+from prune_gym.simulation.yardsticks import Yardstick
+
+
+class BlockWorld:
+    """The architectures of a table as states, and what taking a block of a group leads to. What belongs to the table alone is
+    computed once for all targets.
+
+    Args:
+        table: the table.
+
+    Attributes:
+        start: the state of the original network. States are numbers: of the architectures in the order of the table's arrays.
+        following: the state after a block of each group went, int32 (states, groups). A group with none left passes on to the
+            next one that has; where no group has, the state stays.
+        blocks: how many blocks can still go in every state, int64 (states,).
+        scores: a :class:`prune_gym.scoring.evaluation.Score` of arrays (states,), on the validation images.
+        widths: int64 (states, groups).
+    """
+
+    def __init__(self, table: Table):
+        self.table = table
+        shape, groups = table.shape, len(table.groups)
+        states = np.arange(int(np.prod(shape)), dtype=np.int32)
+        self.start = len(states) - 1
+        levels = np.stack(np.unravel_index(states, shape), -1)
+        strides = np.array([int(np.prod(shape[i + 1 :])) for i in range(groups)], np.int32)
+        self.following = states[:, None] - strides * (levels > 0)
+        for _ in range(groups - 1):
+            stuck = self.following == states[:, None]
+            self.following = np.where(stuck, np.roll(self.following, -1, axis=1), self.following)
+        self.widths = table.widths(levels)
+        self.blocks = levels.sum(1)
+        self.scores = self._scores(levels)
+        self.baseline = self.score(self.start)
+
+    def _scores(self, levels: np.ndarray) -> Score:
+        table, full = self.table, self.widths[-1] @ self.table.filters_per_unit
+        macs, params = table.macs(levels), table.params(levels)
+        return Score(
+            accuracy=table.val_accuracy(levels),  # type: ignore[arg-type]  # arrays in place of numbers
+            macs=macs,  # type: ignore[arg-type]
+            params=params,  # type: ignore[arg-type]
+            flops_reduction=1 - macs / macs[-1],  # type: ignore[arg-type]
+            params_reduction=1 - params / params[-1],  # type: ignore[arg-type]
+            channel_sparsity=1 - self.widths @ table.filters_per_unit / full,  # type: ignore[arg-type]
+        )
+
+    def score(self, state: int) -> Score:
+        """The score of one state, with numbers."""
+        return Score(**{field.name: getattr(self.scores, field.name)[state].item() for field in fields(Score)})
+
+    def scores_of(self, states: np.ndarray) -> Score:
+        """A score of arrays, those of the states (N,)."""
+        return Score(**{field.name: getattr(self.scores, field.name)[states] for field in fields(Score)})
+
+    @cached_property
+    def test_accuracy(self) -> np.ndarray:
+        """Test accuracy of every state in [0, 1], for reports alone; float64 (states,)."""
+        return self.table.test_hits.ravel() / self.table.images[1]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockGame:
+    """A block world with a target: the game ends as soon as it is reached.
+
+    Args:
+        world: the world.
+        target: what the target counts: ``"sparsity"``, ``"macs_reduction"`` or ``"params_reduction"``.
+        reduction: the fraction to remove, in (0, 1).
+
+    Raises ValueError for a target that no architecture of the table reaches.
+    """
+
+    world: BlockWorld
+    target: str
+    reduction: float
+
+    def __post_init__(self) -> None:
+        if not self.over.any():
+            largest = np.floor(self.removed.max() / self.removed_total * 1e4) / 1e4
+            table = f"the table of {self.world.table.task!r}"
+            raise ValueError(
+                f"{self.target}: {self.reduction} cannot be reached on {table}; the largest that can is {largest:.4f}."
+            )
+
+    @cached_property
+    def removed(self) -> np.ndarray:
+        """How many filters, MACs or parameters are gone in every state, int64 (states,)."""
+        world = self.world
+        if UNITS[self.target] == "filters":
+            return (world.widths[-1] - world.widths) @ world.table.filters_per_unit
+        count = world.scores.macs if self.target == "macs_reduction" else world.scores.params
+        return count[-1] - count  # type: ignore[index]
+
+    @cached_property
+    def removed_total(self) -> int:
+        """How many the original network has."""
+        world = self.world
+        if UNITS[self.target] == "filters":
+            return int(world.widths[-1] @ world.table.filters_per_unit)
+        return int(world.baseline.macs if self.target == "macs_reduction" else world.baseline.params)
+
+    @cached_property
+    def over(self) -> np.ndarray:
+        """Whether the target is reached, bool (states,)."""
+        return self.removed >= target_budget(self.removed_total, self.reduction)
+
+    @cached_property
+    def reachable(self) -> np.ndarray:
+        """Which states a game may come to, bool (states,)."""
+        world, reached = self.world, np.zeros(len(self.over), bool)
+        layer = np.array([world.start])
+        while len(layer):
+            reached[layer] = True
+            layer = np.unique(world.following[layer[~self.over[layer]]])
+            layer = layer[~reached[layer]]
+        return reached
+
+    def ends(self) -> np.ndarray:
+        """The states in which a game may end, rising."""
+        return np.flatnonzero(self.reachable & self.over)
+
+    def best(self, yardstick: Yardstick) -> tuple[int, float]:
+        """The end that is worth most by the yardstick, a function of scores of arrays, and what it is worth."""
+        ends = self.ends()
+        worth = np.asarray(yardstick(self.world.scores_of(ends), self.world.baseline))
+        best = int(np.argmax(worth))
+        return int(ends[best]), float(worth[best])
+
+    def optimal_values(self, reward: Reward, gamma: float) -> np.ndarray:
+        """What a game is worth from every reachable state on if it is played best, float64 (states,): the sum of the rewards,
+        discounted by ``gamma`` from step to step, by dynamic programming. NaN for states that no game comes to.
+
+        Args:
+            reward: a function of scores of arrays.
+            gamma: in [0, 1].
+        """
+        world = self.world
+        values = np.where(self.over, 0.0, np.nan)
+        states = np.flatnonzero(self.reachable & ~self.over)
+        for blocks in np.unique(world.blocks[states]):  # the fewest that are left come first
+            layer = states[world.blocks[states] == blocks]
+            values[layer] = self.action_values(layer, values, reward, gamma).max(1)
+        return np.where(self.reachable, values, np.nan)
+
+    def action_values(self, states: np.ndarray, values: np.ndarray, reward: Reward, gamma: float) -> np.ndarray:
+        """What taking a block of each group is worth in states (N,), float64 (N, groups), if the states that follow are worth
+        ``values``."""
+        world, groups = self.world, len(self.world.table.groups)
+        after = world.following[states].ravel()
+        before = np.repeat(states, groups)
+        rewards = np.asarray(reward(world.scores_of(before), world.scores_of(after), world.baseline), np.float64)
+        return (rewards + gamma * values[after]).reshape(-1, groups)
