@@ -28,7 +28,8 @@ class BlockWorld:
             next one that has; where no group has, the state stays.
         blocks: how many blocks can still go in every state, int64 (states,).
         scores: a :class:`prune_gym.scoring.evaluation.Score` of arrays (states,), on the validation images.
-        widths: int64 (states, groups).
+        widths: int64 (states, groups); ``least`` are those of the smallest network.
+        observations: kept over original widths, float32 (states, groups).
     """
 
     def __init__(self, table: Table):
@@ -43,6 +44,8 @@ class BlockWorld:
             stuck = self.following == states[:, None]
             self.following = np.where(stuck, np.roll(self.following, -1, axis=1), self.following)
         self.widths = table.widths(levels)
+        self.least = self.widths[0]
+        self.observations = (self.widths / self.widths[-1]).astype(np.float32)
         self.blocks = levels.sum(1)
         self.scores = self._scores(levels)
         self.baseline = self.score(self.start)
