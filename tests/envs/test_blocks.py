@@ -11,33 +11,9 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from prune_gym.benchmark.tabulate import cost_form
 from prune_gym.envs.blocks import BlocksEnv
 from prune_gym.scoring.evaluation import Score
-from prune_gym.simulation.space import PruningSpace
 from prune_gym.simulation.table import Table
-from prune_gym.tasks import Task
-
-
-@pytest.fixture(scope="module")
-def table(tiny_task: Task) -> Table:
-    """Of a real network, with made up accuracies that fall with what is gone."""
-    graph, rng = tiny_task.graph, np.random.default_rng(0)
-    space = PruningSpace(graph, levels=4)
-    shape = tuple(map(len, space.allowed))
-    kept = sum(np.indices(shape)) / (sum(shape) - len(shape))
-    hits = [np.minimum(n, n * (0.3 + 0.7 * kept) + rng.integers(0, 9, shape)).astype(np.uint16) for n in (120, 60)]
-    return Table(
-        task="tiny",
-        groups=tuple(group.name for group in graph.groups),
-        allowed=space.allowed,
-        filters_per_unit=graph.filters_per_unit,
-        val_hits=hits[0],
-        test_hits=hits[1],
-        images=(120, 60),
-        macs_form=cost_form(graph, graph.cost_model.macs),
-        params_form=cost_form(graph, graph.cost_model.params),
-    )
 
 
 def levels_of(table: Table, widths: np.ndarray) -> np.ndarray:
