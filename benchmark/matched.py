@@ -195,7 +195,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     difference from uniform pruning, and what the search took. Behind ± is half of the 95% interval over the seeds."""
     head = ["task", "MACs", "method", "after the search", "after final training", f"less {REFERENCE}", "evaluations", "10¹² MACs"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    found: dict[tuple[str, str, str], dict[str, dict[tuple[str, str], Mapping[str, str]]]] = {}
+    found: dict[tuple[str, str, str], dict[str, dict[str, Mapping[str, str]]]] = {}
     for row in rows:
         by_method = found.setdefault((row["task"], row["macs_reduction"], row["settings"]), {})
         by_method.setdefault(row["method"], {})[row["seed"]] = row

@@ -83,9 +83,10 @@ def part(config: TabulateConfig, first: tuple[int, ...]) -> np.ndarray:
     calibration = task.train.sample(how_many(RECALIBRATION_IMAGES, task.train)).inputs()
     grid = Grid(task.graph, named_tensors(task.model, task.graph), calibration, images, kept_units(task, space))
     hits = np.zeros((2, *map(len, space.allowed)), np.uint16)
+    val_hits, test_hits = hits
     for levels, outputs in grid.outputs(first):
         correct = outputs.argmax(1) == labels
-        hits[(0, *levels)], hits[(1, *levels)] = int(correct[:n].sum()), int(correct[n:].sum())
+        val_hits[levels], test_hits[levels] = int(correct[:n].sum()), int(correct[n:].sum())
     return hits
 
 
@@ -117,8 +118,8 @@ def tabulate(config: TabulateConfig) -> Table:
     # of the original network, which is scored as it is
     candidates = Candidates(task.graph, named_tensors(task.model, task.graph), FIDELITY, task.train)
     full = tuple(n - 1 for n in shape)
-    for i, split in enumerate((task.val, task.test)):
-        hits[(i, *full)] = int(Evaluator(candidates, split).correct(task.graph.full()).sum())
+    for these, split in zip(hits, (task.val, task.test), strict=True):
+        these[full] = int(Evaluator(candidates, split).correct(task.graph.full()).sum())
     table = Table(
         task=config.task,
         groups=tuple(group.name for group in task.graph.groups),

@@ -37,7 +37,7 @@ def world_of(table: Table) -> BlockWorld:
     return BlockWorld(table)
 
 
-class BlocksEnv(gymnasium.Env[np.ndarray, int]):
+class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
     """An agent takes one block of units of one group after the other, until the target is reached.
 
     **Action**: ``Discrete(groups)``, the group that loses its least important block. A group that has none left passes on to the
@@ -96,7 +96,7 @@ class BlocksEnv(gymnasium.Env[np.ndarray, int]):
         self._state, self._evaluations_before = self.world.start, self.evaluations
         return self._observe(), self._info(self.world.score(self._state))
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take a block of a group. Raises RuntimeError before the first reset and after the end, TypeError or ValueError for what
         is no group."""
         before = self._running("step")

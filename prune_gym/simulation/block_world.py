@@ -57,9 +57,9 @@ class BlockWorld:
             accuracy=table.val_accuracy(levels),  # type: ignore[arg-type]  # arrays in place of numbers
             macs=macs,  # type: ignore[arg-type]
             params=params,  # type: ignore[arg-type]
-            flops_reduction=1 - macs / macs[-1],  # type: ignore[arg-type]
-            params_reduction=1 - params / params[-1],  # type: ignore[arg-type]
-            channel_sparsity=1 - self.widths @ table.filters_per_unit / full,  # type: ignore[arg-type]
+            flops_reduction=1 - macs / macs[-1],
+            params_reduction=1 - params / params[-1],
+            channel_sparsity=1 - self.widths @ table.filters_per_unit / full,
         )
 
     def score(self, state: int) -> Score:
