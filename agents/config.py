@@ -51,7 +51,8 @@ class RunConfig:
     agent: Annotated[str, OneOf(AGENTS)] = "rl_pruner"
     """Agent: rl_pruner, lookahead, cma_es, ppo, a2c, sac, td3, ddpg, taylor, obs, uniform or random."""
     sparsity: Annotated[float, Within("(0, 1)")] | None = None
-    """Channel sparsity to reach: removed filters over filters of the original network; 0.5 if there is no other target."""
+    """Channel sparsity to reach: removed filters over filters of the original network. There is one target; without any, it is
+    0.5 of these."""
     macs_reduction: Annotated[float, Within("(0, 1)")] | None = None
     """Instead of a sparsity: MACs to remove, over those of the original network."""
     params_reduction: Annotated[float, Within("(0, 1)")] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,11 @@ from tqdm import tqdm
 
 from prune_gym.scoring.latency import seconds
 from prune_gym.training.distillation import distill
+from prune_gym.training.train import accuracy
 
 if TYPE_CHECKING:
     from prune_gym.agents.config import RunConfig
+    from prune_gym.data.splits import Split
     from prune_gym.envs.pruning import PruningEnv
 
 TIMED_BATCHES = 8
@@ -38,63 +40,96 @@ class SearchProgress(BaseCallback):
 
 
 def announcement(config: RunConfig, agent: str, env: PruningEnv, evaluations: int, folder: Path) -> str:
-    """What a run will do, how long that takes about, and where it writes. ``env`` is at the start of an episode."""
+    """What a run will do, about how long all of it takes, and where it writes. ``env`` is at the start of an episode; ``agent``
+    is a name, or the class of an agent of the caller's own."""
     simulator, training, steps = env.simulator, config.posttraining, env.steps_left
     space, split = simulator.space, simulator.scorer.split
-    sentences = [
-        f"{agent} prunes {env.task.name}: {simulator.schedule.target / space.total:.1%} of the {space.unit} in {steps} steps."
-    ]
+    removed = f"{simulator.schedule.target / space.total:.1%} of the {space.unit}"
+    sentences = [f"{agent} prunes {env.task.name}: {removed} in {count(steps, 'step')}."]
     if training.epochs:
         after = "every step" if training.period == 1 else f"every {training.period} steps"
-        sentences.append(f"After {after} the network is trained for {training.epochs} epochs.")
-    sentences.append(f"At most {evaluations} networks are scored ({config.fidelity}, {len(split)} images).")
-    duration = in_words(expected_seconds(config, env, evaluations))
-    return f"{' '.join(sentences)}\nThis takes about {duration} on {simulator.device}. Run folder: {folder}"
+        after = "the last step" if training.period >= steps else after
+        sentences.append(f"After {after} the network is trained for {count(training.epochs, 'epoch')}.")
+    work = expected_work(agent, config, steps, evaluations)
+    limit = "" if config.compute is None else f", or as many as {config.compute:.3g} MACs pay for"
+    sentences.append(f"At most {count(work.scored, 'network')} are scored ({config.fidelity}, {len(split)} images){limit}.")
+    duration = in_words(expected_seconds(config, env, work))
+    return f"{' '.join(sentences)}\nFrom the start this takes about {duration} on {simulator.device}. Run folder: {folder}"
 
 
-def expected_seconds(config: RunConfig, env: PruningEnv, evaluations: int) -> float:
-    """About how long a search takes, from the time of two scored networks and of a short training."""
-    simulator, steps = env.simulator, env.steps_left
+@dataclass(frozen=True)
+class Work:
+    """How many networks a search scores, in how many of its steps, and how often it comes to the target."""
+
+    scored: int
+    steps: int
+    episodes: int
+
+
+def expected_work(agent: str, config: RunConfig, steps: int, evaluations: int) -> Work:
+    """What an agent does with its evaluations. An agent that this project does not know is taken for one that only steps."""
+    if agent in ONE_EPISODE:
+        return Work(min(evaluations, steps), steps, 1)
+    searches = {
+        "rl_pruner": (config.rl_pruner.stage_cost, config.rl_pruner.evaluations(steps)),
+        "lookahead": (config.lookahead.samples, steps * (1 + config.lookahead.stages * config.lookahead.samples)),
+    }
+    if agent not in searches:
+        return Work(evaluations, evaluations, max(1, evaluations // steps))
+    stage, most = searches[agent]
+    left, episodes = evaluations, 0
+    while left >= steps:  # an episode previews in whole stages, and as long as another is paid for, it follows
+        left -= min(most, steps + (left - steps) // stage * stage)
+        episodes += 1
+    return Work(evaluations - left, episodes * steps, max(1, episodes))
+
+
+def expected_seconds(config: RunConfig, env: PruningEnv, work: Work) -> float:
+    """About how long a search takes, from the time of two scored networks, of one ranking and of a short training."""
+    simulator, device = env.simulator, env.simulator.device
     start, uniform, equal = simulator.initial(), env.uniform_action, np.ones(len(env.graph.groups))
     states = [*simulator.successors(start, [uniform, equal]), *simulator.successors(start, [uniform], to_target=True)]
-    first, *others = [state.architecture for state in states]
+    first, *others = states
     evaluator = simulator.scorer.evaluator(start.weights)
-    evaluator.accuracies([first])  # so that what is computed once is known
-    scored = min(evaluations, steps) if config.agent in ONE_EPISODE else evaluations
-    duration = scored * seconds(lambda: evaluator.accuracies(others), simulator.device) / len(others)
+    evaluator.accuracies([first.architecture])  # so that what is computed once is known
+    scoring = seconds(lambda: evaluator.accuracies([state.architecture for state in others]), device) / len(others)
+    ranking = seconds(lambda: simulator.unit_scores(first.network, config.importance), device)
+    duration = work.scored * scoring + (work.episodes if config.ranking == "initial" else work.steps) * ranking
+    half_way = 1 - simulator.schedule.target / simulator.space.total / 2  # what is left of the network on average
     if config.posttraining.epochs:
-        trainings = expected_episodes(config, steps, evaluations) * -(-steps // config.posttraining.period)
-        half_way = 1 - simulator.schedule.target / simulator.space.total / 2  # what is left of the network on average
+        trainings = work.episodes * -(-(work.steps // work.episodes) // config.posttraining.period)
         duration += trainings * half_way * training_seconds(config, env)
+    if config.compute is not None:
+        macs = work.scored * half_way * simulator.scorer.score_cost(first.network, simulator.baseline.macs).macs
+        duration *= min(1.0, config.compute / macs)
     return duration
 
 
 def training_seconds(config: RunConfig, env: PruningEnv) -> float:
-    """About how long one post-training of the original network takes, from a short one."""
+    """About how long one post-training of the original network takes, from a short one. The random generators stay as
+    they are."""
     simulator, task, settings = env.simulator, env.task, config.posttraining
     network, teacher = (simulator.network(simulator.initial()) for _ in range(2))
     few = task.train.sample(min(len(task.train), TIMED_BATCHES * settings.batch_size)).to(simulator.device)
     short, val = replace(settings, epochs=1), task.val.to(simulator.device)
-    epoch = seconds(lambda: distill(network, teacher, few, val, short, 0, task.augmentation), simulator.device)
-    return settings.epochs * epoch * len(task.train) / len(few)
+    one = val.subset(slice(1))
+
+    def learn(data: Split) -> None:
+        distill(network, teacher, data, one, short, 0, task.augmentation)
+
+    learn(few.subset(slice(settings.batch_size)))  # kernels are made at first
+    training = seconds(lambda: learn(few), simulator.device) * len(task.train) / len(few)
+    return settings.epochs * (training + seconds(lambda: accuracy(network, val), simulator.device))
 
 
-def expected_episodes(config: RunConfig, steps: int, evaluations: int) -> int:
-    """How often an agent prunes to the target: searches that preview do so less often than those that only step."""
-    if config.agent in ONE_EPISODE:
-        return 1
-    per_episode = {
-        "rl_pruner": config.rl_pruner.evaluations(steps),
-        "lookahead": steps * (1 + config.lookahead.stages * config.lookahead.samples),
-    }
-    return max(1, evaluations // per_episode.get(config.agent, steps))
+def count(number: int, what: str) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def in_words(duration: float) -> str:
-    """Seconds as people say them, rounded up."""
+    """Seconds as people say them."""
     for unit, length in (("hour", 3600), ("minute", 60)):
         if duration > length:
-            number = round(duration / length)
-            return f"{number} {unit}{'s' * (number > 1)}"
-    number = max(1, round(duration))
-    return f"{number} second{'s' * (number > 1)}"
+            return count(round(duration / length), unit)
+    return count(max(1, round(duration)), "second")

@@ -145,6 +145,7 @@ def run(
         if progress:
             env.reset()
             print(announcement(config, name, env, evaluations, folder), flush=True)
+            clock["announcement"] = time.perf_counter()
         recorder = search(env, algorithm, evaluations, progress, config.compute)
         logger.close()
         clock["search"] = time.perf_counter()

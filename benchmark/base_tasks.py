@@ -15,12 +15,13 @@ def load_task(
     weights: Path | None = None,
     train_images: int | None = None,
     val_images: int | None = None,
+    seed: int = 0,
 ) -> Task:
-    """The known task of this name, or a task of this name that is made of network, data and weights; its training and validation
-    images are drawn with a fixed seed, all of them for None. Raises like :func:`prune_gym.tasks.load` and
+    """The known task of this name, or a task of this name that is made of network, data and weights; so many of its training and
+    validation images are drawn with ``seed``, all of them for None. Raises like :func:`prune_gym.tasks.load` and
     :func:`prune_gym.tasks.make`.
     """
     whole = tasks.load(name, progress=True) if network is None else tasks.make(network, data or "", weights)
-    train = whole.train if train_images is None else whole.train.sample(train_images)
-    val = whole.val if val_images is None else whole.val.sample(val_images)
+    train = whole.train if train_images is None else whole.train.sample(train_images, seed)
+    val = whole.val if val_images is None else whole.val.sample(val_images, seed)
     return Task(name, whole.model, train, val, whole.test, whole.augmentation)

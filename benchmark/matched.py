@@ -1,8 +1,9 @@
 """Which method prunes best at the same MACs, after the same training? ``python -m prune_gym.benchmark.matched --help``
 
-Every method prunes in the same small steps, with the same short post-training on the way and the same number of scored networks.
-The network that it found is then trained further, in the same way for all, and tested on all test images. Methods are compared by
-paired differences over the seeds: the same seed orders the images of every training alike.
+Every method prunes in the same small steps, with the same short post-training on the way, and may score the same number of
+networks; what that takes differs, and stands beside it. The network that it found is then trained further, in the same way for
+all, and tested on all test images. A seed draws the images that networks are scored, calibrated and trained on, the same for all
+methods, which are compared by paired differences over the seeds.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from itertools import product
 from math import ceil
 from pathlib import Path
@@ -41,7 +43,7 @@ COLUMNS = (*KEY, "evaluations", "compute", *REACHED, "val_accuracy", "test_accur
 
 def _rl_pruner(config: MatchedConfig, reduction: float, **settings: Any) -> dict[str, Any]:
     """One stage before every step, of as many samples as the evaluations pay for."""
-    steps = ceil(reduction / config.step_ratio)
+    steps = ceil(reduction / config.step_ratio - 1e-9)  # 0.14 / 0.02 is a little more than 7
     samples = max(1, min(RLPrunerConfig().samples, config.evaluations // steps - 1))
     return {"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(samples=samples, stages=1, **settings)}
 
@@ -54,8 +56,11 @@ METHODS: dict[str, Callable[[MatchedConfig, float], dict[str, Any]]] = {
     "ppo": lambda config, reduction: {"agent": "ppo"},
     "rl_pruner, original": lambda config, reduction: {**_rl_pruner(config, reduction), "fidelity": "original"},
     "rl_pruner": _rl_pruner,
-    # the best of as many samples takes every step, and the policy stays as it was at first
-    "rl_pruner, no learning": lambda config, reduction: _rl_pruner(config, reduction, step_size=0.0, prune_with="sample"),
+    # these two prune with samples in place of the policy, and differ in nothing but that the policy of one learns
+    "rl_pruner, by samples": lambda config, reduction: _rl_pruner(config, reduction, prune_with="sample"),
+    "rl_pruner, by samples, no learning": lambda config, reduction: _rl_pruner(
+        config, reduction, prune_with="sample", step_size=0.0
+    ),
     "lookahead": lambda config, reduction: {"agent": "lookahead"},
 }
 
@@ -79,7 +84,7 @@ class MatchedConfig:
     seeds: Annotated[int, AtLeast(1)] = 3
     """How many seeds: 0, 1, ..."""
     evaluations: Annotated[int, AtLeast(1)] = 120
-    """Networks that each method may score."""
+    """Networks that each method may score at most."""
     step_ratio: Annotated[float, Within("(0, 1]")] = 0.02
     """MACs that one step removes."""
     train_images: Annotated[int, AtLeast(1)] | None = 2000
@@ -108,15 +113,8 @@ class MatchedConfig:
         for method in self.methods:
             check_choice("methods", method, METHODS)
 
-    @property
-    def settings(self) -> str:
-        """A fingerprint of what all runs have in common."""
-        names = ("evaluations", "step_ratio", "train_images", "val_images", "posttraining", "final_images", "final")
-        chosen = {name: asdict(self)[name] for name in names}
-        return hashlib.blake2b(str(chosen).encode(), digest_size=4).hexdigest()
-
-    def load_task(self, train_images: int | None) -> Task:
-        return load_task(self.task, self.network, self.data, self.weights, train_images, self.val_images)
+    def load_task(self, train_images: int | None, seed: int) -> Task:
+        return load_task(self.task, self.network, self.data, self.weights, train_images, self.val_images, seed)
 
 
 @dataclass(frozen=True)
@@ -130,13 +128,24 @@ class MatchedRun:
 
     @property
     def key(self) -> dict[str, object]:
-        return dict(zip(KEY, (self.config.task, self.macs_reduction, self.method, self.seed, self.config.settings), strict=True))
+        config = self.config
+        return dict(zip(KEY, (config.task, self.macs_reduction, self.method, self.seed, self.settings), strict=True))
+
+    @property
+    def settings(self) -> str:
+        """A fingerprint of all else that the result depends on: the network, how it is pruned and how it is trained."""
+        names = ("network", "evaluations", "step_ratio", "train_images", "val_images", "posttraining", "final_images", "final")
+        chosen = [asdict(self.config)[name] for name in names]
+        for file in (self.config.weights, self.config.data and Path(self.config.data.partition(":")[2])):
+            chosen.append(digest(file.expanduser()) if file and file.is_file() else str(file or ""))
+        method = METHODS[self.method](self.config, self.macs_reduction)
+        return hashlib.blake2b(f"{chosen} {method}".encode(), digest_size=4).hexdigest()
 
     @property
     def run_config(self) -> RunConfig:
         """The settings of its search. It is computed on the CPU, where the same seed gives the same result."""
         config = self.config
-        name = " ".join(map(str, self.key.values())).replace(", ", " ").replace(" ", "-")
+        name = "-".join(str(part).replace(", ", " ").replace(" ", "-") for part in self.key.values())
         return RunConfig(
             macs_reduction=self.macs_reduction,
             step_ratio=config.step_ratio,
@@ -150,15 +159,23 @@ class MatchedRun:
         )
 
 
+@cache
+def digest(file: Path) -> str:
+    """A fingerprint of a file."""
+    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+
+
 def matched(config: MatchedConfig) -> Rows:
     """Compute the rows that the CSV lacks, all methods with one seed before those with the next, and write each of them as soon
     as it is known.
 
-    Raises ValueError for a CSV with other columns and for a budget that is too small for an episode; ChildProcessError if a run
-    is killed.
+    Raises ValueError for a CSV with other columns, for none with ``table_only``, and for a budget that is too small for an
+    episode; ChildProcessError if a run is killed.
     """
     rows = Rows(config.out.expanduser(), COLUMNS, KEY)
     if config.table_only:
+        if not rows.rows:
+            raise ValueError(f"out: {config.out} holds no results yet; run the same command without --table-only.")
         return rows
     wanted = [
         MatchedRun(config, reduction, method, seed)
@@ -166,6 +183,8 @@ def matched(config: MatchedConfig) -> Rows:
     ]
     missing = [run for run in wanted if tuple(run.key.values()) not in rows]
     check_writable(rows.path)
+    if missing:
+        config.load_task(None, 0)  # trains a base network once, before several processes look for it
     for row in in_processes(evaluate, missing, config.processes):
         rows.add(row)
     return rows
@@ -175,8 +194,8 @@ def matched(config: MatchedConfig) -> Rows:
 def evaluate(one: MatchedRun) -> dict[str, object]:
     """Let a method search, train what it found, and test it: a row of the CSV."""
     config = one.config
-    result = run(one.run_config, task=config.load_task(config.train_images))
-    task = config.load_task(config.final_images)
+    result = run(one.run_config, task=config.load_task(config.train_images, one.seed))
+    task = config.load_task(config.final_images, one.seed)
     network = load_pruned(result.folder / "pruned.safetensors")
     distill(network, copy.deepcopy(task.model), task.train, task.val, config.final, one.seed, task.augmentation)
     after = result.summary["after"]
@@ -193,13 +212,22 @@ def evaluate(one: MatchedRun) -> dict[str, object]:
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Markdown: for every target and method the test accuracy in percent before and after the final training, its paired
     difference from uniform pruning, and what the search took. Behind ± is half of the 95% interval over the seeds."""
-    head = ["task", "MACs", "method", "after the search", "after final training", f"less {REFERENCE}", "evaluations", "10¹² MACs"]
+    head = [
+        "task",
+        "MACs",
+        "method",
+        "after the search",
+        "after final training",
+        f"minus {REFERENCE}",
+        "evaluations",
+        "10¹² MACs",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    found: dict[tuple[str, str, str], dict[str, dict[str, Mapping[str, str]]]] = {}
+    found: dict[tuple[str, str], dict[str, dict[str, Mapping[str, str]]]] = {}
     for row in rows:
-        by_method = found.setdefault((row["task"], row["macs_reduction"], row["settings"]), {})
+        by_method = found.setdefault((row["task"], row["macs_reduction"]), {})
         by_method.setdefault(row["method"], {})[row["seed"]] = row
-    for (task, reduction, _), methods in found.items():
+    for (task, reduction), methods in found.items():
         most = max(map(len, methods.values()))
         for method in sorted(methods, key=list(METHODS).index):
             seeds = methods[method]

@@ -4,7 +4,7 @@ Three measurements, one CSV each:
 
 - *noise*: how far the samples of the first stage are from the policy, in networks of few and of many layers;
 - *objective*: how well the accuracy one step ahead, which RL-Pruner learns from, ranks actions by the accuracy at the target;
-- *search*: what is found by RL-Pruner, by the same without its policy's learning, and by searches with another objective.
+- *search*: what is found by RL-Pruner, by the same with and without learning, and by searches with another objective.
 """
 
 from __future__ import annotations
@@ -32,17 +32,22 @@ from prune_gym.benchmark.table import cell
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.files import check_writable, write_atomically
 from prune_gym.graph.trace import trace
-from prune_gym.training.train import accuracy
+from prune_gym.training.train import accuracy, one_thread
 
 PAPER_NETWORKS = ("vgg19", "resnet56")  # besides those of the tasks
 NOISE = ("network", "layers", "zeroed", "distance")
-OBJECTIVE = ("task", "macs_reduction", "seed", "spearman", "distinct", "spread")
-SEARCH = ("task", "macs_reduction", "variant", "seed", "evaluations", "test_accuracy", "val_accuracy", "narrowest")
+OBJECTIVE = ("task", "macs_reduction", "seed", "samples", "spearman", "distinct", "spread")
+SEARCH = ("task", "macs_reduction", "variant", "seed", "budget", "evaluations", "test_accuracy", "val_accuracy", "narrowest")
 VARIANTS: dict[str, dict[str, Any]] = {
     "uniform": {"agent": "uniform"},
     "random": {"agent": "random"},
     "rl_pruner": {"agent": "rl_pruner"},
-    "rl_pruner, no learning": {"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(step_size=0.0, prune_with="sample")},
+    # these two prune with samples in place of the policy, and differ in nothing but that the policy of one learns
+    "rl_pruner, by samples": {"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(prune_with="sample")},
+    "rl_pruner, by samples, no learning": {
+        "agent": "rl_pruner",
+        "rl_pruner": RLPrunerConfig(prune_with="sample", step_size=0.0),
+    },
     "rl_pruner, noise 0.05": {"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(noise_std=0.05)},
     "lookahead": {"agent": "lookahead"},
 }
@@ -118,6 +123,7 @@ def objective(task: str, macs_reduction: float, seed: int, samples: int) -> dict
         "task": task,
         "macs_reduction": macs_reduction,
         "seed": seed,
+        "samples": samples,
         "spearman": 0.0 if ranks_nothing else round(float(stats.spearmanr(ahead, there).statistic), 4),
         "distinct": len(set(ahead)),
         "spread": round(float(np.std(ahead)), 5),
@@ -139,6 +145,7 @@ def found(run: tuple[str, RunConfig]) -> dict[str, object]:
         "macs_reduction": config.macs_reduction,
         "variant": variant,
         "seed": config.seed,
+        "budget": config.evaluations,
         "evaluations": env.evaluations,
         "test_accuracy": accuracy(env.simulator.network(best.snapshot), env.task.test),
         "val_accuracy": best.score.accuracy,
@@ -166,8 +173,8 @@ def study(config: StudyConfig) -> tuple[Rows, Rows, Rows]:
     """Measure what the CSVs lack, and write each row as soon as it is known."""
     folder = config.out.expanduser()
     noises = Rows(folder / "noise.csv", NOISE, ("network",))
-    objectives = Rows(folder / "objective.csv", OBJECTIVE, OBJECTIVE[:3])
-    searches = Rows(folder / "search.csv", SEARCH, SEARCH[:4])
+    objectives = Rows(folder / "objective.csv", OBJECTIVE, OBJECTIVE[:4])
+    searches = Rows(folder / "search.csv", SEARCH, SEARCH[:5])
     check_writable(searches.path)
     for task in config.tasks:
         tasks.load(task, progress=True)
@@ -175,12 +182,13 @@ def study(config: StudyConfig) -> tuple[Rows, Rows, Rows]:
         if (name,) not in noises:
             noises.add(noise(name))
     for setting in config.settings:
-        if setting not in objectives:
-            objectives.add(objective(*setting, config.samples))
+        if (*setting, config.samples) not in objectives:
+            with one_thread():  # so that close calls do not depend on the number of cores
+                objectives.add(objective(*setting, config.samples))
     missing = [
         (variant, run)
         for variant, run in search_runs(config)
-        if (run.task, run.macs_reduction, variant, run.seed) not in searches
+        if (run.task, run.macs_reduction, variant, run.seed, run.evaluations) not in searches
     ]
     for row in in_processes(found, missing, config.processes):
         searches.add(row)

@@ -82,8 +82,8 @@ class Recalibration:
 
     @property
     def takes_others_along(self) -> bool:
-        """Whether other images may go through the network in the pass that calibrates it: every norm has statistics, so that the
-        images of a batch do not depend on each other, and is called once, so that its first statistics are its last."""
+        """Whether other images may go through the network in the pass that calibrates it: every norm has statistics, so that it
+        does not depend on the others of a batch, and is called once, so that its first statistics are its last."""
         norms = [node for node in self.graph.program.nodes if node.op == BATCH_NORM]
         return len(norms) == len({_mean(node) for node in self._norms.values()})
 
@@ -152,17 +152,20 @@ class _Seen(dict[str, tuple[Tensor, Tensor]]):
 
     def add(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Take the input of one call (N, C, *space) into account; gives what is known now. Two short sums, over space and over
-        images, are several times faster than one over both; few places are summed last."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        space, count = tuple(range(2, x.ndim)), x.numel() // x.shape[1]
-        if x[0, 0].numel() > FEW_PLACES:
+        images, are several times faster than one over both."""
+        wide, places = torch.promote_types(x.dtype, torch.float32), x[0, 0].numel()
+        if places > FEW_PLACES:
+            space = tuple(range(2, x.ndim))
             sums, norms = x.sum(space, dtype=wide), torch.linalg.vector_norm(x, dim=space, dtype=wide)
-            total, squares = sums.double().sum(0), norms.double().square_().sum(0)
-        else:
+            mean = sums.double().sum(0).div_(len(x) * places)
+            square = norms.double().square_().sum(0).div_(len(x) * places)
+            variance = square.addcmul_(mean, mean, value=-1).clamp_(min=0)
+        else:  # over images first, and the variance as that within the places and that between them
             x = x.to(wide).reshape(*x.shape[:2], -1)
-            total, squares = x.sum(0).double().sum(1), x.square().sum(0).double().sum(1)
-        mean = total.div_(count)
-        variance = squares.div_(count).addcmul_(mean, mean, value=-1).clamp_(min=0)
+            means = x.mean(0)
+            within = (x - means).square_().mean(0).double()
+            mean, between = means.double().mean(1), means.double().var(1, correction=0)
+            variance = within.mean(1).add_(between)
         self._calls[name] += 1
         if name in self:
             mean, variance = (

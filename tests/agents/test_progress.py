@@ -1,35 +1,54 @@
-"""What a run says before it searches, and how often agents prune to the target."""
+"""What a run says before it searches: that it is right, and that it leaves no trace."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from prune_gym.agents import LookaheadConfig, RLPrunerConfig, RunConfig
-from prune_gym.agents.progress import announcement, expected_episodes, expected_seconds, in_words
+from prune_gym.agents import LookaheadConfig, RLPrunerConfig, RunConfig, progress, run
+from prune_gym.agents.own import Own
+from prune_gym.agents.progress import Work, announcement, expected_seconds, expected_work, in_words
+from prune_gym.agents.run import prepare, search
 from prune_gym.envs import PruningEnv
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
 
-STEPS = 5
+SMALL = {"macs_reduction": 0.4, "step_ratio": 0.1, "device": "cpu"}
 
 
 @pytest.mark.parametrize(
-    ("settings", "evaluations", "episodes"),
+    ("settings", "evaluations"),
     [
-        ({"agent": "uniform"}, 100, 1),
-        ({"agent": "random"}, 104, 20),
-        ({"agent": "ppo"}, 3, 1),
-        ({"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(stages=2, samples=4)}, 2 * STEPS * 9, 2),
-        ({"agent": "lookahead", "lookahead": LookaheadConfig(stages=1, samples=4)}, 4 * STEPS * 5 + 1, 4),
-        ({"agent": "lookahead"}, 100, 1),
+        ({"agent": "uniform"}, 50),
+        ({"agent": "taylor"}, 50),
+        ({"agent": "random"}, 50),
+        ({"agent": "cma_es"}, 50),
+        ({"agent": "ppo"}, 50),
+        ({"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(stages=2, samples=3)}, 100),
+        ({"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(stages=2, samples=3)}, 28),
+        ({"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(stages=1, samples=10)}, 30),
+        ({"agent": "lookahead", "lookahead": LookaheadConfig(stages=1, samples=5)}, 90),
+        ({"agent": "lookahead"}, 37),
     ],
 )
-def test_how_often_agents_reach_the_target(settings: dict, evaluations: int, episodes: int) -> None:
-    assert expected_episodes(RunConfig(**settings), STEPS, evaluations) == episodes
+def test_the_expected_work_is_what_is_done(tiny_task: Task, settings: dict[str, Any], evaluations: int) -> None:
+    config = RunConfig(**SMALL, **settings, evaluations=evaluations)
+    env, agent, budget = prepare(config, own=Own(tiny_task))
+    env.reset()
+    expected = expected_work(config.agent, config, env.steps_left, evaluations)
+    recorder = search(env, agent, budget)
+    steps = [row for row in recorder.rows if row["kind"] == "step"]
+    assert expected.scored == pytest.approx(len(recorder.rows), abs=3)  # what pays for no episode is left over
+    assert expected.steps == pytest.approx(len(steps), abs=3)
+    assert expected.episodes == len({row["episode"] for row in steps if row["flops_reduction"] >= 0.4})
+
+
+def test_unknown_agents_are_taken_for_ones_that_step() -> None:
+    assert expected_work("Mine", RunConfig(), 5, 104) == Work(104, 104, 20)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +67,6 @@ def make_env(task: Task, config: RunConfig) -> PruningEnv:
 
 def test_an_announcement(tiny_task: Task) -> None:
     config = RunConfig(agent="random", params_reduction=0.4, step_ratio=0.1, device="cpu", fidelity="compensated")
-    trained = replace(config, posttraining=PostTraining(epochs=3, period=2))
     env = make_env(tiny_task, config)
     text = announcement(config, "random", env, 70, Path("somewhere"))
     gone = env.simulator.schedule.target / env.graph.cost(env.graph.full()).params
@@ -57,26 +75,46 @@ def test_an_announcement(tiny_task: Task) -> None:
         f"random prunes tiny: {gone:.1%} of the parameters in {env.steps_left} steps. At most 70 networks are scored "
         f"(compensated, {len(tiny_task.val)} images)."
     )
-    assert second.startswith("This takes about ")
+    assert second.startswith("From the start this takes about ")
     assert second.endswith(" on cpu. Run folder: somewhere")
-    text = announcement(trained, "random", make_env(tiny_task, trained), 70, Path("somewhere"))
-    assert " After every 2 steps the network is trained for 3 epochs. " in text
+    for settings, sentence in (
+        (PostTraining(epochs=3, period=2), " After every 2 steps the network is trained for 3 epochs. "),
+        (PostTraining(epochs=1), " After every step the network is trained for 1 epoch. "),
+        (PostTraining(epochs=1, period=100), " After the last step the network is trained for 1 epoch. "),
+    ):
+        trained = replace(config, posttraining=settings)
+        assert sentence in announcement(trained, "random", make_env(tiny_task, trained), 70, Path("somewhere"))
+    bound = replace(config, compute=1e9)
+    assert ", or as many as 1e+09 MACs pay for." in announcement(bound, "random", make_env(tiny_task, bound), 70, Path("x"))
 
 
-def test_the_expected_time_grows_with_the_work(tiny_task: Task) -> None:
-    config = RunConfig(agent="random", macs_reduction=0.4, step_ratio=0.1, device="cpu")
-    trained = replace(config, posttraining=PostTraining(epochs=500))
+def test_the_expected_time_is_made_of_its_parts(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock on which every call takes a second."""
+
+    def one(function: Any, device: torch.device) -> float:
+        function()
+        return 1.0
+
+    monkeypatch.setattr(progress, "seconds", one)
+    config = RunConfig(agent="random", **SMALL)
     env = make_env(tiny_task, config)
-    short, long = (expected_seconds(config, env, evaluations) for evaluations in (10, 10_000))
-    assert 0 < short < long / 100
-    assert expected_seconds(trained, make_env(tiny_task, trained), 10) > 2 * short
+    assert expected_seconds(config, env, Work(30, 12, 3)) == 30 / 2 + 12  # two networks in a call, and a ranking a step
+    once = replace(config, ranking="initial")
+    assert expected_seconds(once, make_env(tiny_task, once), Work(30, 12, 3)) == 30 / 2 + 3
+    trained = replace(config, posttraining=PostTraining(epochs=2, period=3, batch_size=10))
+    env = make_env(tiny_task, trained)
+    half_way = 1 - env.simulator.schedule.target / env.simulator.space.total / 2
+    training = 2 * (len(tiny_task.train) / min(80, len(tiny_task.train)) + 1)
+    assert expected_seconds(trained, env, Work(30, 12, 3)) == pytest.approx(27 + 3 * 2 * half_way * training)
+    bound = replace(config, compute=1.0)
+    assert 0 < expected_seconds(bound, make_env(tiny_task, bound), Work(30, 12, 3)) < 1e-3
 
 
-def test_the_estimate_leaves_no_trace(tiny_task: Task) -> None:
-    """Neither in the counts of the environment nor in the random generator."""
-    config = RunConfig(macs_reduction=0.4, step_ratio=0.1, device="cpu", posttraining=PostTraining(epochs=1))
-    env = make_env(tiny_task, config)
-    before, state = (env.evaluations, env.compute, env.best, env.snapshot()), torch.get_rng_state()
-    expected_seconds(config, env, 30)
-    assert (env.evaluations, env.compute, env.best, env.snapshot()) == before
-    assert torch.equal(torch.get_rng_state(), state)
+@pytest.mark.parametrize("agent", ["rl_pruner", "ppo"])
+def test_a_run_that_says_what_it_does_is_the_same_run(own_tiny_task: Task, agent: str, tmp_path: Path) -> None:
+    """Neither random generators nor counts nor caches know of the announcement."""
+    settings = {**SMALL, "agent": agent, "evaluations": 20, "posttraining": PostTraining(epochs=1, period=2, batch_size=100)}
+    folders = [run(RunConfig(**settings, out=tmp_path / str(said)), said, task=own_tiny_task).folder for said in (False, True)]
+    for name in ("summary.json", "evaluations.csv", "steps.csv", "pruned.safetensors"):
+        first, second = ((folder / name).read_bytes() for folder in folders)
+        assert first == second, name

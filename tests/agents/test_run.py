@@ -275,7 +275,7 @@ def test_command_line(tmp_path):
     assert done.stdout.startswith(
         "rl_pruner prunes digits: 20.0% of the filters in 3 steps. After every step the network is trained"
     )
-    assert "At most 9 networks are scored (recalibrated, 400 images).\nThis takes about" in done.stdout
+    assert "At most 9 networks are scored (recalibrated, 400 images).\nFrom the start this takes about" in done.stdout
     assert f"on cpu. Run folder: {tmp_path / 'run'}" in done.stdout
     assert f"best {summary['yardstick']:.4f}" in done.stderr  # the progress bar
     config = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -5,8 +5,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from scipy import stats
 
 from prune_gym.agents.rl_pruner import RLPrunerConfig
@@ -74,10 +76,23 @@ def test_all_methods_take_the_seeds_one_after_the_other(config: MatchedConfig, m
     assert len({run.run_config.out for run in asked}) == len(asked)
 
 
-def test_settings_that_change_a_result_have_another_key(config: MatchedConfig) -> None:
-    for change in ({"evaluations": 9}, {"final": PostTraining(epochs=2)}, {"train_images": None}):
-        assert replace(config, **change).settings != config.settings
-    assert replace(config, seeds=3, methods=("uniform",)).settings == config.settings
+def test_settings_that_change_a_result_have_another_key(config: MatchedConfig, tmp_path: Path) -> None:
+    def settings(method: str = "uniform", **changes: Any) -> str:
+        return MatchedRun(replace(config, **changes), 0.2, method, 0).settings
+
+    (tmp_path / "a.bin").write_bytes(b"a")
+    (tmp_path / "b.bin").write_bytes(b"b")
+    (tmp_path / "c.bin").write_bytes(b"a")
+    found = [settings(), settings("group_norm"), settings(evaluations=9), settings(final=PostTraining(epochs=2))]
+    found += [settings(train_images=None), settings(network="resnet20_a")]
+    found += [
+        settings(weights=tmp_path / "a.bin"),
+        settings(weights=tmp_path / "b.bin"),
+        settings(data=f"npz:{tmp_path / 'b.bin'}"),
+    ]
+    assert len(set(found)) == len(found)
+    assert settings(weights=tmp_path / "c.bin") == settings(weights=tmp_path / "a.bin")  # the same weights elsewhere
+    assert settings(seeds=3, methods=("uniform",), runs=tmp_path) == settings()
 
 
 def test_rl_pruner_takes_as_many_samples_as_are_paid_for() -> None:
@@ -86,8 +101,25 @@ def test_rl_pruner_takes_as_many_samples_as_are_paid_for() -> None:
 
     assert (settings("rl_pruner", 0.4).samples, settings("rl_pruner", 0.65).samples) == (5, 2)
     assert settings("rl_pruner", 0.65).evaluations(33) <= 120
-    no_learning = settings("rl_pruner, no learning", 0.4)
-    assert (no_learning.step_size, no_learning.prune_with) == (0.0, "sample")
+    assert settings("rl_pruner", 0.28).samples == 120 // 14 - 1  # 0.28 / 0.02 is a little more than 14
+    learns, does_not = (settings(f"rl_pruner, by samples{name}", 0.4) for name in ("", ", no learning"))
+    assert does_not == replace(learns, step_size=0.0)
+    assert learns.prune_with == "sample"
+
+
+def test_seeds_draw_the_images(config: MatchedConfig) -> None:
+    first, again, other = (config.load_task(64, seed) for seed in (0, 0, 1))
+    for part in ("train", "val"):
+        images = [getattr(task, part).images for task in (first, again, other)]
+        assert len(images[0]) == len(images[2]) == 64
+        assert torch.equal(images[0], images[1])
+        assert not torch.equal(images[0], images[2])
+    assert torch.equal(first.test.images, other.test.images)
+
+
+def test_a_table_of_nothing_is_refused(config: MatchedConfig) -> None:
+    with pytest.raises(ValueError, match="holds no results yet"):
+        matched(replace(config, table_only=True))
 
 
 def test_unknown_methods_are_refused() -> None:
