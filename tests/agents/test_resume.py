@@ -173,6 +173,7 @@ def test_options_of_the_command_line_must_agree(tmp_path, capsys):
     """Whether they equal a default or not; those that are left out are the folder's."""
     out = str(tmp_path / "run")
     options = ["--agent", "uniform", "--seed", "1", "--sparsity", "0.3", "--device", "cpu", "--reward", "paper"]
+    options += ["--posttraining.epochs", "0"]
     resumed(*options, "--reward-weights", "1", "0.5", "0", "--out", out)
     before = (tmp_path / "run" / "summary.json").read_bytes()
     for given in (

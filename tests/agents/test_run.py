@@ -267,6 +267,7 @@ def test_bad_settings_leave_nothing_behind(settings, message, tmp_path):
 def test_command_line(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--device", "cpu"]
     quick = ["--sparsity", "0.2", "--step-ratio", "0.1", "--rl-pruner.stages", "1", "--rl-pruner.samples", "2"]
+    quick += ["--posttraining.epochs", "1"]
     done = subprocess.run([*command, *quick, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -279,7 +280,7 @@ def test_command_line(tmp_path):
     assert f"on cpu. Run folder: {tmp_path / 'run'}" in done.stdout
     assert f"best {summary['yardstick']:.4f}" in done.stderr  # the progress bar
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["posttraining"]["epochs"] == 5  # as in the main job, whose target does not hold here
+    assert config["posttraining"]["learning_rate"] == 0.01  # as in the main job, whose target does not hold here
     assert (config["sparsity"], config["macs_reduction"]) == (0.2, None)
 
 
