@@ -39,7 +39,10 @@ def config(tmp_path: Path) -> MatchedConfig:
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+QUICK = ("group_norm", "rl_pruner, by samples, no learning")
+
+
+@pytest.mark.parametrize("method", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS])
 def test_every_method_finds_a_network_at_the_target(method: str, config: MatchedConfig) -> None:
     row = evaluate(MatchedRun(replace(config, evaluations=16), 0.2, method, 0))
     assert set(row) == set(COLUMNS)
