@@ -335,7 +335,7 @@ def test_a_full_disk_is_named_and_what_was_done_is_kept(tmp_path, monkeypatch):
     same(whole.folder, run(RunConfig(out=tmp_path / "full", resume=True)).folder)
 
 
-@pytest.mark.parametrize("loss", ["damaged", "deleted"])
+@pytest.mark.parametrize("loss", ["damaged", pytest.param("deleted", marks=pytest.mark.slow)])
 def test_trained_weights_that_are_lost(loss, tmp_path, monkeypatch):
     """A damaged file is named; what is not there is trained again, with the same result."""
     config = {**QUICK, "evaluations": 31, "posttraining": PostTraining(epochs=1, period=1, batch_size=100)}
