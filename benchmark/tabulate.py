@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from prune_gym import tasks
 from prune_gym.arguments import AtLeast, OneOf, check_settings
 from prune_gym.benchmark.grid import Grid
 from prune_gym.benchmark.processes import in_processes
+from prune_gym.files import write_atomically
 from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.scoring.calibration import RECALIBRATION_IMAGES, how_many
 from prune_gym.scoring.candidates import FIDELITY, Candidates
@@ -93,10 +95,9 @@ def part(config: TabulateConfig, first: tuple[int, ...]) -> np.ndarray:
 def keep_part(config: TabulateConfig, folder: Path, first: tuple[int, ...]) -> Path:
     """Compute a part and write it; gives its file."""
     file = folder / f"{'-'.join(map(str, first))}.npy"
-    hits = part(config, first)
-    with file.with_suffix(".tmp").open("wb") as content:
-        np.save(content, hits)
-    file.with_suffix(".tmp").replace(file)
+    content = BytesIO()
+    np.save(content, part(config, first), allow_pickle=False)
+    write_atomically(file, content.getvalue())
     return file
 
 
