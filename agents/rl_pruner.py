@@ -282,12 +282,5 @@ class RLPruner(ConfiguredAgent[RLPrunerConfig]):
 
 def layers_by_group(graph: ChannelGraph) -> tuple[np.ndarray, np.ndarray]:
     """The prunable layers, group by group: the group of each, and its output channels that can be removed, int64 (layers,)."""
-    group_of_unit = np.repeat(np.arange(len(graph.groups)), graph.widths)
-    channels = np.stack(
-        [
-            layer.filters_per_index * np.bincount(group_of_unit[layer.units[layer.units >= 0]], minlength=len(graph.groups))
-            for layer in graph.prunable_layers
-        ]
-    )
-    groups, layers = np.nonzero(channels.T)
-    return groups, channels[layers, groups]
+    groups, layers = np.nonzero(graph.layer_filters.T)
+    return groups, graph.layer_filters[layers, groups]

@@ -123,12 +123,18 @@ def tabulate(config: TabulateConfig) -> Table:
         these[full] = int(Evaluator(candidates, split).correct(task.graph.full()).sum())
     table = Table(
         task=config.task,
+        base=config.base,
+        base_network=task.fingerprints["base network"],
+        levels=config.levels or LEVELS[config.task],
         groups=tuple(group.name for group in task.graph.groups),
         allowed=space.allowed,
         filters_per_unit=task.graph.filters_per_unit,
+        layer_filters=task.graph.layer_filters,
         val_hits=hits[0],
         test_hits=hits[1],
         images=(len(task.val), len(task.test)),
+        recalibration_images=how_many(RECALIBRATION_IMAGES, task.train),
+        ranking_images=len(task.calibration),
         macs_form=cost_form(task.graph, task.graph.cost_model.macs),
         params_form=cost_form(task.graph, task.graph.cost_model.params),
     )

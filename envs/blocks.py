@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from prune_gym import tables
 from prune_gym.arguments import check_integer
 from prune_gym.scoring.evaluation import Score
-from prune_gym.simulation.block_world import BlockGame, BlockWorld
+from prune_gym.simulation.block_world import BlockGame, world_of
 from prune_gym.simulation.rewards import Reward, VectorReward, make_reward
 from prune_gym.simulation.score_functions import finite
 from prune_gym.simulation.simulator import the_target
@@ -29,12 +29,6 @@ class Found:
     state: int
     score: Score
     yardstick: float
-
-
-@lru_cache
-def world_of(table: Table) -> BlockWorld:
-    """The world of a table, made once for all environments of a process."""
-    return BlockWorld(table)
 
 
 class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
@@ -54,7 +48,8 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
         best: the best network at the target so far, by the yardstick, the first of equal ones; None before any.
 
     Args:
-        table: the accuracies of all architectures.
+        table: the accuracies of all architectures, or the name of a task whose table comes with the package; of its networks
+            ``base`` chooses one, see :func:`prune_gym.tables.load`.
         sparsity, macs_reduction, params_reduction: the target, at most one of them, in (0, 1); by default 75% of the MACs.
         reward, reward_weights, yardstick: as of :class:`prune_gym.envs.PruningEnv`, but for ``"vector"``.
 
@@ -65,16 +60,18 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     def __init__(
         self,
-        table: Table,
+        table: str | Table,
         sparsity: float | None = None,
         macs_reduction: float | None = None,
         params_reduction: float | None = None,
         reward: str | Reward = "accuracy",
         reward_weights: tuple[float, float, float] | None = None,
         yardstick: str | Yardstick = "accuracy",
+        base: int = 0,
     ):
+        table = tables.load(table, base) if isinstance(table, str) else table
         if not isinstance(table, Table):
-            raise TypeError(f"table: expected a Table, got {type(table).__name__}.")
+            raise TypeError(f"table: expected a Table or the name of a task, got {type(table).__name__}.")
         if sparsity is macs_reduction is params_reduction is None:
             macs_reduction = DEFAULT_REDUCTION
         chosen = make_reward(reward, reward_weights)

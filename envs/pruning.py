@@ -163,6 +163,44 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if others:
             known = [name for name in inspect.signature(PruningEnv).parameters if name != "others"]
             raise TypeError(str(unknown("keyword", next(iter(others)), known)))
+        self._show(reward, reward_weights, yardstick, observation, render_mode)
+        if not isinstance(task, str | Task):
+            raise TypeError(f"task: expected a name or a prune_gym.tasks.Task, got {type(task).__name__}.")
+        if sparsity is macs_reduction is params_reduction is None:
+            sparsity = DEFAULT_SPARSITY
+        self._play(
+            Simulator(
+                tasks.load(task) if isinstance(task, str) else task,
+                sparsity,
+                step_ratio,
+                macs_reduction=macs_reduction,
+                params_reduction=params_reduction,
+                min_width=min_width,
+                exclude=exclude,
+                round_to=round_to,
+                levels=levels,
+                ranking=ranking,
+                rounding=rounding,
+                importance=importance,
+                reward_split=reward_split,
+                device=device,
+                precision=precision,
+                posttraining=posttraining,
+                cache=cache,
+                importance_seed=importance_seed,
+                fidelity=fidelity,
+            )
+        )
+
+    def _show(
+        self,
+        reward: str | Reward,
+        reward_weights: tuple[float, float, float] | None,
+        yardstick: str | Yardstick,
+        observation: str,
+        render_mode: str | None,
+    ) -> None:
+        """Set what agents and people see."""
         if render_mode is not None:
             check_choice("render_mode", render_mode, self.metadata["render_modes"])
         check_choice("observation", observation, OBSERVATIONS)
@@ -173,40 +211,21 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self.reward_space = spaces.Box(0.0, 1.0, (self.reward_dim,), np.float32)
         self.render_mode = render_mode
         self.observation = observation
-        if not isinstance(task, str | Task):
-            raise TypeError(f"task: expected a name or a prune_gym.tasks.Task, got {type(task).__name__}.")
-        self.task = tasks.load(task) if isinstance(task, str) else task
-        if sparsity is macs_reduction is params_reduction is None:
-            sparsity = DEFAULT_SPARSITY
-        self.simulator = Simulator(
-            self.task,
-            sparsity,
-            step_ratio,
-            macs_reduction=macs_reduction,
-            params_reduction=params_reduction,
-            min_width=min_width,
-            exclude=exclude,
-            round_to=round_to,
-            levels=levels,
-            ranking=ranking,
-            rounding=rounding,
-            importance=importance,
-            reward_split=reward_split,
-            device=device,
-            precision=precision,
-            posttraining=posttraining,
-            cache=cache,
-            importance_seed=importance_seed,
-            fidelity=fidelity,
-        )
-        groups = len(self.graph.groups)
-        self.action_space = spaces.Box(0.0, 1.0, (groups,), np.float32)
+
+    def _play(self, simulator: Simulator) -> None:
+        """Set what happens."""
+        self.simulator = simulator
+        self.action_space = spaces.Box(0.0, 1.0, (len(self.graph.groups),), np.float32)
         self.evaluations = self._evaluations_before = 0
         self.compute = self._compute_before = NOTHING
         self._ranked: set[str] = set()  # networks whose importance this episode has paid for
         self.best: Preview | None = None
         self._state: PruningState | None = None
         self.observation_space = spaces.Box(0.0, 1.0, (len(self._observe(self.simulator.initial())),), np.float32)
+
+    @property
+    def task(self) -> Task:
+        return self.simulator.task
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -296,8 +315,6 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         A snapshot may have been pickled, and may come from another environment of the same task, sparsity, step ratio, rounding
         and post-training. Raises TypeError for anything else than a snapshot, ValueError for one of another process.
         """
-        if not isinstance(snapshot, PruningState):
-            raise TypeError(f"snapshot: expected what snapshot() or a preview gave, got {type(snapshot).__name__}.")
         self._state = self.simulator.attach(snapshot)
         return self._observe(self._state), self._info(self._state)
 
@@ -328,7 +345,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         now = self._current("render")
         title = f"{self.task.name}: {describe(self.simulator.score(now))}"
         picture = draw if self.render_mode == "rgb_array" else write
-        return picture(now.architecture, title)
+        return picture(self.graph, now.widths, title)
 
     # ----------------------------------------------------------------------------------------------------- inside
 
@@ -359,12 +376,12 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _pay(self, now: PruningState, scored: Iterable[tuple[PruningState, Score]]) -> None:
         """Count what it takes to rank the units that go from the present state, once in an episode, and to score others."""
-        scorer, ranked = self.simulator.scorer, self.simulator.ranked(now)
-        if ranked.network.key not in self._ranked:
-            self._ranked.add(ranked.network.key)
-            self.compute += scorer.ranks_cost(ranked.network, self.simulator.score(ranked).macs)
+        ranked = self.simulator.ranked(now)
+        if ranked.key not in self._ranked:
+            self._ranked.add(ranked.key)
+            self.compute += self.simulator.ranking_cost(ranked)
         for state, its in scored:
-            self.compute += scorer.score_cost(state.network, its.macs)
+            self.compute += self.simulator.scoring_cost(state, its)
 
     def _reward(self, before: Score, after: Score) -> Any:
         """The reward of a step. Raises TypeError or ValueError for one that is no finite number."""
@@ -399,7 +416,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             "flops_reduction": score.flops_reduction,
             "params_reduction": score.params_reduction,
             "channel_sparsity": score.channel_sparsity,
-            "widths": state.architecture.widths.copy(),
+            "widths": state.widths.copy(),
             "evaluations": self.evaluations - self._evaluations_before,
             "compute": self.compute.macs - self._compute_before.macs,
         }

@@ -9,15 +9,29 @@ from __future__ import annotations
 
 import gymnasium
 
-ENVIRONMENTS = {
-    "PruneGym/Digits-v0": "digits",
-    "PruneGym/Digits-ResNet-v0": "digits-resnet",
-    "PruneGym/Digits-MobileNet-v0": "digits-mobilenet",
-}
+TASKS = {"Digits": "digits", "Digits-ResNet": "digits-resnet", "Digits-MobileNet": "digits-mobilenet"}
+TABLED = {"Digits": "digits"}  # those that a table comes with
+LIVE = {f"PruneGym/{name}-v0": task for name, task in TASKS.items()}  # their networks are run
+TABULAR = {f"PruneGym/Tabular-{name}-v0": task for name, task in TABLED.items()}  # the same spaces, on a table
+BLOCKS = {f"PruneGym/Blocks-{name}-v0": task for name, task in TABLED.items()}  # one block of one group at a time, on a table
+ENVIRONMENTS = LIVE | TABULAR | BLOCKS
 
 
 def register() -> None:
     """Add the environments to Gymnasium's registry; those that are in it already stay."""
-    for name, task in ENVIRONMENTS.items():
-        if name not in gymnasium.registry:
-            gymnasium.register(name, entry_point="prune_gym.envs.pruning:PruningEnv", kwargs={"task": task})
+    for name, task in LIVE.items():
+        _register(name, "pruning:PruningEnv", None, task=task)
+    for name, task in TABULAR.items():
+        _register(name, "tabular:TabularEnv", "table_vector:TabularVectorEnv", table=task)
+    for name, task in BLOCKS.items():
+        _register(name, "blocks:BlocksEnv", "table_vector:BlocksVectorEnv", table=task)
+
+
+def _register(name: str, entry_point: str, vector_entry_point: str | None, **settings: str) -> None:
+    if name not in gymnasium.registry:
+        gymnasium.register(
+            name,
+            entry_point=f"prune_gym.envs.{entry_point}",
+            vector_entry_point=vector_entry_point and f"prune_gym.envs.{vector_entry_point}",
+            kwargs=settings,
+        )

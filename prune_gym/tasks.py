@@ -168,13 +168,13 @@ _loaded: dict[tuple[str, Path, int], Task] = {}
 
 
 def _load(name: str, folder: Path, seed: int, progress: bool) -> Task:
-    base, chosen = TASKS[name], replace(TASKS[name].recipe, seed=seed)
+    base, chosen, title = TASKS[name], replace(TASKS[name].recipe, seed=seed), f"{name}-{seed}" if seed else name
     splits = base.splits()
     model = build(base.network, splits, seed)
     images = hashlib.blake2b(splits.train.images.numpy().tobytes(), digest_size=8).hexdigest()
     recipe = {"network": base.network, "shapes": _shapes(model), "images": images, **asdict(chosen)}
     digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
-    path = folder / f"{name}-{digest}.safetensors"
+    path = folder / f"{title}-{digest}.safetensors"
     if path.exists():
         try:
             load_weights(model, path)
@@ -187,7 +187,7 @@ def _load(name: str, folder: Path, seed: int, progress: bool) -> Task:
         with one_thread():  # so that all machines start from the same network, as far as they compute alike
             train(model, splits.train, chosen, progress, f"training {base.network} once")
         save_weights(path, model, recipe)
-    return Task(f"{name}-{seed}" if seed else name, model, splits.train, splits.val, splits.test, splits.augmentation)
+    return Task(title, model, splits.train, splits.val, splits.test, splits.augmentation)
 
 
 def build(network: str, splits: Splits, seed: int = 0) -> nn.Module:

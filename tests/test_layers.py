@@ -17,6 +17,7 @@ LAYERS = (  # from the bottom to the top; packages of one layer do not import ea
     ("training",),
     ("tasks",),
     ("simulation",),
+    ("tables",),
     ("envs",),
     ("agents",),
     ("benchmark",),

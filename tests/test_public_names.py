@@ -15,7 +15,7 @@ import pytest
 
 import prune_gym
 from prune_gym import tasks
-from prune_gym.registration import ENVIRONMENTS, register
+from prune_gym.registration import ENVIRONMENTS, LIVE, register
 
 FUNCTIONS = [
     "allocate",
@@ -111,7 +111,7 @@ print(gymnasium.make("prune_gym:PruneGym/Digits-v0").spec.id)
 
 
 def test_registering_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, task in ENVIRONMENTS.items():
+    for name, task in LIVE.items():
         spec = gymnasium.spec(name)
         assert (spec.entry_point, spec.kwargs) == ("prune_gym.envs.pruning:PruningEnv", {"task": task})
     before = dict(gymnasium.registry)

@@ -153,6 +153,17 @@ class ChannelGraph:
         return self.widths * self.filters_per_unit
 
     @cached_property
+    def layer_filters(self) -> np.ndarray:
+        """Output channels of every prunable layer that go with each group, int64 (layers, groups)."""
+        group_of_unit = np.repeat(np.arange(len(self.groups)), self.widths)
+        return np.stack(
+            [
+                layer.filters_per_index * np.bincount(group_of_unit[layer.units[layer.units >= 0]], minlength=len(self.groups))
+                for layer in self.prunable_layers
+            ]
+        )
+
+    @cached_property
     def starts(self) -> np.ndarray:
         """The number of the first unit of every group, and at the end the number of units."""
         return np.concatenate([[0], np.cumsum(self.widths)])

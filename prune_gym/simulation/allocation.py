@@ -17,27 +17,29 @@ def check_action(action: np.ndarray, groups: int) -> np.ndarray:
     array = np.asarray(action)
     if array.shape != (groups,):
         raise ValueError(f"action: expected one number for each of {groups} groups, shape ({groups},); got shape {array.shape}.")
-    if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
+    if array.dtype.kind not in "fiu":
         raise ValueError(f"action: expected real numbers, got dtype {array.dtype}.")
     array = array.astype(np.float64)
+    if array.min() >= 0 and array.max() < np.inf:
+        return array
     if not np.isfinite(array).all():
         raise ValueError(
             f"action: expected finite numbers, got {array[~np.isfinite(array)][0]} for group {np.argmin(np.isfinite(array))}."
         )
-    if (array < 0).any():
-        raise ValueError(f"action: expected numbers >= 0, got {array.min()} for group {array.argmin()}.")
-    return array
+    raise ValueError(f"action: expected numbers >= 0, got {array.min()} for group {array.argmin()}.")
 
 
-def distribution(action: np.ndarray, architecture: Architecture) -> np.ndarray:
-    """The action normalised to sum 1; all zeros stand for the distribution of the original network's filters, which
-    prunes every group by the same fraction."""
-    graph = architecture.graph
-    action = check_action(action, len(graph.groups))
-    if not action.any():
-        action = graph.group_filters.astype(np.float64)
-    action = action / action.max()  # so that the sum of huge numbers is finite
-    return action / action.sum()
+def distribution(action: np.ndarray, group_filters: np.ndarray) -> np.ndarray:
+    """The action normalised to sum 1; all zeros stand for the distribution of the original network's filters (groups,), which
+    prunes every group by the same fraction. Raises like :func:`check_action`."""
+    return normalised(check_action(action, len(group_filters)), group_filters)
+
+
+def normalised(actions: np.ndarray, group_filters: np.ndarray) -> np.ndarray:
+    """:func:`distribution` of checked actions (..., groups)."""
+    actions = np.where(actions.any(-1, keepdims=True), actions, group_filters)
+    actions = actions / actions.max(-1, keepdims=True)  # so that the sum of huge numbers is finite
+    return actions / actions.sum(-1, keepdims=True)
 
 
 def shares(
@@ -71,7 +73,7 @@ def _shares_of_filters(
 ) -> np.ndarray:
     """:func:`shares` that hold so many filters."""
     graph = architecture.graph
-    weights = distribution(action, architecture)
+    weights = distribution(action, graph.group_filters)
     capacity = (architecture.widths - space.lowest).astype(np.float64)
     carried = np.zeros(len(weights)) if carry is None else carry
     result = np.minimum(carried, capacity)
@@ -132,7 +134,7 @@ def allocate(
     if budget > (largest := space.largest - gone):
         raise ValueError(f"budget: expected at most {largest} {space.unit}, all that can still be removed, got {budget}.")
     if rounding == "paper":
-        wanted = distribution(action, architecture)
+        wanted = distribution(action, graph.group_filters)
         after = _nudged(wanted, architecture, gone + budget, space)
     else:
         wanted = shares(action, architecture, budget, carry, space)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from prune_gym.scoring.evaluation import Score
+from prune_gym.simulation.blocks import fractions_of, take_many_blocks
 from prune_gym.simulation.rewards import Reward
 from prune_gym.simulation.schedule import target_budget
 from prune_gym.simulation.space import UNITS
@@ -29,6 +30,7 @@ class BlockWorld:
         blocks: how many blocks can still go in every state, int64 (states,).
         scores: a :class:`prune_gym.scoring.evaluation.Score` of arrays (states,), on the validation images.
         widths: int64 (states, groups); ``least`` are those of the smallest network.
+        strides: the difference that a block of each group makes to the number of a state, int64 (groups,).
         observations: kept over original widths, float32 (states, groups).
     """
 
@@ -37,17 +39,18 @@ class BlockWorld:
         shape, groups = table.shape, len(table.groups)
         states = np.arange(int(np.prod(shape)), dtype=np.int32)
         self.start = len(states) - 1
-        levels = np.stack(np.unravel_index(states, shape), -1)
-        strides = np.array([int(np.prod(shape[i + 1 :])) for i in range(groups)], np.int32)
-        self.following = states[:, None] - strides * (levels > 0)
+        self.strides = np.array([int(np.prod(shape[i + 1 :])) for i in range(groups)])
+        levels = self.levels(states)
+        self.following = (states[:, None] - self.strides * (levels > 0)).astype(np.int32)
         for _ in range(groups - 1):
             stuck = self.following == states[:, None]
             self.following = np.where(stuck, np.roll(self.following, -1, axis=1), self.following)
         self.widths = table.widths(levels)
-        self.least = self.widths[0]
+        self.least, self.group_filters = self.widths[0], self.widths[-1] * table.filters_per_unit
         self.observations = (self.widths / self.widths[-1]).astype(np.float32)
         self.blocks = levels.sum(1)
         self.scores = self._scores(levels)
+        self._arrays = [getattr(self.scores, field.name) for field in fields(Score)]
         self.baseline = self.score(self.start)
 
     def _scores(self, levels: np.ndarray) -> Score:
@@ -59,21 +62,40 @@ class BlockWorld:
             params=params,  # type: ignore[arg-type]
             flops_reduction=1 - macs / macs[-1],
             params_reduction=1 - params / params[-1],
-            channel_sparsity=1 - self.widths @ table.filters_per_unit / full,
+            channel_sparsity=(self.widths[-1] - self.widths) @ table.filters_per_unit / full,
         )
+
+    def levels(self, states: np.ndarray) -> np.ndarray:
+        """How many blocks groups can still lose in states (N,), int64 (N, groups)."""
+        return states[:, None] // self.strides % self.table.shape
+
+    def states(self, levels: np.ndarray) -> np.ndarray:
+        """The states with these levels (N, groups), int64 (N,)."""
+        return levels @ self.strides
 
     def score(self, state: int) -> Score:
         """The score of one state, with numbers."""
-        return Score(**{field.name: getattr(self.scores, field.name)[state].item() for field in fields(Score)})
+        return Score(*[array[state].item() for array in self._arrays])
 
     def scores_of(self, states: np.ndarray) -> Score:
         """A score of arrays, those of the states (N,)."""
-        return Score(**{field.name: getattr(self.scores, field.name)[states] for field in fields(Score)})
+        return Score(*[array[states] for array in self._arrays])
+
+    @property
+    def macs(self) -> np.ndarray:
+        """MACs of every state, int64 (states,)."""
+        return self._arrays[1]
 
     @cached_property
     def test_accuracy(self) -> np.ndarray:
         """Test accuracy of every state in [0, 1], for reports alone; float64 (states,)."""
         return self.table.test_hits.ravel() / self.table.images[1]
+
+
+@lru_cache(maxsize=8)
+def world_of(table: Table) -> BlockWorld:
+    """The world of a table, made once for all environments of a process."""
+    return BlockWorld(table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +116,7 @@ class BlockGame:
 
     def __post_init__(self) -> None:
         if not self.over.any():
-            largest = np.floor(self.removed.max() / self.removed_total * 1e4) / 1e4
+            largest = np.floor(self.removed.max() / self.total * 1e4) / 1e4
             table = f"the table of {self.world.table.task!r}"
             raise ValueError(
                 f"{self.target}: {self.reduction} cannot be reached on {table}; the largest that can is {largest:.4f}."
@@ -110,7 +132,7 @@ class BlockGame:
         return count[-1] - count  # type: ignore[index]
 
     @cached_property
-    def removed_total(self) -> int:
+    def total(self) -> int:
         """How many the original network has."""
         world = self.world
         if UNITS[self.target] == "filters":
@@ -120,7 +142,22 @@ class BlockGame:
     @cached_property
     def over(self) -> np.ndarray:
         """Whether the target is reached, bool (states,)."""
-        return self.removed >= target_budget(self.removed_total, self.reduction)
+        return self.removed >= target_budget(self.total, self.reduction)
+
+    def take_many(
+        self, actions: np.ndarray, states: np.ndarray, carry: np.ndarray, goals: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The states (N,) that pruning steps lead to, and what groups owe there, (N, groups); see
+        :func:`prune_gym.simulation.blocks.take_many_blocks`."""
+        world = self.world
+        levels, carry = take_many_blocks(
+            fractions_of(actions, world.group_filters),
+            world.levels(states),
+            carry,
+            goals,
+            lambda levels: self.removed[world.states(levels)],
+        )
+        return world.states(levels), carry
 
     @cached_property
     def reachable(self) -> np.ndarray:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
+    from prune_gym.simulation.block_world import BlockGame
     from prune_gym.simulation.space import PruningSpace
 
 EXACT = "largest_remainder"  # the rounding that meets a budget exactly wherever it can be met
 
 
-def step_budget(space: PruningSpace, step_ratio: float) -> int:
+def step_budget(space: PruningSpace | BlockGame, step_ratio: float) -> int:
     """What a step removes, at least one: ``floor(step_ratio * total)`` filters, which is M of the paper; MACs and parameters are
     rounded up, so that no step is left over for a handful of them."""
     wanted = step_ratio * space.total
@@ -48,6 +51,10 @@ class Schedule:
         """What is to be gone after the next step."""
         return min(self.per_step * (steps + 1), self.target)
 
+    def goals(self, steps: np.ndarray) -> np.ndarray:
+        """:meth:`goal` for many states (N,)."""
+        return np.minimum(self.per_step * (steps + 1), self.target)
+
     def budget(self, removed: int, steps: int) -> int:
         """What the next step is to remove, at least one. It makes up for what rounding kept the steps before from
         removing, so that an episode has as many steps as planned."""
@@ -64,9 +71,9 @@ class Schedule:
     def is_over(self, removed: int) -> bool:
         return removed >= self.target
 
-    def progress(self, removed: int) -> float:
-        """How much of the way to the target is done, in [0, 1]."""
-        return min(1.0, removed / self.target)
+    def progress(self, removed: Any) -> Any:
+        """How much of the way to the target is done, in [0, 1]; for a number or an array."""
+        return np.minimum(1.0, removed / self.target)
 
     def steps_left(self, removed: int, steps: int) -> int:
         """Steps to the end of the episode; 0 at the end, at least 1 before it."""

@@ -17,6 +17,7 @@ from prune_gym.scoring.candidates import FIDELITIES, FIDELITY
 from prune_gym.scoring.evaluation import PRECISIONS, Score
 from prune_gym.scoring.importance import CRITERIA
 from prune_gym.simulation.allocation import ROUNDINGS, allocate, check_action, complete, shares
+from prune_gym.simulation.blocks import fractions_of, take_blocks
 from prune_gym.simulation.compute import NOTHING, Compute
 from prune_gym.simulation.recipes import Network
 from prune_gym.simulation.result_cache import NamespacedCache, ResultCache
@@ -139,6 +140,10 @@ class Simulator:
             )
         check_number("step_ratio", step_ratio, "(0, 1]")
         check_choice("rounding", rounding, ROUNDINGS)
+        if levels is not None and rounding != "carry":
+            raise ValueError(
+                f"rounding: with levels steps take whole blocks, and what is owed is carried over; got {rounding!r}."
+            )
         check_choice("importance", importance, CRITERIA)
         check_integer("importance_seed", importance_seed, 0)
         check_choice("reward_split", reward_split, PROTOCOLS)
@@ -219,6 +224,8 @@ class Simulator:
 
     def _counts(self, state: PruningState, actions: Sequence[np.ndarray], to_target: bool) -> tuple[np.ndarray, np.ndarray]:
         """The units that each group loses by each action, int64 (actions, groups), and what rounding carries over."""
+        if self.space.levels is not None:
+            return self._blocks(state, actions, to_target)
         budget, rounding = self.step_budget(state), self.schedule.rounding_at(state.steps)
         if to_target:
             budget, rounding = self.schedule.target - self.removed(state), EXACT
@@ -233,6 +240,22 @@ class Simulator:
             if is_last or self.schedule.is_over(int(space.removed(widths - counts[i]))):
                 counts[i] = widths - complete(widths - counts[i], widths, self.schedule.target, space)
         return counts, carries
+
+    def _blocks(self, state: PruningState, actions: Sequence[np.ndarray], to_target: bool) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`_counts` where groups lose whole blocks."""
+        space, widths = self.space, state.architecture.widths
+        goal = self.schedule.target if to_target else self.schedule.goal(state.steps)
+        levels, carry = space.levels_at(widths).tolist(), state.carry.tolist()
+
+        def removed(levels: list[int]) -> int:
+            return int(space.removed(space.widths_at(np.array(levels))))
+
+        taken = [
+            take_blocks(fractions_of(action, self.graph.group_filters).tolist(), levels, carry, goal, removed)
+            for action in actions
+        ]
+        after = np.array([levels for levels, _ in taken], np.int64).reshape(-1, len(widths))
+        return widths - space.widths_at(after), np.array([carry for _, carry in taken]).reshape(-1, len(widths))
 
     def trains(self, state: PruningState) -> bool:
         """Whether a step that leads to this state ends with post-training."""
@@ -276,6 +299,14 @@ class Simulator:
         """The scores of states, whatever their weights."""
         return self.scorer.scores([state.network for state in states])
 
+    def ranking_cost(self, state: PruningState) -> Compute:
+        """What it takes to rank the units of a state."""
+        return self.scorer.ranks_cost(state.network, self.score(state).macs)
+
+    def scoring_cost(self, state: PruningState, score: Score) -> Compute:
+        """What it takes to score a state, as this score says."""
+        return self.scorer.score_cost(state.network, score.macs)
+
     def training_cost(self, state: PruningState) -> Compute:
         """What the post-training took that a state ends with; nothing if it does not."""
         if not self.trains(state):
@@ -295,8 +326,10 @@ class Simulator:
     def attach(self, state: PruningState) -> PruningState:
         """The same state on this simulator's channel graph, for one that was pickled or belongs to a copy of this simulator.
 
-        Raises ValueError for a state of another task, schedule or post-training.
+        Raises TypeError for anything else than a state, ValueError for one of another task, schedule or post-training.
         """
+        if not isinstance(state, PruningState):
+            raise TypeError(f"snapshot: expected what snapshot() or a preview gave, got {type(state).__name__}.")
         self.process.check_same(state.process)
         if state.architecture.graph is self.graph:
             return state

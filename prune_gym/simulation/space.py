@@ -130,6 +130,21 @@ class PruningSpace:
         rows = np.reshape(widths, (-1, len(self.graph.groups))).astype(np.float64)
         return (self.total - model.evaluate(form, rows)).reshape(np.shape(widths)[:-1])
 
+    def levels_at(self, widths: np.ndarray) -> np.ndarray:
+        """How many blocks the groups can lose at widths that they may have, int64 (..., groups)."""
+        levels = [np.searchsorted(allowed, mine) for allowed, mine in zip(self.allowed, np.moveaxis(widths, -1, 0), strict=True)]
+        return np.stack(levels, -1)
+
+    def widths_at(self, levels: np.ndarray) -> np.ndarray:
+        """The widths of groups that can lose so many blocks, int64 (..., groups)."""
+        return self._by_level[np.arange(len(self.allowed)), levels]
+
+    @cached_property
+    def _by_level(self) -> np.ndarray:
+        """The widths by group and level, int64 (groups, most levels); the last one again where a group has fewer."""
+        most = max(map(len, self.allowed))
+        return np.stack([np.pad(widths, (0, most - len(widths)), "edge") for widths in self.allowed])
+
     def at_least(self, widths: np.ndarray) -> np.ndarray:
         """The smallest widths that groups may have, and that are not below these real numbers; int64 (..., groups)."""
         return self._look_up(self._tables[0], np.ceil(widths - 1e-9))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -63,12 +64,19 @@ class PruningState:
     def network(self) -> Network:
         return Network(self.architecture, self.weights)
 
+    @property
+    def key(self) -> str:
+        """The same for the same network."""
+        return self.network.key
+
+    @property
+    def widths(self) -> np.ndarray:
+        """Kept units per group, int64 (groups,)."""
+        return self.architecture.widths
+
     def trajectory(self) -> list[PruningState]:
         """All states from the original network to this one."""
-        path = [self]
-        while path[-1].previous is not None:
-            path.append(path[-1].previous)
-        return path[::-1]
+        return trajectory(self)
 
     def pruned(self, architecture: Architecture, carry: np.ndarray, action: np.ndarray | None) -> PruningState:
         """The state after one more step, before any post-training."""
@@ -87,7 +95,8 @@ class PruningState:
 
     def __reduce__(self) -> tuple:
         graph = self.architecture.graph
-        layout = DetachedGraph(graph.fingerprint, graph.widths, graph.filters_per_unit)
+        names = tuple(group.name for group in graph.groups)
+        layout = DetachedGraph(graph.fingerprint, names, graph.widths, graph.filters_per_unit, graph.layer_filters)
         return replay, (layout, self.process, self.moves())
 
     def moves(self) -> list[Move]:
@@ -105,6 +114,24 @@ class PruningState:
         ]
 
 
+State = TypeVar("State", bound="HasPrevious")
+
+
+class HasPrevious(Protocol):
+    """A state that knows the one before."""
+
+    @property
+    def previous(self: State) -> State | None: ...
+
+
+def trajectory(state: State) -> list[State]:
+    """All states from the original network to this one."""
+    path = [state]
+    while (previous := path[-1].previous) is not None:
+        path.append(previous)
+    return path[::-1]
+
+
 class Move(NamedTuple):
     """One step, as plain bytes."""
 
@@ -115,13 +142,30 @@ class Move(NamedTuple):
     teaches: bool
 
 
+class DetachedGroup(NamedTuple):
+    """What is kept of a group."""
+
+    name: str
+    width: int
+
+
 @dataclass(frozen=True, eq=False)
 class DetachedGraph:
     """What a pickled state keeps of its channel graph: enough to read and to compare architectures, not to cut a network."""
 
     fingerprint: str
+    names: tuple[str, ...]
     widths: np.ndarray
     filters_per_unit: np.ndarray
+    layer_filters: np.ndarray
+
+    @cached_property
+    def groups(self) -> tuple[DetachedGroup, ...]:
+        return tuple(map(DetachedGroup, self.names, self.widths.tolist()))
+
+    @cached_property
+    def group_filters(self) -> np.ndarray:
+        return self.widths * self.filters_per_unit
 
     @property
     def starts(self) -> np.ndarray:

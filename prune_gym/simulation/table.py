@@ -14,7 +14,23 @@ import numpy as np
 
 from prune_gym.files import write_atomically
 
-FIELDS = ("val_hits", "test_hits", "images", "macs_form", "params_form", "filters_per_unit", "groups", "task")
+FIELDS = (
+    "task",
+    "base",
+    "base_network",
+    "levels",
+    "groups",
+    "filters_per_unit",
+    "layer_filters",
+    "val_hits",
+    "test_hits",
+    "images",
+    "recalibration_images",
+    "ranking_images",
+    "macs_form",
+    "params_form",
+)
+SCALARS = ("task", "base", "base_network", "levels", "recalibration_images", "ranking_images")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +40,15 @@ class Table:
 
     Attributes:
         task: the name of the task.
+        base: the seed of the training of its network; ``base_network`` is a fingerprint of this.
+        levels: blocks that every group is cut into; groups of fewer units have as many as units.
         groups: the names of the groups.
         allowed: the widths of each group by level, rising; its own is the last. int64 arrays.
-        filters_per_unit: int64 (groups,).
+        filters_per_unit: int64 (groups,); layer_filters: int64 (layers, groups), see :class:`prune_gym.ChannelGraph`.
         val_hits, test_hits: how many validation and test images each architecture classifies correctly, uint16 with an axis for
             every group.
         images: how many validation and test images there are.
+        recalibration_images, ranking_images: on how many images networks are recalibrated, and importance is computed.
         macs_form, params_form: what an architecture costs: with its widths and a 1 behind them as w, the quadratic form of w;
             float64 (groups + 1, groups + 1).
 
@@ -37,12 +56,18 @@ class Table:
     """
 
     task: str
+    base: int
+    base_network: str
+    levels: int
     groups: tuple[str, ...]
     allowed: tuple[np.ndarray, ...]
     filters_per_unit: np.ndarray
+    layer_filters: np.ndarray
     val_hits: np.ndarray
     test_hits: np.ndarray
     images: tuple[int, int]
+    recalibration_images: int
+    ranking_images: int
     macs_form: np.ndarray
     params_form: np.ndarray
 
@@ -109,7 +134,7 @@ class Table:
             with np.load(BytesIO(content), allow_pickle=False) as file:
                 fields: dict[str, Any] = {name: file[name] for name in FIELDS}
                 allowed = tuple(file[f"allowed_{i}"] for i in range(len(fields["groups"])))
-            fields |= {"task": str(fields["task"]), "groups": tuple(map(str, fields["groups"]))}
+            fields |= {name: fields[name].item() for name in SCALARS} | {"groups": tuple(map(str, fields["groups"]))}
             fields |= {"images": tuple(fields["images"].tolist()), "allowed": allowed}
             return cls(**fields)
         except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -21,12 +21,18 @@ def table(tiny_task: Task) -> Table:
     hits = [np.minimum(n, n * (0.3 + 0.7 * kept) + rng.integers(0, 9, shape)).astype(np.uint16) for n in (120, 60)]
     return Table(
         task="tiny",
+        base=0,
+        base_network="none",
+        levels=4,
         groups=tuple(group.name for group in graph.groups),
         allowed=space.allowed,
         filters_per_unit=graph.filters_per_unit,
+        layer_filters=graph.layer_filters,
         val_hits=hits[0],
         test_hits=hits[1],
         images=(120, 60),
+        recalibration_images=50,
+        ranking_images=20,
         macs_form=cost_form(graph, graph.cost_model.macs),
         params_form=cost_form(graph, graph.cost_model.params),
     )

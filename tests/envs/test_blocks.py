@@ -114,8 +114,8 @@ def test_misuse_is_named(table: Table) -> None:
         BlocksEnv(table, macs_reduction=0.3, sparsity=0.2)
     with pytest.raises(ValueError, match="reward: expected one that is a number"):
         BlocksEnv(table, reward="vector")
-    with pytest.raises(TypeError, match="table: expected a Table, got str"):
-        BlocksEnv("digits")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="table: expected a Table or the name of a task, got int"):
+        BlocksEnv(3)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

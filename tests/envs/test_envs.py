@@ -16,7 +16,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import prune_gym
 from prune_gym.envs import PruningEnv, SoftmaxAction
-from prune_gym.registration import ENVIRONMENTS
+from prune_gym.registration import LIVE
 from prune_gym.training.distillation import PostTraining
 
 
@@ -56,7 +56,7 @@ def assert_equal(a: object, b: object) -> None:
         assert a == b
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("name", LIVE)
 def test_conformance(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -74,7 +74,7 @@ def test_conformance(name):
     assert [type(info[name]) for name in ("macs", "params", "evaluations", "compute")] == [int] * 4
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("name", LIVE)
 def test_base_network_and_episode(name):
     env = gymnasium.make(name, sparsity=0.3, step_ratio=0.1, device="cpu")
     _, info = env.reset()

@@ -76,7 +76,7 @@ def test_only_the_ratios_of_an_action_count(rounding: str, case: tuple[Architect
 def test_zeros_stand_for_the_filters_of_the_original_network(rounding: str, case: tuple[Architecture, np.ndarray, int]) -> None:
     at, action, budget = case
     filters = at.graph.widths * at.graph.filters_per_unit
-    np.testing.assert_allclose(distribution(0 * action, at), filters / filters.sum(), rtol=1e-12)
+    np.testing.assert_allclose(distribution(0 * action, filters), filters / filters.sum(), rtol=1e-12)
     np.testing.assert_array_equal(allocate(0 * action, at, budget, rounding), allocate(filters, at, budget, rounding))
 
 

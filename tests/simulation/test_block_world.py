@@ -29,12 +29,18 @@ def table() -> Table:
     params[[0, 1, 2], 3] += 2
     return Table(
         task="chain",
+        base=0,
+        base_network="none",
+        levels=4,
         groups=("a", "b", "c"),
         allowed=(np.array([2, 4, 6]), np.array([1, 2, 3, 4]), np.array([3, 6])),
         filters_per_unit=np.array([1, 2, 1]),
+        layer_filters=np.array([[6, 0, 0], [0, 8, 0], [0, 0, 6]]),
         val_hits=rng.integers(0, 100, shape).astype(np.uint16),
         test_hits=rng.integers(0, 50, shape).astype(np.uint16),
         images=(100, 50),
+        recalibration_images=50,
+        ranking_images=20,
         macs_form=form,
         params_form=params,
     )

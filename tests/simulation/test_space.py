@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from prune_gym import ChannelGraph, models, trace
 from prune_gym.envs import PruningEnv
 from prune_gym.simulation.allocation import allocate, complete
+from prune_gym.simulation.blocks import fractions_of, take_blocks
 from prune_gym.simulation.simulator import Simulator
 from prune_gym.simulation.space import UNITS, PruningSpace
 from prune_gym.tasks import Task
@@ -133,7 +134,6 @@ LIMITS = [
     {"round_to": 2},
     {"min_width": 0.3, "exclude": ["inner", "hidden"]},
     {"round_to": 2, "min_width": {"stem": 4}},
-    {"levels": 3},
 ]
 
 
@@ -155,6 +155,29 @@ def test_targets_are_met_from_above_and_no_unit_more(
             more = widths.copy()
             more[group] = space.next_above(widths, before)[group]
             assert counted(graph, name, more) < value * space.total
+
+
+def test_with_levels_steps_take_whole_blocks(tiny_task: Task) -> None:
+    """As :mod:`prune_gym.simulation.blocks` says, until each goal of the schedule is met."""
+    simulator = Simulator(tiny_task, macs_reduction=0.6, step_ratio=0.1, levels=4, fidelity="original")
+    graph, space, rng = tiny_task.graph, simulator.space, np.random.default_rng(0)
+    state = simulator.initial()
+    while not simulator.is_terminal(state):
+        action = rng.dirichlet(np.ones(len(graph.groups)))
+        (after,) = simulator.successors(state, [action])
+        levels, carry = take_blocks(
+            fractions_of(action, graph.group_filters).tolist(),
+            space.levels_at(state.widths).tolist(),
+            state.carry.tolist(),
+            simulator.schedule.goal(state.steps),
+            lambda levels: int(space.removed(space.widths_at(np.array(levels)))),
+        )
+        assert after.widths.tolist() == space.widths_at(np.array(levels)).tolist()
+        assert after.carry.tolist() == carry
+        assert simulator.removed(after) >= simulator.schedule.goal(state.steps)
+        state = after
+    with pytest.raises(ValueError, match=r"rounding: with levels steps take whole blocks, .* got 'paper'"):
+        Simulator(tiny_task, macs_reduction=0.6, levels=4, rounding="paper")
 
 
 def test_a_target_that_cannot_be_met_says_the_largest_that_can(tiny_task: Task) -> None:

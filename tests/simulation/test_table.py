@@ -22,12 +22,18 @@ def table(tiny_task: Task) -> Table:
     shape = tuple(map(len, space.allowed))
     return Table(
         task="tiny",
+        base=0,
+        base_network="none",
+        levels=3,
         groups=tuple(group.name for group in graph.groups),
         allowed=space.allowed,
         filters_per_unit=graph.filters_per_unit,
+        layer_filters=graph.layer_filters,
         val_hits=rng.integers(0, 121, shape).astype(np.uint16),
         test_hits=rng.integers(0, 61, shape).astype(np.uint16),
         images=(120, 60),
+        recalibration_images=50,
+        ranking_images=20,
         macs_form=cost_form(graph, graph.cost_model.macs),
         params_form=cost_form(graph, graph.cost_model.params),
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from prune_gym.envs.blocks import BlocksEnv
-from prune_gym.envs.blocks_vector import BlocksVectorEnv
+from prune_gym.envs.table_vector import BlocksVectorEnv, TableVectorEnv, TabularVectorEnv
+from prune_gym.envs.tabular import TabularEnv
 from prune_gym.simulation.table import Table
 
 COPIES = 7
@@ -32,23 +34,34 @@ def same(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def pair(table: Table, mode: AutoresetMode) -> tuple[BlocksVectorEnv, SyncVectorEnv]:
-    many = BlocksVectorEnv(COPIES, mode, table=table, **SETTINGS)
-    return many, SyncVectorEnv([lambda: BlocksEnv(table, **SETTINGS)] * COPIES, autoreset_mode=mode)
-
-
+@pytest.mark.parametrize(
+    ("kinds", "settings"),
+    [
+        ((BlocksVectorEnv, BlocksEnv), {}),
+        ((TabularVectorEnv, TabularEnv), {"step_ratio": 0.02}),
+        ((TabularVectorEnv, TabularEnv), {"step_ratio": 0.1, "observation": "full"}),
+    ],
+)
 @pytest.mark.parametrize("mode", list(AutoresetMode))
-def test_equal_to_single_environments(table: Table, mode: AutoresetMode) -> None:
-    many, single = pair(table, mode)
+def test_equal_to_single_environments(
+    table: Table,
+    mode: AutoresetMode,
+    kinds: tuple[type[TableVectorEnv], type[gymnasium.Env]],
+    settings: dict[str, Any],
+) -> None:
+    settings = SETTINGS | settings
+    many = kinds[0](COPIES, autoreset_mode=mode, table=table, **settings)  # type: ignore[call-arg]
+    single = SyncVectorEnv([lambda: kinds[1](table=table, **settings)] * COPIES, autoreset_mode=mode)
     assert many.observation_space == single.observation_space
     assert many.action_space == single.action_space
     assert many.metadata["autoreset_mode"] is single.metadata["autoreset_mode"] is mode
+    many.action_space.seed(0)
     for seed in (3, None):
         for a, b in zip(many.reset(seed=seed), single.reset(seed=seed), strict=True):
             same(a, b)
-        rng, ended = np.random.default_rng(0), 0
-        for _ in range(120):
-            actions = rng.integers(0, 5, COPIES)
+        ended = 0
+        for step in range(120):
+            actions = many.action_space.sample() * (1 if step % 5 else 0)  # all zeros, too
             ours, theirs = many.step(actions), single.step(actions)
             for a, b in zip(ours, theirs, strict=True):
                 same(a, b)

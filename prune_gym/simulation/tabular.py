@@ -1,0 +1,200 @@
+"""The pruning process on a table: the steps of a simulator whose groups lose whole blocks, and no network that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from operator import mul
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prune_gym import tasks
+from prune_gym.arguments import check_number
+from prune_gym.scoring.evaluation import Score
+from prune_gym.simulation.block_world import BlockGame, world_of
+from prune_gym.simulation.blocks import fractions_of, take_blocks
+from prune_gym.simulation.compute import NOTHING, Compute, passes
+from prune_gym.simulation.schedule import Schedule, step_budget, target_budget
+from prune_gym.simulation.simulator import Simulator, the_target
+from prune_gym.simulation.state import DetachedGraph, Process, PruningState, trajectory
+from prune_gym.simulation.table import Table
+from prune_gym.surgery.pruned_network import PrunedNetwork
+from prune_gym.tasks import Task
+from prune_gym.training.distillation import PostTraining
+
+
+class TabularState(NamedTuple):
+    """As :class:`prune_gym.simulation.state.PruningState`, of a :class:`TabularSimulator`: an architecture of the table, what its
+    groups owe, and the way there. Its arrays and lists are not to be written to."""
+
+    process: Process
+    number: int  # of the architecture in the table
+    score: Score
+    widths: np.ndarray  # int64 (groups,)
+    levels: list[int]  # blocks that every group can still lose
+    carry: list[float]  # blocks that it owes
+    steps: int = 0
+    previous: TabularState | None = None
+    action: np.ndarray | None = None
+
+    @property
+    def key(self) -> int:
+        """The same for the same network."""
+        return self.number
+
+    def trajectory(self) -> list[TabularState]:
+        """All states from the original network to this one."""
+        return trajectory(self)
+
+
+class TabularSimulator(Simulator):
+    """Takes the same steps as a :class:`prune_gym.simulation.simulator.Simulator` with the table's ``levels`` and
+    ``ranking="initial"``, and looks accuracies up. What steps would take, were networks run, is counted all the same.
+
+    Args:
+        table: the accuracies of all architectures.
+        sparsity, macs_reduction, params_reduction, step_ratio: as of the simulator.
+
+    Attributes:
+        game: the architectures in which an episode may end, with the best of them; its moves are single blocks.
+
+    Raises TypeError or ValueError for a bad argument, by its name.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        sparsity: float | None = None,
+        step_ratio: float = 0.05,
+        macs_reduction: float | None = None,
+        params_reduction: float | None = None,
+    ):
+        if not isinstance(table, Table):
+            raise TypeError(f"table: expected a Table or the name of a task, got {type(table).__name__}.")
+        check_number("step_ratio", step_ratio, "(0, 1]")
+        world = world_of(table)
+        self.game = BlockGame(world, *the_target(sparsity, macs_reduction, params_reduction))
+        self.table, self.world, self._step_ratio = table, world, step_ratio
+        self.posttraining, self.reward_split, self.ranking = PostTraining(), "val", "initial"
+        self.schedule = Schedule(
+            target_budget(self.game.total, self.game.reduction), step_budget(self.game, step_ratio), rounding="carry"
+        )
+        self.graph = DetachedGraph(
+            table.base_network, table.groups, world.widths[-1], table.filters_per_unit, table.layer_filters
+        )  # type: ignore[assignment]
+        self.baseline = world.baseline
+        self._strides = world.strides.tolist()
+        space = f"{self.game.target}, the table of {table.task}-{table.base} with {table.levels} levels"
+        self.process = Process(table.base_network, self.schedule, space, "none")
+        self._initial = self._state([n - 1 for n in table.shape], [0.0] * len(table.groups))
+
+    # ------------------------------------------------------------------------------------------------- one step
+
+    def initial(self) -> Any:
+        return self._initial
+
+    def step(self, state: Any, action: np.ndarray) -> Any:
+        return self.successors(state, [action])[0]
+
+    def successors(self, state: Any, actions: Sequence[np.ndarray], to_target: bool = False) -> list[Any]:
+        """The states that actions lead to, float64 arrays (groups,), as :func:`prune_gym.simulation.allocation.check_action`
+        gives them."""
+        return [self._successor(state, action, to_target) for action in actions]
+
+    def _successor(self, state: TabularState, action: np.ndarray, to_target: bool) -> TabularState:
+        goal = self.schedule.target if to_target else self.schedule.goal(state.steps)
+        fractions = fractions_of(action, self.world.group_filters).tolist()
+        levels, carry = take_blocks(fractions, state.levels, state.carry, goal, self._removed)
+        return self._state(levels, carry, state.steps + 1, state, action)
+
+    def _state(
+        self, levels: list[int], carry: list[float], steps: int = 0, previous: Any = None, action: Any = None
+    ) -> TabularState:
+        index = self._index(levels)
+        return TabularState(
+            self.process, index, self.world.score(index), self.world.widths[index], levels, carry, steps, previous, action
+        )
+
+    def _index(self, levels: list[int]) -> int:
+        return sum(map(mul, levels, self._strides))
+
+    def _removed(self, levels: list[int]) -> int:
+        return self.game.removed.item(self._index(levels))
+
+    def ranked(self, state: Any) -> Any:
+        return self._initial
+
+    def trains(self, state: Any) -> bool:
+        return False
+
+    # ------------------------------------------------------------------------------------------------- its progress
+
+    def removed(self, state: Any) -> int:
+        return self.game.removed.item(state.number)
+
+    # ------------------------------------------------------------------------------------------------- its networks
+
+    def score(self, state: Any) -> Score:
+        return state.score
+
+    def scores(self, states: Sequence[Any]) -> list[Score]:
+        return [state.score for state in states]
+
+    @cached_property
+    def ranking_macs(self) -> int:
+        """What the importance ranking takes, which is that of the original network."""
+        return passes(self.table.ranking_images, int(self.baseline.macs), backward=True).macs
+
+    def scoring_images(self, states: Any) -> Any:
+        """How many images go through networks to score them, for the number of a state or an array of them."""
+        return self.table.images[0] + (states != self.world.start) * self.table.recalibration_images
+
+    def ranking_cost(self, state: Any) -> Compute:
+        return passes(self.table.ranking_images, state.score.macs, backward=True)
+
+    def scoring_cost(self, state: Any, score: Score) -> Compute:
+        return passes(self.scoring_images(state.number), score.macs)
+
+    def training_cost(self, state: Any) -> Compute:
+        return NOTHING
+
+    def attach(self, state: Any) -> Any:
+        """The state itself. Raises TypeError for anything else than a state, ValueError for one of another process."""
+        if not isinstance(state, TabularState):
+            raise TypeError(f"snapshot: expected what snapshot() or a preview gave, got {type(state).__name__}.")
+        self.process.check_same(state.process)
+        return state
+
+    def pin(self, state: Any) -> None:
+        """There are no weights to keep."""
+
+    def test_accuracy(self, state: Any) -> float:
+        """The test accuracy of a state in [0, 1]: to report a network that was found, not to search for one."""
+        return self.world.test_accuracy[state.number].item()
+
+    @cached_property
+    def task(self) -> Task:  # type: ignore[override]  # loaded when it is asked for
+        """The task that the table is of. Raises ValueError if its network is another one on this machine."""
+        task = tasks.load(self.table.task, seed=self.table.base)
+        if (found := task.fingerprints["base network"]) != self.table.base_network:
+            raise ValueError(f"task: the table was made of another network, {self.table.base_network}; here it is {found}.")
+        return task
+
+    @cached_property
+    def live(self) -> Simulator:
+        """The simulator that runs networks and takes the same steps."""
+        target, table = {self.game.target: self.game.reduction}, self.table
+        return Simulator(self.task, **target, step_ratio=self._step_ratio, levels=table.levels, ranking="initial")  # type: ignore[arg-type]
+
+    def live_state(self, state: Any) -> PruningState:
+        """The same state of the live simulator, which takes all steps to it."""
+        now = self.live.initial()
+        for each in state.trajectory()[1:]:
+            now = self.live.step(now, each.action)
+        return now
+
+    def network(self, state: Any) -> PrunedNetwork:
+        """The network of a state as a module, physically small, in evaluation mode; of the original one, which is trained if need
+        be."""
+        return self.live.network(self.live_state(state))

@@ -1,0 +1,136 @@
+"""The pruning environment on a table: it is the live one, step by step, and every agent plays it."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from prune_gym import tasks
+from prune_gym.agents.baselines import RandomAgent, UniformAgent
+from prune_gym.agents.cma_es import CMAESAgent
+from prune_gym.agents.lookahead import Lookahead
+from prune_gym.agents.rl_pruner import RLPruner
+from prune_gym.envs import PruningEnv, SoftmaxAction, TabularEnv
+from prune_gym.registration import BLOCKS, TABULAR
+from prune_gym.simulation.table import Table
+
+
+@pytest.mark.parametrize("name", [*TABULAR, *BLOCKS])
+def test_both_checkers_find_nothing(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gymnasium.make(name)
+        check_env(env.unwrapped, skip_render_check=name in BLOCKS)
+        sb3_check_env(env if name in BLOCKS else SoftmaxAction(env))
+    assert gymnasium.make_vec(name, num_envs=3).reset()[0].shape == (3, len(env.unwrapped.observation_space.sample()))
+    assert env.spec is not None
+    assert gymnasium.make(type(env.spec).from_json(env.spec.to_json())).unwrapped.spec is not None
+
+
+@pytest.mark.parametrize("observation", ["architecture", "full"])
+def test_equals_the_live_environment(observation: str) -> None:
+    """Observations, rewards, ends and infos, what it would have taken included."""
+    settings: dict[str, Any] = {"macs_reduction": 0.6, "step_ratio": 0.1, "reward": "flops", "observation": observation}
+    known = TabularEnv("digits", **settings)
+    live = PruningEnv("digits", levels=5, ranking="initial", device="cpu", **settings)
+    assert known.observation_space == live.observation_space
+    assert known.action_space == live.action_space
+    rng = np.random.default_rng(4)
+    for _ in range(2):
+        for (a, b), (c, d) in [(known.reset(), live.reset())]:
+            np.testing.assert_array_equal(a, c)
+            assert b.keys() == d.keys()
+        ended = False
+        while not ended:
+            assert known.steps_left == live.steps_left
+            action = rng.dirichlet(np.full(8, 0.3)).astype(np.float32)
+            for one, other in zip(
+                known.preview([action, action * 0], True), live.preview([action, action * 0], True), strict=True
+            ):
+                assert (one.score, one.reward, one.terminated) == (other.score, other.reward, other.terminated)
+            *mine, my_info = known.step(action)
+            *its, its_info = live.step(action)
+            np.testing.assert_array_equal(mine[0], its[0])
+            assert mine[1:] == its[1:]
+            for key, value in its_info.items():
+                np.testing.assert_array_equal(my_info[key], value, err_msg=key)
+            ended = mine[2]
+    assert known.best is not None
+    assert live.best is not None
+    assert known.best.score == live.best.score
+    assert (
+        known.simulator.network(known.best.snapshot).state_dict().keys()
+        == live.simulator.network(live.best.snapshot).state_dict().keys()
+    )
+    assert known.simulator.live_state(known.best.snapshot).architecture == live.best.snapshot.architecture  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("agent", [RLPruner, Lookahead, CMAESAgent, RandomAgent, UniformAgent])
+def test_searches_play_it(table: Table, agent: Any) -> None:
+    env = TabularEnv(table, macs_reduction=0.5, step_ratio=0.1, reward="accuracy")
+    searched = agent(env, seed=0).learn(150)
+    assert env.best is not None
+    assert env.best.score == searched.best.score
+    assert env.regret(env.best.snapshot) >= 0
+    assert env.evaluations <= 150
+    observation, _ = env.reset()  # what it knows leads there again
+    ended = False
+    while not ended:
+        observation, _, ended, _, info = env.step(searched.predict(observation)[0])
+    assert info["accuracy"] == env.best.score.accuracy
+    assert env.simulator.test_accuracy(env.best.snapshot) <= 1  # type: ignore[attr-defined]
+
+
+def test_sb3_learns_on_it(table: Table) -> None:
+    env = TabularEnv(table, macs_reduction=0.5)
+    PPO("MlpPolicy", SoftmaxAction(env), n_steps=32, batch_size=16, seed=0).learn(64)
+    assert env.evaluations == 64
+
+
+def test_snapshots_and_pickles(table: Table) -> None:
+    env = TabularEnv(table, macs_reduction=0.5, step_ratio=0.05)
+    env.reset()
+    env.step(np.array([1, 0, 0, 0.5, 0]))
+    here = env.snapshot()
+    first = [env.step(env.uniform_action)[:2] for _ in range(2)]
+    again = pickle.loads(pickle.dumps(env))
+    for other in (env, again):
+        other.restore(here if other is env else pickle.loads(pickle.dumps(here)))
+        for (a, reward), (b, repeated) in zip(first, [other.step(other.uniform_action)[:2] for _ in range(2)], strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert reward == repeated
+    with pytest.raises(ValueError, match="snapshot: expected a state of this environment"):
+        TabularEnv(table, macs_reduction=0.4).restore(here)
+    assert len(env.best_plan()) == (0 if env.best is None else len(env.best.snapshot.trajectory()) - 1)
+
+
+def test_misuse_is_named(table: Table) -> None:
+    for settings, kind, message in [
+        ({"step_ratio": 0}, ValueError, "step_ratio: expected a number in"),
+        ({"sparsity": 0.5, "macs_reduction": 0.5}, ValueError, "target: expected one of"),
+        ({"macs_reduction": 0.99}, ValueError, "macs_reduction: 0.99 cannot be reached on the table of 'tiny'"),
+        ({"observation": "all"}, ValueError, "observation: "),
+    ]:
+        with pytest.raises(kind, match=message):
+            TabularEnv(table, **settings)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"task: .*'nothing'"):
+        TabularEnv("nothing")
+    with pytest.raises(ValueError, match=r"base: expected an integer in \[0, 2\), got 2"):
+        TabularEnv("digits", base=2)
+    with pytest.raises(TypeError, match="table: expected a Table or the name of a task, got int"):
+        TabularEnv(3)  # type: ignore[arg-type]
+
+
+def test_a_table_of_another_network_makes_no_networks(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = TabularEnv(table)
+    monkeypatch.setattr(tasks, "load", lambda name, seed: tasks._load("digits", tasks.cache_folder(), 0, False))
+    with pytest.raises(ValueError, match="the table was made of another network, none; here it is"):
+        env.simulator.network(env.simulator.initial())
