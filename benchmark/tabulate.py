@@ -35,7 +35,7 @@ from prune_gym.surgery.slicing import named_tensors
 from prune_gym.tasks import Task
 from prune_gym.training.train import one_thread
 
-LEVELS = {"digits": 5, "digits-resnet": 8, "digits-mobilenet": 4}
+LEVELS = {"digits": 5, "digits-resnet": 8, "digits-mobilenet": 3}
 CRITERION = "taylor"  # that of the environments
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -221,7 +222,14 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._ranked: set[str] = set()  # networks whose importance this episode has paid for
         self.best: Preview | None = None
         self._state: PruningState | None = None
+        self._prepared: PruningState | None = None
         self.observation_space = spaces.Box(0.0, 1.0, (len(self._observe(self.simulator.initial())),), np.float32)
+
+    def sibling(self) -> PruningEnv:
+        """Another environment like this one, as it was when it was made, with the same weights, scores and rankings in memory."""
+        other = copy.copy(self)
+        other._play(self.simulator)
+        return other
 
     @property
     def task(self) -> Task:
@@ -261,7 +269,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if seed is not None:
             check_integer("seed", seed, 0)
         super().reset(seed=None if seed is None else int(seed))
-        self._state = self.simulator.initial()
+        self._state, self._prepared = self.simulator.initial(), None
         self._evaluations_before, self._compute_before = self.evaluations, self.compute
         self._ranked.clear()
         return self._observe(self._state), self._info(self._state)
@@ -272,8 +280,10 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         Raises RuntimeError before the first reset and after the end, ValueError for an action that is not an array (groups,) of
         numbers in [0, 1]; the environment is then as it was.
         """
-        now = self._check_running("step")
-        state = self.simulator.step(now, self._check_action(action))
+        now, action, state = self._current("step"), self.check_action(action), self._prepared
+        if state is None or state.action is None or not np.array_equal(state.action, action):
+            state = self.prepare(action)
+        self._prepared = None
         self.evaluations += 1
         self.compute += self.simulator.training_cost(state)
         (preview,) = self._previews(now, [state])
@@ -281,6 +291,12 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._state = state
         reward = preview.reward.copy() if isinstance(preview.reward, np.ndarray) else preview.reward  # wrappers may write to it
         return self._observe(state), reward, preview.terminated, False, self._info(state)
+
+    def prepare(self, action: np.ndarray) -> PruningState:
+        """Where a step leads, which need not be computed again if it comes next: for vector environments, which score the states
+        of many steps together. Raises like :meth:`step`."""
+        self._prepared = self.simulator.step(self._check_running("step"), self.check_action(action))
+        return self._prepared
 
     # ------------------------------------------------------------------------------------ beyond Gymnasium's interface
 
@@ -295,7 +311,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         now = self._check_running("preview")
         if not isinstance(actions, Sequence | np.ndarray):
             raise TypeError(f"actions: expected a sequence of actions or an array (N, groups), got {type(actions).__name__}.")
-        checked = [self._check_action(action) for action in actions]
+        checked = [self.check_action(action) for action in actions]
         states = self.simulator.successors(now, checked, to_target)
         self.evaluations += len(states)
         previews = self._previews(now, states)
@@ -315,7 +331,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         A snapshot may have been pickled, and may come from another environment of the same task, sparsity, step ratio, rounding
         and post-training. Raises TypeError for anything else than a snapshot, ValueError for one of another process.
         """
-        self._state = self.simulator.attach(snapshot)
+        self._state, self._prepared = self.simulator.attach(snapshot), None
         return self._observe(self._state), self._info(self._state)
 
     def score(self) -> Score:
@@ -349,7 +365,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     # ----------------------------------------------------------------------------------------------------- inside
 
-    def _check_action(self, action: np.ndarray) -> np.ndarray:
+    def check_action(self, action: np.ndarray) -> np.ndarray:
         """The action as float64 (groups,). Raises ValueError unless it is in the action space, but for rounding."""
         array = check_action(action, len(self.graph.groups))
         if array.max() > 1 + ROUNDING_ERROR:

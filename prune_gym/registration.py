@@ -20,18 +20,18 @@ ENVIRONMENTS = LIVE | TABULAR | BLOCKS
 def register() -> None:
     """Add the environments to Gymnasium's registry; those that are in it already stay."""
     for name, task in LIVE.items():
-        _register(name, "pruning:PruningEnv", None, task=task)
+        _register(name, "pruning:PruningEnv", "pruning_vector:PruningVectorEnv", task=task)
     for name, task in TABULAR.items():
         _register(name, "tabular:TabularEnv", "table_vector:TabularVectorEnv", table=task)
     for name, task in BLOCKS.items():
         _register(name, "blocks:BlocksEnv", "table_vector:BlocksVectorEnv", table=task)
 
 
-def _register(name: str, entry_point: str, vector_entry_point: str | None, **settings: str) -> None:
+def _register(name: str, entry_point: str, vector_entry_point: str, **settings: str) -> None:
     if name not in gymnasium.registry:
         gymnasium.register(
             name,
             entry_point=f"prune_gym.envs.{entry_point}",
-            vector_entry_point=vector_entry_point and f"prune_gym.envs.{vector_entry_point}",
+            vector_entry_point=f"prune_gym.envs.{vector_entry_point}",
             kwargs=settings,
         )

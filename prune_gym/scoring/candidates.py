@@ -71,6 +71,13 @@ class Candidates:
         """Its Gram matrices are computed when they are first needed."""
         return Compensation(self.graph, self.whole, self._images(COMPENSATION_IMAGES), self.base)
 
+    def prepare(self) -> None:
+        """Compute now what all networks have in common, so that threads only read it."""
+        if self.fidelity == "compensated":
+            self.compensation  # noqa: B018  # computed when it is first read
+        if not self.are_cut and has_statistics(self.graph.program):
+            self._recalibration.moments  # noqa: B018
+
     def tensors(self, architecture: Architecture) -> dict[str, Tensor]:
         """The tensors of a network by name, physically small."""
         small = self._adjusted(architecture)

@@ -17,6 +17,7 @@ from prune_gym.scoring.aliasing import renew
 from prune_gym.scoring.candidates import Candidates
 from prune_gym.scoring.folding import Folding, Inference
 from prune_gym.scoring.masked import MaskedNetwork
+from prune_gym.scoring.threads import side_by_side
 from prune_gym.surgery.slicing import check_architecture, slice_tensors
 
 __all__ = ["Evaluator", "Score", "Split", "batch_size_for", "scores_of"]
@@ -124,13 +125,15 @@ class Evaluator:
         return self.accuracies([architecture])[0]
 
     def accuracies(self, architectures: Sequence[Architecture]) -> list[float]:
-        """:meth:`accuracy` of many architectures; a GPU computes them in one go."""
+        """:meth:`accuracy` of many architectures; a GPU computes them in one go, a CPU several at a time, one in a thread."""
         for architecture in architectures:
             check_architecture(architecture, self.graph)
         if not architectures:
             return []
         if self._masked is None:
-            return [self._compact_accuracy(a) for a in architectures]
+            self.candidates.prepare()
+            self._network, self._inputs  # noqa: B018  # computed when they are first read, and not by each of the threads
+            return side_by_side(self._compact_accuracy, architectures, self.split.images.device)
         masks = np.array([a.mask for a in architectures], bool)
         exact = self._masked.exact_for(masks)
         if not self.candidates.are_cut:  # the network itself keeps its tensors

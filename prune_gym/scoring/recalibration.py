@@ -54,7 +54,7 @@ class Recalibration:
         self._norms = {position: node for position, node in enumerate(graph.program.nodes) if _has_statistics(node)}
 
     @cached_property
-    def _moments(self) -> dict[int, Tensor]:
+    def moments(self) -> dict[int, Tensor]:
         """``r`` and ``t`` of every call of a norm by its position, float64 (2, C), at the shapes of the graph."""
         small = slice_tensors(self._tensors, self.graph.units, self.base)
         seen, moments = _Seen(), {}
@@ -116,7 +116,7 @@ class Recalibration:
         positions the statistics that follow from their inputs, the first of which are of the calibration images, and puts them
         into ``new``, which holds the old ones, at the widths of ``architecture``."""
         norms = {position: self._norms[position] for position in positions if position in self._norms}
-        named = {str(position): self._moments[position] for position in norms}
+        named = {str(position): self.moments[position] for position in norms}
         units = {str(p): (None, *self.graph.units.get(_mean(node), (None,))) for p, node in norms.items()}
         moments = slice_tensors(named, units, architecture)
         seen = _Seen()

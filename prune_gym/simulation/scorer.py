@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from prune_gym.data.splits import Split
+from prune_gym.graph.channel_graph import Architecture
 from prune_gym.scoring.aliasing import renew, written_tensors
 from prune_gym.scoring.calibration import RECALIBRATION_IMAGES, how_many
+from prune_gym.scoring.candidates import Candidates
 from prune_gym.scoring.compensation import SolvingCost
 from prune_gym.scoring.evaluation import Evaluator, Score, scores_of
 from prune_gym.scoring.importance import unit_scores
 from prune_gym.scoring.recalibration import has_statistics
+from prune_gym.scoring.threads import side_by_side
 from prune_gym.simulation.compute import NOTHING, Compute, passes
 from prune_gym.simulation.recipes import Network, Weights
 from prune_gym.simulation.result_cache import ResultCache
@@ -84,13 +87,13 @@ class Scorer:
     def unit_scores(self, network: Network, criterion: str) -> np.ndarray:
         """The importance of every unit, by the calibration images and with the tensors that are scored, float64 (units,); NaN for
         the removed ones."""
-        candidates = self.store.get(network.weights).candidates
-        tensors = renew(candidates.tensors(network.architecture), self._written)
+        return self._unit_scores(self.store.get(network.weights).candidates, network.architecture, criterion)
+
+    def _unit_scores(self, candidates: Candidates, architecture: Architecture, criterion: str) -> np.ndarray:
+        tensors = renew(candidates.tensors(architecture), self._written)
         images, labels = self.calibration.images, self.calibration.labels
         compensation = candidates.compensation if criterion == "obs" else None
-        return unit_scores(
-            criterion, tensors, self.graph, images, labels, network.architecture, self.importance_seed, compensation
-        )
+        return unit_scores(criterion, tensors, self.graph, images, labels, architecture, self.importance_seed, compensation)
 
     def score_cost(self, network: Network, macs: int) -> Compute:
         """What the accuracy of a network of so many MACs takes, its calibration included."""
@@ -118,14 +121,24 @@ class Scorer:
     def ranks(self, network: Network) -> np.ndarray:
         """For every kept unit the number of units of its group that are less important, unsigned (units,); removed units come
         last. Computed once per network, not once per action."""
-        known = self.cache.get("ranks", network.key)
-        if known is not None:
-            return np.frombuffer(base64.b64decode(known), self._rank_type)
-        mask = network.architecture.mask
-        scores = self.unit_scores(network, self.importance)
+        self.rank([network])
+        known: Any = self.cache.get("ranks", network.key)
+        return np.frombuffer(base64.b64decode(known), self._rank_type)
+
+    def rank(self, networks: Sequence[Network]) -> None:
+        """Compute the :meth:`ranks` of networks that are not known yet, several at a time on a CPU."""
+        new = {network.key: network for network in networks if self.cache.get("ranks", network.key) is None}
+        jobs = [(self.store.get(network.weights).candidates, network.architecture) for network in new.values()]
+        for candidates, _ in jobs:
+            candidates.prepare()
+        for key, ranks in zip(new, side_by_side(self._ranks, jobs, self.calibration.images.device), strict=True):
+            self.cache.put("ranks", key, base64.b64encode(ranks.tobytes()).decode())
+
+    def _ranks(self, job: tuple[Candidates, Architecture]) -> np.ndarray:
+        candidates, architecture = job
+        scores = self._unit_scores(candidates, architecture, self.importance)
         group = np.repeat(np.arange(len(self.graph.groups)), self.graph.widths)
-        order = np.lexsort((scores, ~mask, group))  # removed units last, even if a kept one scores NaN
+        order = np.lexsort((scores, ~architecture.mask, group))  # removed units last, even if a kept one scores NaN
         rank = np.empty(len(order), self._rank_type)
         rank[order] = np.arange(len(order)) - self.graph.starts[group[order]]
-        self.cache.put("ranks", network.key, base64.b64encode(rank.tobytes()).decode())
         return rank

@@ -218,6 +218,10 @@ class Simulator:
             for mask, carry, action in zip(masks, carries, checked, strict=True)
         ]
 
+    def rank(self, states: Sequence[PruningState]) -> None:
+        """Compute the rankings that steps from these states need, several at a time on a CPU."""
+        self.scorer.rank([self.ranked(state).network for state in states])
+
     def ranked(self, state: PruningState) -> PruningState:
         """The state whose importance says which units go next."""
         return self.initial() if self.ranking == "initial" else state

@@ -50,6 +50,9 @@ class WeightStore:
         device: where networks are trained and scored.
         fidelity: what tensors a network has that lost units since its weights were trained, see
             :class:`prune_gym.scoring.candidates.Candidates`.
+
+    Attributes:
+        max_versions: how many versions stay.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class WeightStore:
         own = {name: tensor.detach().to(device, copy=True) for name, tensor in tensors}
         self._original = self._candidates(own, self.graph.full())
         self._stored: OrderedDict[str, StoredWeights] = OrderedDict()  # the last ones used come last
+        self.max_versions = MAX_VERSIONS
         self._pinned = ""
 
     @cached_property
@@ -164,6 +168,6 @@ class WeightStore:
         version = weights.version
         self._stored[version] = self._candidates(tensors, weights.base(self.graph))
         droppable = [each for each in self._stored if each not in (self._pinned, version)]
-        for old in droppable[: max(0, len(self._stored) - MAX_VERSIONS)]:
+        for old in droppable[: max(0, len(self._stored) - self.max_versions)]:
             del self._stored[old]
             self.cache.forget_tensors(old)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
+from vectors import equal_to_single_ones
 
 from prune_gym.envs.blocks import BlocksEnv
 from prune_gym.envs.table_vector import BlocksVectorEnv, TableVectorEnv, TabularVectorEnv
@@ -16,22 +16,6 @@ from prune_gym.simulation.table import Table
 
 COPIES = 7
 SETTINGS: dict[str, Any] = {"macs_reduction": 0.5, "reward": "flops"}
-
-
-def same(one: Any, other: Any) -> None:
-    """The same keys, types and numbers."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            same(one[key], other[key])
-    elif one.dtype == object:
-        for a, b in zip(one, other, strict=True):
-            assert (a is None) == (b is None)
-            if a is not None:
-                same(np.asarray(a), np.asarray(b))
-    else:
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -46,36 +30,17 @@ def same(one: Any, other: Any) -> None:
 def test_equal_to_single_environments(
     table: Table,
     mode: AutoresetMode,
-    kinds: tuple[type[TableVectorEnv], type[gymnasium.Env]],
+    kinds: tuple[type[TableVectorEnv], type[BlocksEnv | TabularEnv]],
     settings: dict[str, Any],
 ) -> None:
     settings = SETTINGS | settings
     many = kinds[0](COPIES, autoreset_mode=mode, table=table, **settings)  # type: ignore[call-arg]
-    single = SyncVectorEnv([lambda: kinds[1](table=table, **settings)] * COPIES, autoreset_mode=mode)
-    assert many.observation_space == single.observation_space
-    assert many.action_space == single.action_space
-    assert many.metadata["autoreset_mode"] is single.metadata["autoreset_mode"] is mode
-    many.action_space.seed(0)
-    for seed in (3, None):
-        for a, b in zip(many.reset(seed=seed), single.reset(seed=seed), strict=True):
-            same(a, b)
-        ended = 0
-        for step in range(120):
-            actions = many.action_space.sample() * (1 if step % 5 else 0)  # all zeros, too
-            ours, theirs = many.step(actions), single.step(actions)
-            for a, b in zip(ours, theirs, strict=True):
-                same(a, b)
-            ended += int(ours[2].sum())
-            if mode is AutoresetMode.DISABLED and ours[2].any():
-                for a, b in zip(
-                    many.reset(options={"reset_mask": ours[2]}), single.reset(options={"reset_mask": ours[2].copy()}), strict=True
-                ):
-                    same(a, b)
-        assert ended > 10
-    found = [env.unwrapped.best for env in single.envs]
+    single = [kinds[1](table=table, **settings) for _ in range(COPIES)]
+    assert equal_to_single_ones(many, single, mode, 120) > 10
+    found = [env.best for env in single]
     assert many.best is not None
     assert many.best.yardstick == max(each.yardstick for each in found)
-    assert many.evaluations == sum(env.unwrapped.evaluations for env in single.envs)
+    assert many.evaluations == sum(env.evaluations for env in single)
 
 
 def test_misuse_is_named_and_changes_nothing(table: Table) -> None:

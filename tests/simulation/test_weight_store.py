@@ -235,9 +235,9 @@ def test_saved_tensors_are_read_and_not_trained_again(
 
 
 def test_dropped_versions_are_trained_to_the_same(
-    store: WeightStore, tiny_task: Task, tiny_architectures: list[Architecture], monkeypatch: pytest.MonkeyPatch
+    store: WeightStore, tiny_task: Task, tiny_architectures: list[Architecture]
 ) -> None:
-    monkeypatch.setattr(weight_store, "MAX_VERSIONS", 1)
+    store.max_versions = 1
     first, second = versions_of(tiny_architectures[2:4], Network(tiny_task.graph.full()))
     before = {name: tensor.clone() for name, tensor in store.tensors(first).items()}
     store.tensors(second)
@@ -247,16 +247,16 @@ def test_dropped_versions_are_trained_to_the_same(
     assert not equal(store.tensors(second), before)
 
 
-def test_the_best_network_is_not_dropped(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weight_store, "MAX_VERSIONS", 1)
+def test_the_best_network_is_not_dropped(tiny_task: Task) -> None:
     env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.25, posttraining=SETTINGS, device="cpu")
+    store = env.simulator.store
+    store.max_versions = 1
     for action in (env.uniform_action, np.eye(len(env.graph.groups))[0]):
         env.reset()
         for _ in range(2):
             env.step(action)
     assert env.best is not None
     best = env.best.snapshot.weights.version
-    store = env.simulator.store
     assert best in store._stored
     store.tensors(Weights(Network(tiny_task.graph.full()), Network(tiny_task.graph.full())))
     assert best in store._stored

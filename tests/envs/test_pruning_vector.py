@@ -1,0 +1,103 @@
+"""Live environments that step together: equal to single ones, each network scored once, and one network in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+from vectors import equal_to_single_ones
+
+from prune_gym.envs import PruningEnv
+from prune_gym.envs.pruning_vector import PruningVectorEnv
+from prune_gym.scoring.evaluation import Evaluator
+from prune_gym.tasks import Task
+
+SETTINGS: dict[str, Any] = {"macs_reduction": 0.5, "step_ratio": 0.1, "reward": "flops", "device": "cpu"}
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"observation": "full", "fidelity": "compensated", "importance": "obs"}, {"levels": 4, "ranking": "initial"}],
+    ids=str,
+)
+def test_equal_to_single_environments(tiny_task: Task, mode: AutoresetMode, settings: dict[str, Any]) -> None:
+    many = PruningVectorEnv(3, mode, task=tiny_task, **SETTINGS, **settings)
+    single = [PruningEnv(tiny_task, **SETTINGS, **settings) for _ in range(3)]
+    assert equal_to_single_ones(many, single, mode, 12) >= 6
+    assert many.evaluations == sum(env.evaluations for env in single)
+    assert many.best is not None
+    assert many.best.yardstick == max(env.best.yardstick for env in single if env.best is not None)
+
+
+def test_equal_with_post_training(tiny_task: Task) -> None:
+    settings = {**SETTINGS, "posttraining": {"epochs": 1, "batch_size": 60}, "step_ratio": 0.25}
+    many = PruningVectorEnv(3, task=tiny_task, **settings)
+    assert equal_to_single_ones(many, [PruningEnv(tiny_task, **settings) for _ in range(3)], AutoresetMode.NEXT_STEP, 4) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Digits", "Digits-ResNet", "Digits-MobileNet"])
+def test_64_equal_64(name: str) -> None:
+    many = gymnasium.make_vec(f"PruneGym/{name}-v0", num_envs=64, macs_reduction=0.3, step_ratio=0.1)
+    single = [gymnasium.make(f"PruneGym/{name}-v0", macs_reduction=0.3, step_ratio=0.1) for _ in range(64)]
+    assert isinstance(many, PruningVectorEnv)
+    assert equal_to_single_ones(many, single, AutoresetMode.NEXT_STEP, 4) >= 64
+
+
+def test_networks_are_scored_once(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = []
+    accuracies = Evaluator.accuracies
+    monkeypatch.setattr(Evaluator, "accuracies", lambda self, given: scored.append(len(given)) or accuracies(self, given))
+    many = PruningVectorEnv(5, task=tiny_task, **SETTINGS)
+    many.reset()
+    scored.clear()
+    groups = len(many.simulator.graph.groups)
+    one, other = np.ones(groups, np.float32), np.eye(groups, dtype=np.float32)[0]
+    many.step(np.stack([one, other, one, other, one]))
+    assert scored == [2]
+    many.step(np.stack([one, one, one, one, one]))
+    assert scored == [2, 2]
+
+
+def test_copies_share_the_network(tiny_task: Task) -> None:
+    many = PruningVectorEnv(4, task=tiny_task, **SETTINGS)
+    assert {id(env.simulator.store) for env in many.envs} == {id(many.simulator.store)}
+    assert [env.evaluations for env in many.envs] == [0] * 4
+
+
+def test_misuse_is_named_and_changes_nothing(tiny_task: Task) -> None:
+    many = PruningVectorEnv(2, AutoresetMode.DISABLED, task=tiny_task, **SETTINGS)
+    actions = many.action_space.sample()
+    with pytest.raises(RuntimeError, match=r"snapshot: call reset\(\) first"):
+        many.step(actions)
+    many.reset()
+    bad = actions.copy()
+    bad[1, 0] = np.nan
+    for wrong, message in [(bad, "action: expected finite numbers"), (actions[:1], "actions: expected one for each of 2")]:
+        with pytest.raises(ValueError, match=message):
+            many.step(wrong)
+    assert many.evaluations == 0
+    while not many.step(actions)[2].any():
+        pass
+    spent = many.evaluations
+    with pytest.raises(RuntimeError, match="an episode has ended"):
+        many.step(actions)
+    assert many.evaluations == spent
+    with pytest.raises(ValueError, match="num_envs: expected an integer >= 1, got 0"):
+        PruningVectorEnv(0, task=tiny_task)
+
+
+def test_what_was_prepared_is_used_for_the_same_action_alone(tiny_task: Task) -> None:
+    env, other = PruningEnv(tiny_task, **SETTINGS), PruningEnv(tiny_task, **SETTINGS)
+    one, two = np.eye(len(env.graph.groups))[:2]
+    for each in (env, other):
+        each.reset()
+    env.prepare(one)
+    assert (env.step(two)[0] == other.step(two)[0]).all()
+    ahead = env.prepare(one)
+    env.step(one)
+    assert env.snapshot() is ahead
