@@ -15,8 +15,11 @@ from prune_gym.agents.lookahead import Lookahead, LookaheadConfig
 from prune_gym.agents.rl_pruner import RLPruner, RLPrunerConfig
 from prune_gym.agents.run import run
 from prune_gym.agents.search_agent import SearchAgent
+from prune_gym.agents.uct import UCT, UCTConfig
+from prune_gym.agents.vec_env import SB3VecEnv
 
 __all__ = [
+    "UCT",
     "BudgetedEnv",
     "CMAESAgent",
     "CMAESConfig",
@@ -30,7 +33,9 @@ __all__ = [
     "RandomAgent",
     "RandomConfig",
     "RunConfig",
+    "SB3VecEnv",
     "SearchAgent",
+    "UCTConfig",
     "UniformAgent",
     "run",
 ]

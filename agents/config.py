@@ -15,6 +15,7 @@ from prune_gym.agents.lookahead import LookaheadConfig
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig
+from prune_gym.agents.uct import UCTConfig
 from prune_gym.arguments import AtLeast, OneOf, Within, check_choice, check_settings, choose_device
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.scoring.candidates import FIDELITIES, FIDELITY
@@ -49,7 +50,7 @@ class RunConfig:
     weights: Path | None = None
     """... and its weights, a safetensors file, see scripts/train_base.py."""
     agent: Annotated[str, OneOf(AGENTS)] = "rl_pruner"
-    """Agent: rl_pruner, lookahead, cma_es, ppo, a2c, sac, td3, ddpg, taylor, obs, uniform or random."""
+    """Agent: rl_pruner, lookahead, uct, cma_es, ppo, a2c, sac, td3, ddpg, taylor, obs, uniform or random."""
     sparsity: Annotated[float, Within("(0, 1)")] | None = None
     """Channel sparsity to reach: removed filters over filters of the original network. There is one target; without any, it is
     0.5 of these."""
@@ -103,6 +104,7 @@ class RunConfig:
     posttraining: PostTraining = field(default_factory=PostTraining)
     rl_pruner: RLPrunerConfig = field(default_factory=RLPrunerConfig)
     lookahead: LookaheadConfig = field(default_factory=LookaheadConfig)
+    uct: UCTConfig = field(default_factory=UCTConfig)
     cma_es: CMAESConfig = field(default_factory=CMAESConfig)
     random: RandomConfig = field(default_factory=RandomConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)

@@ -13,6 +13,7 @@ from prune_gym.agents.cma_es import CMAESAgent
 from prune_gym.agents.lookahead import Lookahead
 from prune_gym.agents.rl_pruner import RLPruner
 from prune_gym.agents.sb3 import make_sb3
+from prune_gym.agents.uct import UCT
 from prune_gym.envs.wrappers import pruning_env
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ AGENTS: dict[str, AgentMaker] = {
     "taylor": lambda config, env: GlobalTaylorAgent(env, seed=config.seed),
     "obs": lambda config, env: GlobalSurgeonAgent(env, seed=config.seed),
     "lookahead": lambda config, env: Lookahead(env, config.lookahead, seed=config.seed),
+    "uct": lambda config, env: UCT(env, config.uct, seed=config.seed),
     "cma_es": lambda config, env: CMAESAgent(env, config.cma_es, seed=config.seed),
     "uniform": lambda config, env: UniformAgent(env, seed=config.seed),
     "random": lambda config, env: RandomAgent(env, config.random, seed=config.seed),
@@ -48,6 +50,7 @@ READ_BY = {  # settings, and the agents that read them; by default, the evaluati
     "a2c": ("a2c",),
     "off_policy": ("sac", "td3", "ddpg"),
     "lookahead": ("lookahead",),
+    "uct": ("uct",),
     "cma_es": ("cma_es",),
     "random": ("random",),
 }

@@ -57,6 +57,11 @@ class PruningVectorEnv(SyncVectorEnv):
         return super().step(actions)
 
     @property
+    def uniform_action(self) -> np.ndarray:
+        """The distribution that prunes every group by the same fraction, float64 (groups,), sum 1."""
+        return self.envs[0].uniform_action
+
+    @property
     def evaluations(self) -> int:
         return sum(env.evaluations for env in self.envs)
 

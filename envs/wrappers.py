@@ -7,6 +7,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorActionWrapper, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 from prune_gym.arguments import check_number
 from prune_gym.envs.pruning import PruningEnv
@@ -53,6 +55,19 @@ def reward_wrapper(env: gymnasium.Env) -> gymnasium.Wrapper | None:
     return None
 
 
+def softmax_distribution(actions: np.ndarray, uniform: np.ndarray, scale: float) -> np.ndarray:
+    """``uniform * exp(scale * action)``, normalised, for actions (..., groups), float64. Raises ValueError for another number of
+    groups and for numbers that are not finite; what lies outside [-1, 1] is clipped."""
+    actions = np.asarray(actions)
+    if actions.shape[-1:] != uniform.shape:
+        raise ValueError(f"action: expected shape (..., {len(uniform)}), got shape {actions.shape}.")
+    if not np.isfinite(actions).all():
+        raise ValueError(f"action: expected finite numbers, got {actions[~np.isfinite(actions)][0]}.")
+    logits = scale * np.clip(actions.astype(np.float64), -1, 1)
+    weights = uniform * np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
 class SoftmaxAction(gymnasium.ActionWrapper[np.ndarray, np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):
     """Actions in [-1, 1] for Gaussian policies: the sparsity distribution is ``uniform * exp(scale * action)``, normalised.
 
@@ -68,16 +83,29 @@ class SoftmaxAction(gymnasium.ActionWrapper[np.ndarray, np.ndarray, np.ndarray],
         self.action_space = spaces.Box(-1.0, 1.0, self.uniform.shape, np.float32)
 
     def action(self, action: np.ndarray) -> np.ndarray:
-        """The sparsity distribution, float64 (groups,), sum 1. Raises ValueError for another shape and for numbers that are not
-        finite; what lies outside [-1, 1] is clipped."""
-        action = np.asarray(action)
-        if action.shape != self.uniform.shape:
-            raise ValueError(f"action: expected shape {self.uniform.shape}, got shape {action.shape}.")
-        if not np.isfinite(action).all():
-            raise ValueError(f"action: expected finite numbers, got {action[~np.isfinite(action)][0]}.")
-        logits = self.scale * np.clip(action.astype(np.float64), -1, 1)
-        weights = self.uniform * np.exp(logits - logits.max())
-        return weights / weights.sum()
+        """The sparsity distribution, float64 (groups,), sum 1; see :func:`softmax_distribution`."""
+        if np.shape(action) != self.uniform.shape:
+            raise ValueError(f"action: expected shape {self.uniform.shape}, got shape {np.shape(action)}.")
+        return softmax_distribution(action, self.uniform, self.scale)
+
+
+class SoftmaxVectorAction(VectorActionWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """:class:`SoftmaxAction` for vector environments of pruning: :class:`prune_gym.envs.pruning_vector.PruningVectorEnv` and
+    :class:`prune_gym.envs.table_vector.TabularVectorEnv`."""
+
+    def __init__(self, env: VectorEnv[np.ndarray, np.ndarray, np.ndarray], scale: float = 3.0):
+        super().__init__(env)
+        check_number("scale", scale, "(0, inf)")
+        inner: Any = env.unwrapped
+        if not hasattr(inner, "uniform_action"):
+            raise TypeError(f"env: expected a vector environment of sparsity distributions, got {type(inner).__name__}.")
+        self.scale, self.uniform = scale, inner.uniform_action
+        self.single_action_space = spaces.Box(-1.0, 1.0, self.uniform.shape, np.float32)
+        self.action_space = batch_space(self.single_action_space, env.num_envs)
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        """The sparsity distributions, float64 (num_envs, groups); see :func:`softmax_distribution`."""
+        return softmax_distribution(actions, self.uniform, self.scale)
 
 
 class ImprovementReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):

@@ -47,6 +47,13 @@ def report(result: dict[str, Any]) -> None:
             extra = (f"{step['milliseconds']:.1f}", f"{step['share_of_passes']:.0%}") if step else ("", "")
             table.add_row(name, fidelity, f"{row['evaluations_per_second']:.1f}", f"{row['ratio_to_bare_passes']:.2f}", *extra)
     console.print(table)
+    table = Table(title="steps per second of environments")
+    for heading in ("environment", "one", "copies", "together", "times one"):
+        table.add_column(heading, justify="left" if heading == "environment" else "right")
+    for name, row in result["environments"].items():
+        together = f"{row['steps_per_second_together']:,.0f}"
+        table.add_row(name, f"{row['steps_per_second']:,.0f}", str(row["copies"]), together, f"{row['times_those_of_one']:.2f}")
+    console.print(table)
     for name, rows in result.get("arithmetic", {}).items():
         table = Table(title=f"{name}: masked scoring against a matrix product")
         for heading in ("arithmetic", "teraflops", "ms per candidate", "times the limit", "changed predictions"):

@@ -16,6 +16,7 @@ from prune_gym import models, tasks
 from prune_gym.arguments import check_integer, choose_device
 from prune_gym.benchmark.speed import at_scale
 from prune_gym.benchmark.speed.clock import median_seconds
+from prune_gym.benchmark.speed.environments import steps_per_second
 from prune_gym.benchmark.speed.scoring import scoring, step_shares
 from prune_gym.graph.trace import trace
 from prune_gym.scoring.candidates import FIDELITIES
@@ -77,8 +78,10 @@ def measure(config: SpeedConfig) -> dict[str, Any]:
     searched = on_gpu if config.search is None else config.search
     if config.memory and not at_scale.STATM.exists():
         raise ValueError(f"memory: expected a system with {at_scale.STATM}, this one has none; use --no-memory.")
-    with tqdm(total=1 + len(tasks.TASKS) + 3 + config.memory + searched, unit="part") as bar:
+    with tqdm(total=2 + len(tasks.TASKS) + 3 + config.memory + searched, unit="part") as bar:
         result: dict[str, Any] = {"machine": machine(device), "trace_seconds": trace_times(config.repetitions)}
+        bar.update()
+        result["environments"] = steps_per_second(config.device, config.repetitions)
         bar.update()
         if config.memory:
             result["memory"] = at_scale.memory(tasks.load("digits"), device)

@@ -22,6 +22,7 @@ from prune_gym.agents.config import RunConfig
 from prune_gym.agents.recorder import EvaluationBudget
 from prune_gym.agents.registry import AGENTS, make_agent
 from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig, make_sb3
+from prune_gym.agents.uct import UCT
 from prune_gym.envs import PruningEnv
 
 
@@ -192,7 +193,7 @@ def test_off_policy_agents_explore_as_they_should(env):
 def test_every_name_makes_its_agent(name, env):
     agent = make_agent(RunConfig(agent=name, seed=5), env)
     expected = {"rl_pruner": RLPruner, "uniform": UniformAgent, "random": RandomAgent, "taylor": GlobalTaylorAgent}
-    expected |= {"obs": GlobalSurgeonAgent, "cma_es": CMAESAgent, "lookahead": Lookahead}
+    expected |= {"obs": GlobalSurgeonAgent, "cma_es": CMAESAgent, "lookahead": Lookahead, "uct": UCT}
     assert type(agent) is expected[name] if name in expected else type(agent).__name__.lower() == name
     assert agent.seed == 5
 

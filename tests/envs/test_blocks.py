@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from stable_baselines3 import DQN
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from prune_gym.envs.blocks import BlocksEnv
@@ -116,16 +114,3 @@ def test_misuse_is_named(table: Table) -> None:
         BlocksEnv(table, reward="vector")
     with pytest.raises(TypeError, match="table: expected a Table or the name of a task, got int"):
         BlocksEnv(3)  # type: ignore[arg-type]
-
-
-@pytest.mark.slow
-def test_dqn_finds_what_is_nearly_best(table: Table) -> None:
-    """Without a discount and with the accuracy at the end as the only reward."""
-    env = BlocksEnv(
-        table, macs_reduction=0.6, reward=lambda before, after, baseline: after.accuracy * (after.flops_reduction >= 0.6)
-    )
-    agent = DQN("MlpPolicy", gymnasium.wrappers.TimeLimit(env, 50), gamma=1.0, learning_starts=500, seed=0, learning_rate=1e-3)
-    agent.learn(8000)
-    best = env.game.best(lambda after, baseline: after.accuracy)[1]
-    assert env.best is not None
-    assert env.best.yardstick >= 0.95 * best

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from prune_gym import tasks
@@ -20,6 +20,7 @@ from prune_gym.agents.lookahead import Lookahead
 from prune_gym.agents.rl_pruner import RLPruner
 from prune_gym.envs import PruningEnv, SoftmaxAction, TabularEnv
 from prune_gym.registration import BLOCKS, TABULAR
+from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.table import Table
 
 
@@ -134,3 +135,19 @@ def test_a_table_of_another_network_makes_no_networks(table: Table, monkeypatch:
     monkeypatch.setattr(tasks, "load", lambda name, seed: tasks._load("digits", tasks.cache_folder(), 0, False))
     with pytest.raises(ValueError, match="the table was made of another network, none; here it is"):
         env.simulator.network(env.simulator.initial())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", [0, 1])
+def test_dqn_finds_a_network_that_is_nearly_best(base: int) -> None:
+    """Within 5 points of the optimum after 20,000 single blocks, with the accuracy at the target as the only reward."""
+
+    def reward(before: Score, after: Score, baseline: Score) -> float:
+        return after.accuracy * (after.flops_reduction >= 0.75)
+
+    env = gymnasium.make("PruneGym/Blocks-Digits-v0", base=base, macs_reduction=0.75, reward=reward)
+    settings: dict[str, Any] = {"learning_rate": 1e-3, "learning_starts": 500, "target_update_interval": 250}
+    DQN("MlpPolicy", env, gamma=1.0, exploration_fraction=0.5, seed=0, **settings).learn(20_000)
+    inner: Any = env.unwrapped
+    best = inner.game.best(lambda after, baseline: after.accuracy)[1]
+    assert best - inner.best.yardstick <= 0.05

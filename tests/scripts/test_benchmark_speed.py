@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from prune_gym import tasks
-from prune_gym.benchmark.speed import at_scale, suite
+from prune_gym.benchmark.speed import at_scale, environments, suite
 from prune_gym.benchmark.speed.suite import SpeedConfig
+from prune_gym.registration import ENVIRONMENTS
 from prune_gym.scoring.candidates import FIDELITIES
 from prune_gym.tasks import Task
 
@@ -24,6 +25,8 @@ def test_the_whole_script(
     monkeypatch.setattr(suite, "TRACED", ("resnet20",))
     monkeypatch.setattr(suite, "TRACED_IMAGENET", ("torchvision/resnet18",))
     monkeypatch.setattr(tasks, "load", lambda name: tiny_task)
+    monkeypatch.setattr(environments, "COPIES", {"live": 2, "table": 3})
+    monkeypatch.setattr(environments, "STEPS_OF_ONE", {"live": 2, "table": 30})
     monkeypatch.setattr(at_scale, "random_task", lambda name, images: tiny_task)
     search, memory = at_scale.search, at_scale.memory
     monkeypatch.setattr(at_scale, "search", lambda task, device: search(task, device, 0.1, 0.1))
@@ -31,10 +34,13 @@ def test_the_whole_script(
     config = SpeedConfig(device="cpu", repetitions=1, images=7, search=True, out=tmp_path / "speed.json")
     benchmark_speed.main(config)
     result = json.loads((tmp_path / "speed.json").read_text())
-    assert list(result) == ["machine", "trace_seconds", "memory", "scoring", "step", "search"]
+    assert list(result) == ["machine", "trace_seconds", "environments", "memory", "scoring", "step", "search"]
     assert list(result["trace_seconds"]) == ["resnet20", "torchvision/resnet18"]
     assert list(result["scoring"]) == [*tasks.TASKS, *(f"{name}, 7 images" for name in ("vgg19", "resnet20", "resnet56"))]
     assert list(result["step"]) == list(tasks.TASKS)
+    assert list(result["environments"]) == list(ENVIRONMENTS)
+    for row in result["environments"].values():
+        assert row["steps_per_second_together"] == pytest.approx(row["times_those_of_one"] * row["steps_per_second"], rel=0.02)
     committed = json.loads((Path(__file__).parents[2] / "results" / "speed_cpu.json").read_text())
     assert committed.keys() <= result.keys()
     assert committed["scoring"]["digits"].keys() == result["scoring"]["digits"].keys() == set(FIDELITIES)
