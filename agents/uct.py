@@ -62,7 +62,7 @@ class UCT(ConfiguredAgent[UCTConfig]):
                 env.restore(root.snapshot)
                 group = max(root.children, key=lambda child: root.children[child].best, default=None)
                 env.step(env.uniform_action if group is None else self.one_group(env, group))  # None: too little for a tree
-                now, child = env.snapshot(), root.children.get(group)
+                now, child = env.snapshot(), None if group is None else root.children[group]
                 root = child if child is not None and child.snapshot.key == now.key else self.node(env, now)  # it may be trained
 
     def node(self, env: BudgetedEnv, snapshot: Any) -> Node:

@@ -34,7 +34,7 @@ class SB3VecEnv(VecEnv):
 
     def reset(self) -> np.ndarray:
         seeds = self._seeds if any(seed is not None for seed in self._seeds) else None
-        observations, infos = self.env.reset(seed=seeds)
+        observations, infos = self.env.reset(seed=seeds)  # type: ignore[arg-type]  # a seed for each copy, as SyncVectorEnv takes
         self.reset_infos = _by_copy(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()

@@ -20,6 +20,7 @@ LAYERS = (  # from the bottom to the top; packages of one layer do not import ea
     ("tables",),
     ("envs",),
     ("agents",),
+    ("testing",),
     ("benchmark",),
     ("scripts",),
 )
