@@ -6,7 +6,8 @@
         def make(self, env, seed):
             return MyAgent(env, seed=seed)
 
-pytest, which this module needs, runs every check of the class. The project holds its own environments, agents and rewards to the same ones.
+pytest, which this module needs, runs every check of the class. The project holds its own environments, agents and rewards to the
+same ones.
 """
 
 from __future__ import annotations
