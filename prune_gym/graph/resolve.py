@@ -40,9 +40,11 @@ def resolve(labelled: Labelled) -> ChannelGraph:
         units = unit_of_label[labels]
         if (units >= 0).any():
             filters.append(PrunableLayer(name, tensor, dim, units, times))
-    units = {}
+    units, known = {}, {}  # type: ignore[var-annotated]
     for name, traced in labelled.named.items():
-        per_dim = tuple(_units_or_none(unit_of_label, labels) for labels in traced.labels)
+        found_units = [_units_or_none(unit_of_label, labels) for labels in traced.labels]
+        # one array for all dimensions with the same units, so that what follows from it is worked out once
+        per_dim = tuple(None if array is None else known.setdefault(array.tobytes(), array) for array in found_units)
         if any(array is not None for array in per_dim):
             units[name] = per_dim
     groups = _groups(widths, group_of_unit, filters, units, unit_of_label, labelled.book.mixed)

@@ -61,14 +61,17 @@ def slice_tensors(
     """The tensors of the smaller network, given the ``units`` of their indices; what loses nothing is passed on as it is."""
     sliced = dict(tensors)
     padded = np.append(architecture.mask, True)  # the last entry is for -1, what always stays
+    indices: dict[int, Tensor | None] = {}  # by the array of the units, which many tensors share
     for name, per_dim in units.items():
         for dim, numbers in enumerate(per_dim):
             if numbers is None:
                 continue
-            kept = padded[numbers]
-            if not kept.all():
-                index = torch.from_numpy(np.flatnonzero(kept)).to(sliced[name].device)
-                sliced[name] = sliced[name].index_select(dim, index)
+            if id(numbers) not in indices:
+                kept = padded[numbers]
+                index = None if kept.all() else torch.from_numpy(np.flatnonzero(kept)).to(sliced[name].device)
+                indices[id(numbers)] = index
+            if (chosen := indices[id(numbers)]) is not None:
+                sliced[name] = sliced[name].index_select(dim, chosen)
     return sliced
 
 
