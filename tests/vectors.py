@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium
-import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-
-def same(one: Any, other: Any) -> None:
-    """The same keys, types and numbers."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            same(one[key], other[key])
-    elif one.dtype == object:
-        for a, b in zip(one, other, strict=True):
-            assert (a is None) == (b is None)
-            if a is not None:
-                same(np.asarray(a), np.asarray(b))
-    else:
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
+from prune_gym.testing import assert_same
 
 
 def equal_to_single_ones(many: VectorEnv, single: list[gymnasium.Env], mode: AutoresetMode, steps: int) -> int:
@@ -35,17 +18,17 @@ def equal_to_single_ones(many: VectorEnv, single: list[gymnasium.Env], mode: Aut
     ended = 0
     for seed in (3, None):
         for a, b in zip(many.reset(seed=seed), copies.reset(seed=seed), strict=True):
-            same(a, b)
+            assert_same(a, b)
         for step in range(steps):
             actions = many.action_space.sample() * (1 if step % 5 else 0)
             ours, theirs = many.step(actions), copies.step(actions)
             for a, b in zip(ours, theirs, strict=True):
-                same(a, b)
+                assert_same(a, b)
             ended += int(ours[2].sum())
             if mode is AutoresetMode.DISABLED and ours[2].any():
                 mask = ours[2]
                 for a, b in zip(
                     many.reset(options={"reset_mask": mask}), copies.reset(options={"reset_mask": mask.copy()}), strict=True
                 ):
-                    same(a, b)
+                    assert_same(a, b)
     return ended

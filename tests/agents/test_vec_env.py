@@ -14,17 +14,7 @@ from prune_gym.agents.vec_env import SB3VecEnv
 from prune_gym.envs import PruningEnv, SoftmaxAction, SoftmaxVectorAction, TabularEnv
 from prune_gym.envs.pruning_vector import PruningVectorEnv
 from prune_gym.tasks import Task
-
-
-def assert_equal(a: Any, b: Any) -> None:
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    else:
-        np.testing.assert_array_equal(a, b)
-        assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
+from prune_gym.testing import assert_same
 
 
 @pytest.mark.parametrize("kind", ["live", "tabular"])
@@ -47,11 +37,11 @@ def test_equals_sb3s_own(tiny_task: Task, kind: str) -> None:
         actions = rng.uniform(-1, 1, (3, *ours.action_space.shape)).astype(np.float32)  # type: ignore[misc]
         (*a, infos), (*b, others) = ours.step(actions), theirs.step(actions)
         for one, other in zip(a, b, strict=True):
-            assert_equal(one, other)
+            assert_same(one, other)
         for info, other in zip(infos, others, strict=True):
-            assert_equal(info, other)
+            assert_same(info, other)
         for info, other in zip(ours.reset_infos, theirs.reset_infos, strict=True):
-            assert_equal(info, other)
+            assert_same(info, other)
         ended += int(a[2].sum())
     assert ended >= 3
     assert ours.get_attr("render_mode") == theirs.get_attr("render_mode") == [None] * 3

@@ -17,6 +17,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 import prune_gym
 from prune_gym.envs import PruningEnv, SoftmaxAction
 from prune_gym.registration import LIVE
+from prune_gym.testing import assert_same
 from prune_gym.training.distillation import PostTraining
 
 
@@ -39,31 +40,13 @@ def rollout(env: gymnasium.Env, seed: int) -> list:
     return out
 
 
-def assert_equal(a: object, b: object) -> None:
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_equal(x, y)
-    elif isinstance(a, np.ndarray):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
-    else:
-        assert a == b
-
-
 @pytest.mark.parametrize("name", LIVE)
-def test_conformance(name):
+def test_with_its_wrappers_and_by_its_long_id(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        env = gymnasium.make(name, render_mode="rgb_array", device="cpu")
-        check_env(env.unwrapped)
+        env = gymnasium.make(f"prune_gym:{name}", render_mode="rgb_array", device="cpu")
+        check_env(env.unwrapped)  # which renders
         check_env_sb3(SoftmaxAction(gymnasium.make(name, device="cpu")))
-        assert_equal(rollout(env, 3), rollout(gymnasium.make(f"prune_gym:{name}", device="cpu"), 3))
     observation, _ = env.reset(seed=0)
     assert observation.dtype == np.float32
     assert (observation == 1).all()
@@ -91,7 +74,7 @@ def test_base_network_and_episode(name):
 def test_pickling_keeps_the_state(env):
     env.step(env.uniform_action)
     again = pickle.loads(pickle.dumps(env))
-    assert_equal(again.step(env.uniform_action), env.step(env.uniform_action))
+    assert_same(again.step(env.uniform_action), env.step(env.uniform_action))
 
 
 def test_step_does_what_preview_said(env):
@@ -129,7 +112,7 @@ def test_snapshot_and_restore_are_exact(env):
     observation, info = env.restore(here)
     np.testing.assert_array_equal(info["widths"], here.architecture.widths)
     np.testing.assert_array_equal(observation, (here.architecture.widths / env.graph.widths).astype(np.float32))
-    assert_equal([env.step(action)[:4] for action in actions], first)
+    assert_same([env.step(action)[:4] for action in actions], first)
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
@@ -139,7 +122,7 @@ def test_a_copied_snapshot_leads_to_the_same_place(env, clone):
     here = env.snapshot()
     expected = env.step(action)[:4]
     env.restore(clone(here))
-    assert_equal(env.step(action)[:4], expected)
+    assert_same(env.step(action)[:4], expected)
 
 
 def test_carry_is_part_of_the_snapshot(tiny_task):
@@ -151,7 +134,7 @@ def test_carry_is_part_of_the_snapshot(tiny_task):
     assert here.carry.any()
     widths = [env.step(action)[4]["widths"] for _ in range(3)]
     env.restore(here)
-    assert_equal([env.step(action)[4]["widths"] for _ in range(3)], widths)
+    assert_same([env.step(action)[4]["widths"] for _ in range(3)], widths)
 
 
 def test_best_is_the_best_network_at_the_target(tiny_task):
@@ -488,10 +471,10 @@ def test_pickled_snapshots_are_small_and_lead_on(env, tiny_task):
     env.restore(again)
     assert env.architecture == here
     assert env.architecture.graph is env.graph
-    assert_equal(env.step(env.uniform_action)[:4], expected)
+    assert_same(env.step(env.uniform_action)[:4], expected)
     other = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.1, device="cpu")
     other.restore(again)
-    assert_equal(other.step(env.uniform_action)[:4], expected)
+    assert_same(other.step(env.uniform_action)[:4], expected)
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
