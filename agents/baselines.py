@@ -8,12 +8,14 @@ from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
+from stable_baselines3.common.type_aliases import GymEnv
 
 from prune_gym.agents.budgeted_env import BudgetedEnv
 from prune_gym.agents.configured_agent import ConfiguredAgent
 from prune_gym.agents.search_agent import SearchAgent
 from prune_gym.arguments import Within, check_settings
 from prune_gym.envs.pruning import Preview
+from prune_gym.envs.tabular import TabularEnv
 from prune_gym.simulation.simulator import PruningState
 
 
@@ -36,6 +38,12 @@ class GlobalRankingAgent(SearchAgent):
     @abstractmethod
     def unit_scores(self, state: PruningState) -> np.ndarray:
         """Scores that are comparable between groups, float64 (units,); NaN for the units that are gone."""
+
+    def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
+        """Raises TypeError for an environment on a table, too, which has no units to rank."""
+        super().set_env(env, force_reset)
+        if isinstance(self.pruning_env, TabularEnv):
+            raise TypeError(f"env: {type(self).__name__} ranks the units of a network; a TabularEnv has none.")
 
     def search(self, env: BudgetedEnv) -> None:
         env.reset()

@@ -33,6 +33,8 @@ class SB3VecEnv(VecEnv):
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> np.ndarray:
+        if any(self._options):
+            raise NotImplementedError("set_options: the copies are reset together, without options.")
         seeds = self._seeds if any(seed is not None for seed in self._seeds) else None
         observations, infos = self.env.reset(seed=seeds)  # type: ignore[arg-type]  # a seed for each copy, as SyncVectorEnv takes
         self.reset_infos = _by_copy(infos, self.num_envs)
@@ -62,21 +64,23 @@ class SB3VecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of every copy, or of the vector environment as often."""
+        """An attribute of every copy; of an environment on a table, whose copies are rows of arrays, what all have in common."""
         chosen, inner = list(self._get_indices(indices)), self.env.unwrapped
-        if isinstance(inner, gymnasium.vector.SyncVectorEnv):
+        if hasattr(inner, "get_attr"):
             values = inner.get_attr(attr_name)
             return [values[copy] for copy in chosen]
+        if attr_name in ("evaluations", "best"):
+            raise AttributeError(f"{attr_name}: the copies are counted together; ask the vector environment itself.")
         return [getattr(inner, attr_name)] * len(chosen)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        raise NotImplementedError("set_attr: the copies are not there one by one.")
+        raise NotImplementedError("set_attr: the copies share what they have; make the environment with other settings.")
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Call a method of every copy; for a vector environment that consists of single ones."""
+        """Call a method of every copy. Raises NotImplementedError where the copies are rows of arrays."""
         inner = self.env.unwrapped
-        if not isinstance(inner, gymnasium.vector.SyncVectorEnv):
-            raise NotImplementedError("env_method: the copies are not there one by one.")
+        if not hasattr(inner, "call"):
+            raise NotImplementedError("env_method: the copies are rows of arrays and have no methods.")
         values = inner.call(method_name, *args, **kwargs)
         return [values[copy] for copy in self._get_indices(indices)]
 
@@ -85,12 +89,16 @@ class SB3VecEnv(VecEnv):
 
 
 def _by_copy(infos: dict[str, Any], copies: int) -> list[dict[str, Any]]:
-    """Arrays of all copies with masks as an info for each copy, with numbers as those of Python."""
+    """The infos of all copies, arrays and dicts of them with masks, as an info for each copy, with numbers as those of Python."""
     found: list[dict[str, Any]] = [{} for _ in range(copies)]
     for name, values in infos.items():
-        if f"_{name}" not in infos:  # a mask itself
+        if name.startswith("_") and name[1:] in infos:  # a mask
             continue
-        for info, value, is_set in zip(found, values.tolist() if values.ndim == 1 else values, infos[f"_{name}"], strict=True):
+        if isinstance(values, dict):
+            rows: Any = _by_copy(values, copies)
+        else:
+            rows = values.tolist() if values.ndim == 1 else values
+        for info, value, is_set in zip(found, rows, infos.get(f"_{name}", [True] * copies), strict=True):
             if is_set:
                 info[name] = value
     return found

@@ -55,7 +55,8 @@ def line(task: str, base: int, reduction: float) -> tuple[object, ...]:
 
 def landscape(config: LandscapeConfig) -> list[tuple[object, ...]]:
     """All lines, of all tables."""
-    return [line(task, base, reduction) for task, base, reduction in product(tables.DIGESTS, (0, 1), config.macs_reductions)]
+    networks = [(task, base) for task, digests in tables.DIGESTS.items() for base in range(len(digests))]
+    return [line(*network, reduction) for network, reduction in product(networks, config.macs_reductions)]
 
 
 def markdown(lines: list[tuple[object, ...]]) -> str:

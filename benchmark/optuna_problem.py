@@ -12,7 +12,7 @@ import optuna
 from optunahub.benchmarks import BaseProblem
 
 from prune_gym import tables
-from prune_gym.simulation.block_world import world_of
+from prune_gym.simulation.block_world import BlockGame, world_of
 from prune_gym.simulation.schedule import target_budget
 from prune_gym.simulation.simulator import the_target
 from prune_gym.simulation.table import Table
@@ -37,13 +37,10 @@ class PruningProblem(BaseProblem):
     """
 
     def __init__(self, table: str | Table = "digits", macs_reduction: float = 0.75, base: int = 0):
-        table = tables.load(table, base) if isinstance(table, str) else table
-        if not isinstance(table, Table):
-            raise TypeError(f"table: expected a Table or the name of a task, got {type(table).__name__}.")
-        _, reduction = the_target(None, macs_reduction, None)
-        self.table, self.world = table, world_of(table)
-        full = int(self.world.baseline.macs)
-        self.limit = full - target_budget(full, reduction)  # MACs that may be left
+        self.table = tables.find(table, base)
+        self.world = world_of(self.table)
+        game = BlockGame(self.world, *the_target(None, macs_reduction, None))
+        self.limit = game.total - target_budget(game.total, game.reduction)  # MACs that may be left
 
     @property
     def search_space(self) -> dict[str, optuna.distributions.BaseDistribution]:

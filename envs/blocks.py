@@ -69,9 +69,7 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
         yardstick: str | Yardstick = "accuracy",
         base: int = 0,
     ):
-        table = tables.load(table, base) if isinstance(table, str) else table
-        if not isinstance(table, Table):
-            raise TypeError(f"table: expected a Table or the name of a task, got {type(table).__name__}.")
+        table = tables.find(table, base)
         if sparsity is macs_reduction is params_reduction is None:
             macs_reduction = DEFAULT_REDUCTION
         chosen = make_reward(reward, reward_weights)

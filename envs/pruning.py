@@ -132,6 +132,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}  # noqa: RUF012  # Gymnasium's name
     _spec: EnvSpec | None = None
+    _number = 0  # among those on the same simulator
 
     def __init__(
         self,
@@ -163,7 +164,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ):
         if others:
             known = [name for name in inspect.signature(PruningEnv).parameters if name != "others"]
-            raise TypeError(str(unknown("keyword", next(iter(others)), known)))
+            name = next(iter(others))  # the words are Python's own, which tools look for (TorchRL tries a keyword of Gym's)
+            raise TypeError(f"PruningEnv got an unexpected keyword argument {name!r}. {unknown('keyword', name, known)}")
         self._show(reward, reward_weights, yardstick, observation, render_mode)
         if not isinstance(task, str | Task):
             raise TypeError(f"task: expected a name or a prune_gym.tasks.Task, got {type(task).__name__}.")
@@ -225,10 +227,13 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._prepared: PruningState | None = None
         self.observation_space = spaces.Box(0.0, 1.0, (len(self._observe(self.simulator.initial())),), np.float32)
 
-    def sibling(self) -> PruningEnv:
-        """Another environment like this one, as it was when it was made, with the same weights, scores and rankings in memory."""
+    def sibling(self, number: int) -> PruningEnv:
+        """Another environment like this one, as it was when it was made, with the same weights, scores and rankings in memory;
+        ``number`` tells it from others."""
         other = copy.copy(self)
+        other._number = number
         other._play(self.simulator)
+        other._np_random = None  # of its own, when it is asked for
         return other
 
     @property
@@ -249,6 +254,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def __setstate__(self, content: dict[str, Any]) -> None:
         """Put a pickled or copied environment together: states travel without the channel graph."""
         self.__dict__.update(content)
+        self._prepared = None
         if self._state is not None:
             self._state = self.simulator.attach(self._state)
         if self.best is not None:
@@ -295,7 +301,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def prepare(self, action: np.ndarray) -> PruningState:
         """Where a step leads, which need not be computed again if it comes next: for vector environments, which score the states
         of many steps together. Raises like :meth:`step`."""
-        self._prepared = self.simulator.step(self._check_running("step"), self.check_action(action))
+        self._prepared = self.simulator.step(self.check_running("step"), self.check_action(action))
         return self._prepared
 
     # ------------------------------------------------------------------------------------ beyond Gymnasium's interface
@@ -308,7 +314,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
         Costs N evaluations; the architectures are scored in one batch. Raises like :meth:`step`.
         """
-        now = self._check_running("preview")
+        now = self.check_running("preview")
         if not isinstance(actions, Sequence | np.ndarray):
             raise TypeError(f"actions: expected a sequence of actions or an array (N, groups), got {type(actions).__name__}.")
         checked = [self.check_action(action) for action in actions]
@@ -359,7 +365,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             gymnasium.logger.warn("render() was called without a render_mode; make the environment with 'rgb_array' or 'ansi'.")
             return None
         now = self._current("render")
-        title = f"{self.task.name}: {describe(self.simulator.score(now))}"
+        title = f"{self.simulator.name}: {describe(self.simulator.score(now))}"
         picture = draw if self.render_mode == "rgb_array" else write
         return picture(self.graph, now.widths, title)
 
@@ -407,14 +413,15 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _remember(self, preview: Preview) -> None:
         if preview.terminated and (self.best is None or preview.yardstick > self.best.yardstick):
             self.best = preview
-            self.simulator.pin(preview.snapshot)
+            self.simulator.pin(preview.snapshot, self._number)
 
     def _current(self, caller: str) -> PruningState:
         if self._state is None:
             raise RuntimeError(f"{caller}: call reset() first.")
         return self._state
 
-    def _check_running(self, caller: str) -> PruningState:
+    def check_running(self, caller: str) -> PruningState:
+        """The present state. Raises RuntimeError before the first reset and after the end."""
         now = self._current(caller)
         if self.simulator.is_terminal(now):
             raise RuntimeError(f"{caller}: the episode has ended, the target is reached; call reset() first.")

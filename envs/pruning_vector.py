@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ from gymnasium.vector.utils import iterate
 
 from prune_gym.arguments import check_integer
 from prune_gym.envs.pruning import Preview, PruningEnv
+from prune_gym.envs.table_vector import checked_mode
 
 
 class PruningVectorEnv(SyncVectorEnv):
     """``num_envs`` copies of :class:`prune_gym.envs.PruningEnv`, which equal as many single ones in a ``SyncVectorEnv``. They
     share the original network, and what is known about others: all networks of a step are ranked and scored together, each once,
-    on all cores or on the GPU. With post-training, each copy has weights of its own besides.
+    on all cores or on the GPU. With post-training, each copy has weights of its own besides; networks are then trained and scored
+    one after the other.
 
     Attributes:
         evaluations: steps of all copies since they were made.
@@ -35,8 +38,10 @@ class PruningVectorEnv(SyncVectorEnv):
         check_integer("num_envs", num_envs, 1)
         first = PruningEnv(**settings)
         self.simulator = first.simulator
-        self.simulator.store.max_versions += 2 * (num_envs - 1)  # a network and its teacher for each of the others
-        super().__init__([lambda: first] + [first.sibling] * (num_envs - 1), autoreset_mode=autoreset_mode)
+        self.simulator.store.max_versions *= num_envs
+        self.best: Preview | None = None
+        copies = [partial(first.sibling, number) for number in range(1, num_envs)]
+        super().__init__([lambda: first, *copies], autoreset_mode=checked_mode(autoreset_mode))
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of every copy. Raises like :meth:`prune_gym.envs.PruningEnv.step`; then no copy has stepped."""
@@ -52,9 +57,14 @@ class PruningVectorEnv(SyncVectorEnv):
         ]
         for env, action in running:
             env.check_action(action)
+            env.check_running("step")
         self.simulator.rank([env.snapshot() for env, _ in running])
         self.simulator.scores([env.prepare(action) for env, action in running])
-        return super().step(actions)
+        step = super().step(actions)
+        for env, _ in running:
+            if env.best is not None and (self.best is None or env.best.yardstick > self.best.yardstick):
+                self.best = env.best
+        return step
 
     @property
     def uniform_action(self) -> np.ndarray:
@@ -64,8 +74,3 @@ class PruningVectorEnv(SyncVectorEnv):
     @property
     def evaluations(self) -> int:
         return sum(env.evaluations for env in self.envs)
-
-    @property
-    def best(self) -> Preview | None:
-        found = [env.best for env in self.envs if env.best is not None]
-        return max(found, key=lambda preview: preview.yardstick, default=None)

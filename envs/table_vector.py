@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from prune_gym.arguments import check_integer
+from prune_gym.arguments import check_choice, check_integer
 from prune_gym.envs.blocks import BlocksEnv, Found
 from prune_gym.envs.observations import full_observation
 from prune_gym.envs.pruning import ROUNDING_ERROR
@@ -19,6 +19,7 @@ from prune_gym.envs.tabular import TabularEnv
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.allocation import normalised
 from prune_gym.simulation.block_world import BlockGame
+from prune_gym.simulation.score_functions import of_rows
 from prune_gym.simulation.tabular import TabularSimulator
 
 
@@ -40,8 +41,10 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def __init__(self, single: TabularEnv | BlocksEnv, game: BlockGame, num_envs: int, autoreset_mode: str | AutoresetMode):
         check_integer("num_envs", num_envs, 1)
+        if getattr(single, "render_mode", None) is not None:
+            raise ValueError("render_mode: copies on a table are not rendered; use vectorization_mode='sync'.")
         self.num_envs = num_envs
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = checked_mode(autoreset_mode)
         self.metadata = single.metadata | {"autoreset_mode": self.autoreset_mode}
         self.single_action_space, self.single_observation_space = single.action_space, single.observation_space
         self.action_space = batch_space(single.action_space, num_envs)
@@ -57,12 +60,15 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     # ------------------------------------------------------------------------------------------- what a subclass says
 
     @abstractmethod
-    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
-        """The actions, or ValueError."""
+    def _check_actions(self, actions: np.ndarray, running: np.ndarray) -> np.ndarray:
+        """The actions, with any valid ones for copies that do not run; or ValueError."""
 
     @abstractmethod
-    def _move(self, actions: np.ndarray, running: np.ndarray) -> np.ndarray:
-        """The states (num_envs,) after a step of the copies of ``running``; of the others it does not matter."""
+    def _move(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """The states (num_envs,) after a step from these. Nothing changes yet."""
+
+    def _enter(self, states: np.ndarray, actions: np.ndarray, running: np.ndarray) -> None:
+        """These copies come to the states that the last :meth:`_move` gave."""
 
     def _forget(self, mask: np.ndarray) -> None:
         """The episodes of these copies begin anew."""
@@ -81,35 +87,47 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """All copies back to the original network, or those of ``options["reset_mask"]``, bool (num_envs,). Nothing is random."""
+        for each in seed if isinstance(seed, list) else [seed]:
+            if each is not None:
+                check_integer("seed", each, 0)
+        if isinstance(seed, list) and len(seed) != self.num_envs:
+            raise ValueError(f"seed: expected one for each of {self.num_envs} environments, got {len(seed)}.")
+        if not isinstance(options, dict | None):
+            raise TypeError(f"options: expected a dict or None, got {type(options).__name__}.")
         mask = np.ones(self.num_envs, bool)
         if options is not None and "reset_mask" in options:
             mask = options["reset_mask"]
             if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
                 raise ValueError(f"reset_mask: expected a bool array ({self.num_envs},) with at least one True, got {mask!r}.")
+        if not self._begun and not mask.all():
+            raise RuntimeError("reset: the first one is of all environments.")
         self._begun = True
         self._restart(mask)
         return self._observe(), self._infos(mask)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One step of every copy.
+        """One step of every copy; one whose episode ended in the last step begins anew instead, whatever its action.
 
         Raises RuntimeError before the first reset, and for a copy that has ended and is not reset by itself; ValueError for
-        actions that are not in the action space. Then no copy has stepped.
+        actions that are not in the action space; TypeError or ValueError for a reward or a yardstick that is no finite number.
+        Then no copy has stepped.
         """
-        actions = self._check_actions(np.asarray(actions))
-        again = self._ended
-        if not self._begun or (again.any() and self.autoreset_mode is AutoresetMode.DISABLED):
+        running = ~self._ended
+        if not self._begun or (self._ended.any() and self.autoreset_mode is AutoresetMode.DISABLED):
             raise RuntimeError("step: an episode has ended, or none has begun; call reset() first.")
-        before, running = self.world.scores_of(self._states), ~again
-        self._restart(again)
-        self._states = np.where(running, self._move(actions, running), self._states)
-        self._steps += running
+        actions = self._check_actions(np.asarray(actions), running)
+        here = np.where(running, self._states, self.world.start)  # an episode that ended begins anew instead
+        states = np.where(running, self._move(here, actions), here)
+        before, after = self.world.scores_of(self._states[running]), self.world.scores_of(states[running])
+        rewards = np.zeros(self.num_envs)
+        rewards[running] = of_rows("reward", self.reward, [before, after], self.world.baseline)
+        terminated = self.game.over[states] & running
+        worth = of_rows("yardstick", self.yardstick, [self.world.scores_of(states[terminated])], self.world.baseline)
+        self._restart(~running)
+        self._enter(states, actions, running)
+        self._states, self._steps, self._ended = states, self._steps + running, terminated
         self.evaluations += int(running.sum())
-        after = self.world.scores_of(self._states)
-        rewards = np.where(running, self.reward(before, after, self.world.baseline), 0.0)
-        self._ended = terminated = self.game.over[self._states]
-        if terminated.any():
-            self._remember(np.flatnonzero(terminated))
+        self._remember(states[terminated], worth)
         everyone = np.ones(self.num_envs, bool)
         infos: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and terminated.any():
@@ -128,12 +146,10 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._ended = self._ended & ~mask
         self._forget(mask)
 
-    def _remember(self, copies: np.ndarray) -> None:
-        """Note the best network that one of these copies, which have ended, came to."""
-        states = self._states[copies]
-        worth = np.asarray(self.yardstick(self.world.scores_of(states), self.world.baseline))
-        first = int(np.argmax(worth))
-        if self.best is None or worth[first] > self.best.yardstick:
+    def _remember(self, states: np.ndarray, worth: np.ndarray) -> None:
+        """Note the best of these networks at the target."""
+        if len(states) and (self.best is None or worth.max() > self.best.yardstick):
+            first = int(np.argmax(worth))
             self.best = Found(int(states[first]), self.world.score(int(states[first])), float(worth[first]))
 
     def _infos(self, mask: np.ndarray) -> dict[str, Any]:
@@ -146,23 +162,32 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return entries | {f"_{key}": mask.copy() for key in entries}
 
 
+def checked_mode(autoreset_mode: str | AutoresetMode) -> AutoresetMode:
+    """The mode that is meant. Raises ValueError or TypeError for anything else."""
+    if not isinstance(autoreset_mode, AutoresetMode):
+        check_choice("autoreset_mode", autoreset_mode, [mode.value for mode in AutoresetMode])
+    return AutoresetMode(autoreset_mode)
+
+
 class BlocksVectorEnv(TableVectorEnv):
     """``num_envs`` copies of :class:`prune_gym.envs.BlocksEnv` that step together. Other arguments are those of one; functions as
-    reward or yardstick get scores of arrays."""
+    reward or yardstick are called once for each copy, unless they are marked as elementwise."""
 
     def __init__(self, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP, **others: Any):
         single = BlocksEnv(**others)
         super().__init__(single, single.game, num_envs, autoreset_mode)
 
-    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
+    def _check_actions(self, actions: np.ndarray, running: np.ndarray) -> np.ndarray:
         groups = len(self.world.table.groups)
-        is_integer = actions.shape == (self.num_envs,) and np.issubdtype(actions.dtype, np.integer)
-        if not is_integer or not (actions >= 0).all() or not (actions < groups).all():
+        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+            raise ValueError(f"actions: expected {self.num_envs} integers in [0, {groups}), got {actions!r}.")
+        actions = np.where(running, actions, 0)
+        if not (actions >= 0).all() or not (actions < groups).all():
             raise ValueError(f"actions: expected {self.num_envs} integers in [0, {groups}), got {actions!r}.")
         return actions
 
-    def _move(self, actions: np.ndarray, running: np.ndarray) -> np.ndarray:
-        return self.world.following[self._states, actions]
+    def _move(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        return self.world.following[states, actions]
 
     def _observe(self) -> np.ndarray:
         return self.world.observations[self._states]
@@ -173,7 +198,8 @@ class BlocksVectorEnv(TableVectorEnv):
 
 class TabularVectorEnv(TableVectorEnv):
     """``num_envs`` copies of :class:`prune_gym.envs.TabularEnv` that step together. Other arguments are those of one; functions
-    as reward or yardstick get scores of arrays."""
+    as reward or yardstick are called once for each copy, unless they are marked as elementwise. What was found is the number of a
+    state of :class:`prune_gym.simulation.block_world.BlockWorld`."""
 
     def __init__(self, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP, **others: Any):
         single = TabularEnv(**others)
@@ -186,22 +212,25 @@ class TabularVectorEnv(TableVectorEnv):
         self._carry, self._actions = np.zeros(shape), np.zeros(shape)  # the last actions
         self._compute = np.zeros(num_envs, np.int64)  # of the present episodes
 
-    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
+    def _check_actions(self, actions: np.ndarray, running: np.ndarray) -> np.ndarray:
         shape = self._carry.shape
         if actions.shape != shape or actions.dtype.kind not in "fiu":
             raise ValueError(f"actions: expected numbers of shape {shape}, got {actions.dtype} of shape {actions.shape}.")
+        actions = np.where(running[:, None], actions, 0).astype(np.float64)
         if not (actions >= 0).all() or not (actions <= 1 + ROUNDING_ERROR).all():
             raise ValueError(f"actions: expected numbers in [0, 1], got {actions.min()} to {actions.max()}.")
-        return actions.astype(np.float64)
+        return actions
 
-    def _move(self, actions: np.ndarray, running: np.ndarray) -> np.ndarray:
-        simulator, macs = self.simulator, self.world.macs
-        states, carry = self.game.take_many(actions, self._states, self._carry, simulator.schedule.goals(self._steps))
-        self._carry = np.where(running[:, None], carry, self._carry)
+    def _move(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        goals = self.simulator.schedule.goals(self._steps)
+        following, self._next_carry = self.game.take_many(actions, states, self._carry, goals)
+        return following
+
+    def _enter(self, states: np.ndarray, actions: np.ndarray, running: np.ndarray) -> None:
+        self._carry = np.where(running[:, None], self._next_carry, self._carry)
         self._actions = np.where(running[:, None], actions, self._actions)
-        ranking = np.where(self._steps == 0, simulator.ranking_macs, 0)  # once in an episode
-        self._compute += running * (ranking + simulator.scoring_images(states) * macs[states])
-        return states
+        ranking = np.where(self._steps == 0, self.simulator.ranking_macs, 0)  # once in an episode
+        self._compute += running * (ranking + self.simulator.scoring_images(states) * self.world.macs[states])
 
     def _forget(self, mask: np.ndarray) -> None:
         self._carry[mask] = self._actions[mask] = 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from prune_gym import tables
 from prune_gym.envs.blocks import DEFAULT_REDUCTION
 from prune_gym.envs.pruning import PruningEnv
+from prune_gym.graph.channel_graph import Architecture
 from prune_gym.simulation.rewards import Reward
 from prune_gym.simulation.table import Table
 from prune_gym.simulation.tabular import TabularSimulator
@@ -47,17 +49,21 @@ class TabularEnv(PruningEnv):
         self._show(reward, reward_weights, yardstick, observation, render_mode)
         if sparsity is macs_reduction is params_reduction is None:
             macs_reduction = DEFAULT_REDUCTION
-        self._play(
-            TabularSimulator(
-                tables.load(table, base) if isinstance(table, str) else table,
-                sparsity,
-                step_ratio,
-                macs_reduction,
-                params_reduction,
-            )
-        )
+        self._play(TabularSimulator(tables.find(table, base), sparsity, step_ratio, macs_reduction, params_reduction))
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture of the present state, of the original network, which is trained if need be."""
+        return self.simulator.live_state(self._current("architecture")).architecture
 
     def regret(self, snapshot: Any) -> float:
-        """How much less a network at the target is worth by the yardstick than the best one."""
-        best, simulator = self.simulator.game.best(self.yardstick)[1], self.simulator
-        return best - self.yardstick(simulator.score(snapshot), simulator.baseline)
+        """How much less a network at the target is worth by the yardstick than the best one. Raises TypeError or ValueError for
+        what is no state of this environment, ValueError for one that is not at the target."""
+        simulator, state = self.simulator, self.simulator.attach(snapshot)
+        if not simulator.is_terminal(state):
+            raise ValueError("snapshot: expected a network at the target, got one on the way there.")
+        return self._best_worth - self.yardstick(state.score, simulator.baseline)
+
+    @cached_property
+    def _best_worth(self) -> float:
+        return self.simulator.game.best(self.yardstick)[1]

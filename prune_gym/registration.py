@@ -10,10 +10,9 @@ from __future__ import annotations
 import gymnasium
 
 TASKS = {"Digits": "digits", "Digits-ResNet": "digits-resnet", "Digits-MobileNet": "digits-mobilenet"}
-TABLED = {"Digits": "digits"}  # those that a table comes with
 LIVE = {f"PruneGym/{name}-v0": task for name, task in TASKS.items()}  # their networks are run
-TABULAR = {f"PruneGym/Tabular-{name}-v0": task for name, task in TABLED.items()}  # the same spaces, on a table
-BLOCKS = {f"PruneGym/Blocks-{name}-v0": task for name, task in TABLED.items()}  # one block of one group at a time, on a table
+TABULAR = {f"PruneGym/Tabular-{name}-v0": task for name, task in TASKS.items()}  # the same spaces, on a table
+BLOCKS = {f"PruneGym/Blocks-{name}-v0": task for name, task in TASKS.items()}  # one block of one group at a time, on a table
 ENVIRONMENTS = LIVE | TABULAR | BLOCKS
 
 

@@ -71,10 +71,11 @@ class Candidates:
         """Its Gram matrices are computed when they are first needed."""
         return Compensation(self.graph, self.whole, self._images(COMPENSATION_IMAGES), self.base)
 
-    def prepare(self) -> None:
-        """Compute now what all networks have in common, so that threads only read it."""
-        if self.fidelity == "compensated":
-            self.compensation  # noqa: B018  # computed when it is first read
+    def prepare(self, criterion: str = "") -> None:
+        """Compute now what all networks have in common when they are scored, or ranked by a criterion, so that threads only read
+        it."""
+        if self.fidelity == "compensated" or criterion == "obs":
+            self.compensation.grams  # noqa: B018  # computed when it is first read
         if not self.are_cut and has_statistics(self.graph.program):
             self._recalibration.moments  # noqa: B018
 

@@ -3,9 +3,11 @@ to be shared among cores."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -14,19 +16,34 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
-    """``function`` of all items, in as many threads as PyTorch may use on the CPU, in each of which it uses one. Fewer items than
-    threads are computed one after the other with all of them, and so is everything on other devices. The first error is
-    raised."""
+def side_by_side(
+    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device, shared: bool = True
+) -> list[Result]:
+    """``function`` of all items, in as many threads as PyTorch may use on the CPU, each of which uses one core. The first error
+    is raised. On other devices one item follows the other.
+
+    Fewer items than threads are computed one after the other with all of them, unless ``shared`` is false: then the last digits
+    of a result do not depend on how many items there are.
+    """
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    if threads == 1 or len(items) < threads:
+    if threads == 1 or (shared and len(items) < threads):
         return [function(item) for item in items]
-    try:
-        return list(_pool(threads).map(function, items))
-    finally:
-        torch.set_num_threads(threads)  # what a thread sets is the default of all that begin later
+    return list(_pool(threads).map(function, items))
 
 
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "prune_gym", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, "prune_gym", initializer=_use_one_core)
+    all_there = Barrier(threads)
+    list(pool.map(lambda _: all_there.wait(), range(threads)))
+    torch.set_num_threads(threads)  # what a thread sets is the default of all that begin later
+    return pool
+
+
+def _use_one_core() -> None:
+    torch.get_num_threads()  # takes the default over, which it would do later otherwise
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads

@@ -24,6 +24,8 @@ class PaperReward:
     beta: float = 0.0
     gamma: float = 0.0
 
+    elementwise: ClassVar[bool] = True  # see prune_gym.simulation.score_functions
+
     def __call__(self, before: Score, after: Score, baseline: Score) -> float:
         return self.alpha * after.accuracy + self.beta * after.flops_reduction + self.gamma * after.params_reduction
 
@@ -48,6 +50,10 @@ class Improvement:
 
     reward: Reward
     gamma: float
+
+    @property
+    def elementwise(self) -> bool:
+        return getattr(self.reward, "elementwise", False)
 
     def __call__(self, before: Score, after: Score, baseline: Score) -> float:
         return self.gamma * self.reward(after, after, baseline) - self.reward(before, before, baseline)

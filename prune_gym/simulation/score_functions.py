@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from itertools import starmap
 from math import isfinite
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,6 +36,34 @@ def finite(argument: str, value: object, score: Score) -> float:
     if not isfinite(value):
         raise ValueError(f"{argument}: expected a finite number, got {value!r} for {score}.")
     return float(value)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def elementwise(function: Function) -> Function:
+    """Mark a function of scores that computes with their numbers alone, and so takes scores of arrays as well: environments on
+    tables call it once for many states. Others are called for one state after the other."""
+    setattr(function, "elementwise", True)  # noqa: B010  # functions have no such attribute by themselves
+    return function
+
+
+def of_rows(argument: str, function: Callable[..., Any], scores: Sequence[Score], baseline: Score) -> np.ndarray:
+    """What a function of scores makes of the rows of scores of arrays (N,), and of the baseline; float64 (N,). Raises like
+    :func:`finite`."""
+    if getattr(function, "elementwise", False):
+        values = np.asarray(function(*scores, baseline), np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{argument}: expected finite numbers, got {values[~np.isfinite(values)][0]}.")
+        return np.broadcast_to(values, scores[0].accuracy.shape)  # type: ignore[attr-defined]  # an array
+    rows = zip(*map(_rows, scores), strict=True)
+    return np.array([finite(argument, function(*row, baseline), row[-1]) for row in rows], np.float64)
+
+
+def _rows(score: Score) -> list[Score]:
+    """A score of arrays (N,) as N scores."""
+    arrays: list[Any] = [getattr(score, each.name) for each in fields(Score)]
+    return list(starmap(Score, zip(*(array.tolist() for array in arrays), strict=True)))
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -130,8 +130,10 @@ class Scorer:
         new = {network.key: network for network in networks if self.cache.get("ranks", network.key) is None}
         jobs = [(self.store.get(network.weights).candidates, network.architecture) for network in new.values()]
         for candidates, _ in jobs:
-            candidates.prepare()
-        for key, ranks in zip(new, side_by_side(self._ranks, jobs, self.calibration.images.device), strict=True):
+            candidates.prepare(self.importance)
+        # one thread each, so that ties are broken alike however many there are
+        ranked = side_by_side(self._ranks, jobs, self.calibration.images.device, shared=False)
+        for key, ranks in zip(new, ranked, strict=True):
             self.cache.put("ranks", key, base64.b64encode(ranks.tobytes()).decode())
 
     def _ranks(self, job: tuple[Candidates, Architecture]) -> np.ndarray:

@@ -189,6 +189,11 @@ class Simulator:
         space += f", {self.space.levels or 'all'} levels, ranking {self.ranking}"
         return Process(network, self.schedule, space, f"{self.posttraining} on {data}, {augmentation}" if trains else "none")
 
+    @property
+    def name(self) -> str:
+        """The name of the task."""
+        return self.task.name
+
     # ------------------------------------------------------------------------------------------------- one step
 
     def initial(self) -> PruningState:
@@ -339,6 +344,6 @@ class Simulator:
             return state
         return replay(self.graph, self.process, state.moves())
 
-    def pin(self, state: PruningState) -> None:
-        """Keep the weights of this state, and let go of those that were kept before."""
-        self.store.pin(state.weights)
+    def pin(self, state: PruningState, holder: int = 0) -> None:
+        """Keep the weights of this state, and let go of those that were kept before for the same holder."""
+        self.store.pin(state.weights, holder)

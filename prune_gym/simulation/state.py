@@ -96,7 +96,7 @@ class PruningState:
     def __reduce__(self) -> tuple:
         graph = self.architecture.graph
         names = tuple(group.name for group in graph.groups)
-        layout = DetachedGraph(graph.fingerprint, names, graph.widths, graph.filters_per_unit, graph.layer_filters)
+        layout = DetachedGraph(graph.fingerprint, names, graph.widths, graph.filters_per_unit)
         return replay, (layout, self.process, self.moves())
 
     def moves(self) -> list[Move]:
@@ -151,13 +151,14 @@ class DetachedGroup(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DetachedGraph:
-    """What a pickled state keeps of its channel graph: enough to read and to compare architectures, not to cut a network."""
+    """What a pickled state and a table keep of a channel graph: enough to read and to compare architectures, not to cut a
+    network."""
 
     fingerprint: str
     names: tuple[str, ...]
     widths: np.ndarray
     filters_per_unit: np.ndarray
-    layer_filters: np.ndarray
+    layer_filters: np.ndarray | None = None  # (layers, groups); states travel without it
 
     @cached_property
     def groups(self) -> tuple[DetachedGroup, ...]:
@@ -180,7 +181,9 @@ class DetachedGraph:
         return int(self.widths @ self.filters_per_unit)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"{name}: a state that was unpickled has no channel graph; env.restore(state) gives it one.")
+        raise AttributeError(
+            f"{name}: a table, and a state that was unpickled, have no channel graph; env.restore(state) gives the state one."
+        )
 
 
 def initial(graph: ChannelGraph | DetachedGraph, process: Process) -> PruningState:

@@ -77,6 +77,27 @@ class Table:
         fits &= self.macs_form.shape == self.params_form.shape == (size + 1, size + 1)
         if not fits or any(hits.max() > n for hits, n in zip((self.val_hits, self.test_hits), self.images, strict=True)):
             raise ValueError(f"table: the parts of the table of {self.task!r} do not fit together.")
+        for array in self._arrays().values():
+            array.flags.writeable = False  # tables are shared
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Table) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for the same content."""
+        arrays = self._arrays()
+        return digest(
+            b"".join([repr([(k, a.dtype, a.shape) for k, a in arrays.items()]).encode(), *(a.tobytes() for a in arrays.values())])
+        )
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Everything, as it is written to files."""
+        arrays = {name: np.asarray(getattr(self, name)) for name in FIELDS}
+        return arrays | {f"allowed_{i}": widths for i, widths in enumerate(self.allowed)}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,11 +133,9 @@ class Table:
 
     def save(self, path: Path) -> str:
         """Write it as npz; gives its digest. The same table gives the same bytes."""
-        arrays = {name: np.array(getattr(self, name)) for name in FIELDS}
-        arrays |= {f"allowed_{i}": widths for i, widths in enumerate(self.allowed)}
         content = BytesIO()
         with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-            for name, array in arrays.items():
+            for name, array in self._arrays().items():
                 member = BytesIO()
                 np.save(member, array, allow_pickle=False)
                 file.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue(), zipfile.ZIP_DEFLATED)  # ZipInfo: no date in it

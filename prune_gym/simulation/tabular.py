@@ -11,7 +11,9 @@ import numpy as np
 
 from prune_gym import tasks
 from prune_gym.arguments import check_number
+from prune_gym.graph.channel_graph import Architecture
 from prune_gym.scoring.evaluation import Score
+from prune_gym.simulation.allocation import check_action
 from prune_gym.simulation.block_world import BlockGame, world_of
 from prune_gym.simulation.blocks import fractions_of, take_blocks
 from prune_gym.simulation.compute import NOTHING, Compute, passes
@@ -37,6 +39,15 @@ class TabularState(NamedTuple):
     steps: int = 0
     previous: TabularState | None = None
     action: np.ndarray | None = None
+
+    def __eq__(self, other: object) -> bool:  # not as tuples do, which would compare arrays
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     @property
     def key(self) -> int:
@@ -85,7 +96,7 @@ class TabularSimulator(Simulator):
         )  # type: ignore[assignment]
         self.baseline = world.baseline
         self._strides = world.strides.tolist()
-        space = f"{self.game.target}, the table of {table.task}-{table.base} with {table.levels} levels"
+        space = f"{self.game.target}, the table {table.fingerprint} of {table.task}-{table.base} with {table.levels} levels"
         self.process = Process(table.base_network, self.schedule, space, "none")
         self._initial = self._state([n - 1 for n in table.shape], [0.0] * len(table.groups))
 
@@ -98,9 +109,9 @@ class TabularSimulator(Simulator):
         return self.successors(state, [action])[0]
 
     def successors(self, state: Any, actions: Sequence[np.ndarray], to_target: bool = False) -> list[Any]:
-        """The states that actions lead to, float64 arrays (groups,), as :func:`prune_gym.simulation.allocation.check_action`
-        gives them."""
-        return [self._successor(state, action, to_target) for action in actions]
+        """The states that actions lead to. Raises ValueError for an action that
+        :func:`prune_gym.simulation.allocation.check_action` refuses."""
+        return [self._successor(state, check_action(action, len(self.table.groups)), to_target) for action in actions]
 
     def _successor(self, state: TabularState, action: np.ndarray, to_target: bool) -> TabularState:
         goal = self.schedule.target if to_target else self.schedule.goal(state.steps)
@@ -166,7 +177,7 @@ class TabularSimulator(Simulator):
         self.process.check_same(state.process)
         return state
 
-    def pin(self, state: Any) -> None:
+    def pin(self, state: Any, holder: int = 0) -> None:
         """There are no weights to keep."""
 
     def test_accuracy(self, state: Any) -> float:
@@ -184,15 +195,21 @@ class TabularSimulator(Simulator):
     @cached_property
     def live(self) -> Simulator:
         """The simulator that runs networks and takes the same steps."""
-        target, table = {self.game.target: self.game.reduction}, self.table
-        return Simulator(self.task, **target, step_ratio=self._step_ratio, levels=table.levels, ranking="initial")  # type: ignore[arg-type]
+        target: dict[str, Any] = {self.game.target: self.game.reduction}
+        return Simulator(self.task, **target, step_ratio=self._step_ratio, levels=self.table.levels, ranking="initial")
 
     def live_state(self, state: Any) -> PruningState:
-        """The same state of the live simulator, which takes all steps to it."""
-        now = self.live.initial()
+        """The same state of the live simulator."""
+        now, full = self.live.initial(), self.live.graph.widths
+        ranks = self.live.scorer.ranks(now.network)
         for each in state.trajectory()[1:]:
-            now = self.live.step(now, each.action)
+            mask = ranks >= np.repeat(full - each.widths, full)
+            now = now.pruned(Architecture(self.live.graph, mask), np.array(each.carry), each.action)
         return now
+
+    @property
+    def name(self) -> str:
+        return f"{self.table.task}-{self.table.base}" if self.table.base else self.table.task
 
     def network(self, state: Any) -> PrunedNetwork:
         """The network of a state as a module, physically small, in evaluation mode; of the original one, which is trained if need

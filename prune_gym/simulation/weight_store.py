@@ -75,7 +75,7 @@ class WeightStore:
         self._original = self._candidates(own, self.graph.full())
         self._stored: OrderedDict[str, StoredWeights] = OrderedDict()  # the last ones used come last
         self.max_versions = MAX_VERSIONS
-        self._pinned = ""
+        self._pinned: dict[int, str] = {}
 
     @cached_property
     def _data(self) -> tuple[Split, Split]:
@@ -136,9 +136,9 @@ class WeightStore:
             cost += passes(images, self.graph.cost(before).macs) + passes(images, student_macs)
         return cost
 
-    def pin(self, weights: Weights) -> None:
-        """Keep this version in any case, and let go of the one that was pinned before."""
-        self._pinned = weights.version
+    def pin(self, weights: Weights, holder: int = 0) -> None:
+        """Keep this version in any case, and let go of the one that the same holder pinned before."""
+        self._pinned[holder] = weights.version
 
     @torch.inference_mode(False)  # whatever the caller's mode is
     def _train(self, weights: Weights) -> float:
@@ -167,7 +167,7 @@ class WeightStore:
         """Store a version, and drop the oldest ones if there are too many."""
         version = weights.version
         self._stored[version] = self._candidates(tensors, weights.base(self.graph))
-        droppable = [each for each in self._stored if each not in (self._pinned, version)]
+        droppable = [each for each in self._stored if each != version and each not in self._pinned.values()]
         for old in droppable[: max(0, len(self._stored) - self.max_versions)]:
             del self._stored[old]
             self.cache.forget_tensors(old)

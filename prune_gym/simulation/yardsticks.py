@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from prune_gym.arguments import unknown
 from prune_gym.scoring.evaluation import Score
-from prune_gym.simulation.score_functions import check_takes
+from prune_gym.simulation.score_functions import check_takes, elementwise
 
 Yardstick = Callable[[Score, Score], float]  # (after, baseline) -> worth, the higher the better
 
 
+@elementwise
 def accuracy(after: Score, baseline: Score) -> float:
     """The accuracy of the pruned network, in [0, 1]."""
     return after.accuracy

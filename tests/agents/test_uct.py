@@ -86,6 +86,39 @@ def test_a_tree_that_is_small_is_searched_whole(tiny_task: Task) -> None:
     assert env.best.score.accuracy == max(ends)
 
 
+def test_the_group_that_led_to_the_best_network_takes_the_step(env: PruningEnv) -> None:
+    taken: list[tuple[int, int]] = []
+
+    class Watched(UCT):
+        def one_group(self, env: Any, group: int) -> np.ndarray:
+            self.asked = group
+            return super().one_group(env, group)
+
+        def search(self, env: Any) -> None:
+            step = env.step
+
+            def watched(action: np.ndarray) -> Any:
+                root = self.roots[-1]
+                if root.snapshot.key == env.snapshot().key:  # it has just been searched
+                    best = max(child.best for child in root.children.values())
+                    taken.append((self.asked, next(group for group, child in root.children.items() if child.best == best)))
+                return step(action)
+
+            env.step = watched
+            super().search(env)
+
+        roots: list[Node] = []  # noqa: RUF012
+
+        def iterate(self, env: Any, root: Node) -> None:
+            self.roots.append(root)
+            super().iterate(env, root)
+
+    Watched(env, UCTConfig(exploration=0.3), seed=2).learn(4 + 4 * 40)
+    assert len(taken) >= 3
+    for asked, best in taken:
+        assert asked == best
+
+
 @pytest.mark.parametrize("budget", [4, 5, 6, 9, 23, 100])
 def test_the_budget_is_kept(env: PruningEnv, budget: int) -> None:
     agent = UCT(env, seed=0).learn(budget)

@@ -52,6 +52,46 @@ def test_equals_sb3s_own(tiny_task: Task, kind: str) -> None:
     ours.close()
 
 
+class Nested(gymnasium.Wrapper):
+    """Gives infos of all kinds, and what it was reset with."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, info | {"seed": -1 if seed is None else seed}
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, info | {"more": {"a": 1.5, "b": {"c": np.arange(2)}}, "name": "x"}
+
+
+def test_infos_and_seeds_of_all_kinds() -> None:
+    single = [Nested(gymnasium.make("PruneGym/Blocks-Digits-v0", macs_reduction=0.1)) for _ in range(2)]
+    copies = gymnasium.vector.SyncVectorEnv([lambda env=env: env for env in single], autoreset_mode="SameStep")  # type: ignore[misc]
+    env = SB3VecEnv(copies)
+    env.seed(7)
+    env.reset()
+    assert [info["seed"] for info in env.reset_infos] == [7, 8]
+    for _ in range(9):
+        _, _, done, infos = env.step(np.array([0, 1]))
+        for info in infos:
+            assert info["more"]["a"] == 1.5
+            assert info["more"]["b"]["c"].tolist() == [0, 1]
+            assert info["name"] == "x"
+        if done.any():
+            break
+    assert done.any()
+    recorded = gymnasium.wrappers.vector.RecordEpisodeStatistics(
+        gymnasium.make_vec("PruneGym/Blocks-Digits-v0", num_envs=2, autoreset_mode="SameStep", macs_reduction=0.1)
+    )
+    env = SB3VecEnv(recorded)
+    env.reset()
+    ended = [info for _ in range(9) for info in env.step(np.array([0, 0]))[3] if "terminal_observation" in info]
+    assert ended
+    env.set_options({"a": 1})
+    with pytest.raises(NotImplementedError, match="set_options: the copies are reset together"):
+        env.reset()
+
+
 def test_agents_learn_on_it() -> None:
     env = gymnasium.make_vec("PruneGym/Tabular-Digits-v0", num_envs=16, autoreset_mode="SameStep", reward="accuracy")
     PPO("MlpPolicy", VecMonitor(SB3VecEnv(SoftmaxVectorAction(env))), n_steps=16, batch_size=64, seed=0).learn(512)
@@ -68,6 +108,9 @@ def test_misuse_is_named() -> None:
     with pytest.raises(TypeError, match="env: expected a vector environment of sparsity distributions, got BlocksVectorEnv"):
         SoftmaxVectorAction(gymnasium.make_vec("PruneGym/Blocks-Digits-v0", num_envs=2))
     env = SB3VecEnv(gymnasium.make_vec("PruneGym/Blocks-Digits-v0", num_envs=2, autoreset_mode="SameStep"))
-    for call in (lambda: env.set_attr("x", 1), lambda: env.env_method("score")):
-        with pytest.raises(NotImplementedError, match="the copies are not there one by one"):
-            call()
+    with pytest.raises(NotImplementedError, match="set_attr: the copies share what they have"):
+        env.set_attr("x", 1)
+    with pytest.raises(NotImplementedError, match="env_method: the copies are rows of arrays"):
+        env.env_method("score")
+    with pytest.raises(AttributeError, match="evaluations: the copies are counted together"):
+        env.get_attr("evaluations")

@@ -44,5 +44,7 @@ def test_misuse_is_named() -> None:
         PruningProblem("digits", 1)
     with pytest.raises(ValueError, match=r"task: .*'digit'"):
         PruningProblem("digit")
+    with pytest.raises(ValueError, match=r"macs_reduction: 0.999 cannot be reached on the table of 'digits'"):
+        PruningProblem("digits", 0.999)
     with pytest.raises(TypeError, match="table: expected a Table or the name of a task, got int"):
         PruningProblem(3)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import gymnasium
@@ -13,6 +15,8 @@ from vectors import equal_to_single_ones
 from prune_gym.envs import PruningEnv
 from prune_gym.envs.pruning_vector import PruningVectorEnv
 from prune_gym.scoring.evaluation import Evaluator
+from prune_gym.simulation.scorer import Scorer
+from prune_gym.simulation.weight_store import WeightStore
 from prune_gym.tasks import Task
 
 SETTINGS: dict[str, Any] = {"macs_reduction": 0.5, "step_ratio": 0.1, "reward": "flops", "device": "cpu"}
@@ -72,7 +76,7 @@ def test_copies_share_the_network(tiny_task: Task) -> None:
 def test_misuse_is_named_and_changes_nothing(tiny_task: Task) -> None:
     many = PruningVectorEnv(2, AutoresetMode.DISABLED, task=tiny_task, **SETTINGS)
     actions = many.action_space.sample()
-    with pytest.raises(RuntimeError, match=r"snapshot: call reset\(\) first"):
+    with pytest.raises(RuntimeError, match=r"step: call reset\(\) first"):
         many.step(actions)
     many.reset()
     bad = actions.copy()
@@ -101,3 +105,65 @@ def test_what_was_prepared_is_used_for_the_same_action_alone(tiny_task: Task) ->
     ahead = env.prepare(one)
     env.step(one)
     assert env.snapshot() is ahead
+    env.prepare(one)
+    for other in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
+        other.step(one)
+        assert other.snapshot().architecture.graph is other.graph
+    env.prepare(two)
+    env.reset()
+    env.step(two)
+    assert env.snapshot().steps == 1
+    here = env.snapshot()
+    env.prepare(two)
+    env.restore(here.trajectory()[0])
+    env.step(two)
+    assert env.snapshot().steps == 1
+
+
+def test_rankings_are_computed_together(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked = []
+    rank = Scorer.rank
+    monkeypatch.setattr(Scorer, "rank", lambda self, networks: ranked.append(len(networks)) or rank(self, networks))
+    many = PruningVectorEnv(3, task=tiny_task, **SETTINGS)
+    many.reset()
+    many.step(many.action_space.sample())
+    ranked.clear()
+    many.step(many.action_space.sample())
+    assert ranked[0] == 3
+
+
+def test_with_post_training_no_network_is_trained_twice(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights that the copies need stay in memory, those of the best network of each included."""
+    trained: list[str] = []
+    train = WeightStore._train
+
+    def noted(self: WeightStore, weights: Any) -> float:
+        trained.append(weights.version)
+        return train(self, weights)
+
+    monkeypatch.setattr(WeightStore, "_train", noted)
+    settings = {**SETTINGS, "posttraining": {"epochs": 1, "batch_size": 60}, "step_ratio": 0.17}
+    many = PruningVectorEnv(6, task=tiny_task, **settings)
+    many.reset()
+    many.action_space.seed(0)
+    for _ in range(7):
+        many.step(many.action_space.sample())
+    assert len(trained) > 20
+    assert len(trained) == len(set(trained))
+    for env in many.envs:
+        assert env.best is not None
+        assert env.best.snapshot.weights.version in many.simulator.store._stored
+
+
+def test_the_first_of_equal_networks_is_the_best(tiny_task: Task) -> None:
+    many = PruningVectorEnv(2, task=tiny_task, **SETTINGS, yardstick=lambda after, baseline: 1.0)
+    many.reset()
+    groups = len(many.simulator.graph.groups)
+    slow, fast = np.zeros((2, groups), np.float32)
+    fast[0] = 1  # which is at the target sooner or as soon
+    first = None
+    for _ in range(14):
+        many.step(np.stack([slow, fast]))
+        first = first or many.best
+    assert first is not None
+    assert many.best is first

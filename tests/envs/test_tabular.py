@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -13,7 +15,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from prune_gym import tasks
-from prune_gym.agents.baselines import RandomAgent, UniformAgent
+from prune_gym.agents.baselines import GlobalSurgeonAgent, GlobalTaylorAgent, RandomAgent, UniformAgent
 from prune_gym.agents.cma_es import CMAESAgent
 from prune_gym.agents.lookahead import Lookahead
 from prune_gym.agents.rl_pruner import RLPruner
@@ -21,6 +23,7 @@ from prune_gym.envs import PruningEnv, SoftmaxAction, TabularEnv
 from prune_gym.registration import BLOCKS, TABULAR
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.table import Table
+from prune_gym.testing import assert_same
 
 
 @pytest.mark.parametrize("name", [*TABULAR, *BLOCKS])
@@ -44,9 +47,7 @@ def test_equals_the_live_environment(observation: str) -> None:
     assert known.action_space == live.action_space
     rng = np.random.default_rng(4)
     for _ in range(2):
-        for (a, b), (c, d) in [(known.reset(), live.reset())]:
-            np.testing.assert_array_equal(a, c)
-            assert b.keys() == d.keys()
+        assert_same(known.reset(), live.reset())
         ended = False
         while not ended:
             assert known.steps_left == live.steps_left
@@ -55,12 +56,8 @@ def test_equals_the_live_environment(observation: str) -> None:
                 known.preview([action, action * 0], True), live.preview([action, action * 0], True), strict=True
             ):
                 assert (one.score, one.reward, one.terminated) == (other.score, other.reward, other.terminated)
-            *mine, my_info = known.step(action)
-            *its, its_info = live.step(action)
-            np.testing.assert_array_equal(mine[0], its[0])
-            assert mine[1:] == its[1:]
-            for key, value in its_info.items():
-                np.testing.assert_array_equal(my_info[key], value, err_msg=key)
+            mine = known.step(action)
+            assert_same(mine, live.step(action))
             ended = mine[2]
     assert known.best is not None
     assert live.best is not None
@@ -111,7 +108,78 @@ def test_snapshots_and_pickles(table: Table) -> None:
     assert len(env.best_plan()) == (0 if env.best is None else len(env.best.snapshot.trajectory()) - 1)
 
 
+def test_networks_at_the_target_are_those_of_their_widths() -> None:
+    env = TabularEnv("digits", macs_reduction=0.6, step_ratio=0.1)
+    env.reset()
+    env.step(env.uniform_action)
+    (preview,) = env.preview([np.eye(8)[3]], to_target=True)
+    live = env.simulator.live_state(preview.snapshot)
+    assert live.widths.tolist() == preview.snapshot.widths.tolist()
+    network = env.simulator.network(preview.snapshot)
+    assert sum(parameter.numel() for parameter in network.parameters()) == preview.score.params
+    assert env.architecture.widths.tolist() == env.snapshot().widths.tolist()
+
+
+def test_nobody_changes_what_all_share(table: Table) -> None:
+    env = TabularEnv(table, macs_reduction=0.5)
+    env.reset()
+    for array in (env.snapshot().widths, env.simulator.world.group_filters, env.simulator.world.observations, table.val_hits):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+    again = copy.deepcopy(env)
+    assert again.simulator.world is env.simulator.world
+    assert pickle.loads(pickle.dumps(env)).simulator.world is env.simulator.world
+    assert env.snapshot() == env.snapshot()
+    assert env.snapshot() != again.snapshot()
+
+
+def test_states_of_another_table_are_refused(table: Table) -> None:
+    other = TabularEnv(replace(table, val_hits=table.val_hits // 2), macs_reduction=0.5)
+    env = TabularEnv(table, macs_reduction=0.5)
+    env.reset()
+    with pytest.raises(ValueError, match="its space is another one"):
+        other.restore(env.snapshot())
+    same = TabularEnv(replace(table), macs_reduction=0.5)
+    assert same.restore(env.snapshot())[1]["accuracy"] == 1
+
+
+def test_regret(table: Table) -> None:
+    def yardstick(after: Score, baseline: Score) -> float:
+        return 2.0 if after.accuracy > 0.7 else after.accuracy
+
+    env = TabularEnv(table, macs_reduction=0.5, yardstick=yardstick)
+    env.reset()
+    with pytest.raises(ValueError, match="snapshot: expected a network at the target"):
+        env.regret(env.snapshot())
+    with pytest.raises(TypeError, match="snapshot: expected what snapshot"):
+        env.regret(3)
+    while not env.step(np.array([0, 0, 0, 1, 0]))[2]:
+        pass
+    ends = env.simulator.game.ends()
+    best = max(yardstick(env.simulator.world.score(int(end)), env.simulator.baseline) for end in ends)
+    assert env.regret(env.snapshot()) == best - yardstick(env.score(), env.simulator.baseline)
+
+
+def test_rendering_needs_no_network(table: Table) -> None:
+    env = TabularEnv(table, macs_reduction=0.5, render_mode="ansi")
+    env.reset()
+    env.step(env.uniform_action)
+    text = env.render()
+    assert text.startswith("tiny: accuracy ")
+    assert len(text.splitlines()) == 1 + len(table.groups)
+
+
+def test_rankings_of_units_refuse_it(table: Table) -> None:
+    for agent in (GlobalTaylorAgent, GlobalSurgeonAgent):
+        with pytest.raises(TypeError, match=f"env: {agent.__name__} ranks the units of a network; a TabularEnv has none"):
+            agent(TabularEnv(table))
+
+
 def test_misuse_is_named(table: Table) -> None:
+    with pytest.raises(ValueError, match="base: expected none beside a Table"):
+        TabularEnv(table, base=1)
+    with pytest.raises(ValueError, match="action: expected finite numbers"):
+        TabularEnv(table).simulator.successors(TabularEnv(table).simulator.initial(), [np.full(5, np.nan)])
     for settings, kind, message in [
         ({"step_ratio": 0}, ValueError, "step_ratio: expected a number in"),
         ({"sparsity": 0.5, "macs_reduction": 0.5}, ValueError, "target: expected one of"),

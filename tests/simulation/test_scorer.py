@@ -240,7 +240,8 @@ def test_results_of_another_identity_are_kept_apart(tiny_task: Task, change: obj
     assert len(spy.names) == 1
     match change:
         case "threads":
-            monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+            monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+            monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
         case "torch":
             monkeypatch.setattr(torch, "__version__", "1.0")
         case "version":

@@ -85,7 +85,9 @@ def test_what_is_unpickled_can_be_read_and_compared(simulator: Simulator) -> Non
     for a, b in zip(again.kept, state.architecture.kept, strict=True):
         np.testing.assert_array_equal(a, b)
     assert repr(again) == repr(state.architecture)
-    with pytest.raises(AttributeError, match=r"program: a state that was unpickled has no channel graph; env.restore\(state\)"):
+    with pytest.raises(
+        AttributeError, match=r"program: a table, and a state that was unpickled, have no channel graph; env.restore\(state\)"
+    ):
         _ = again.graph.program
 
 
