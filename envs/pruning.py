@@ -72,7 +72,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     validation split. **Yardstick**: what the networks are judged by, apart from the reward.
 
     **Episode**: starts at the original network and terminates when the target is reached, from above and as closely as whole
-    units allow; never truncated.
+    units allow (with ``levels``, whole blocks in the order in which they go); never truncated.
 
     **Info**: ``accuracy``, ``macs`` and ``params``, ``flops_reduction`` (of the MACs), ``params_reduction``,
     ``channel_sparsity``, ``widths`` (int64, groups), ``evaluations``, the number of architectures scored in this episode,

@@ -60,20 +60,18 @@ def take_many_blocks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`take_blocks` for N states at once, to the bit: arrays (N, groups) and goals (N,), and a function of levels (N,
     groups). Levels are int64, all else is float64."""
-    levels, carry, rows = levels.copy(), carry.copy(), np.arange(len(levels))
-    running = np.ones(len(levels), bool)
-    while running.any():
+    after, owed_after, levels, rows = levels.copy(), carry.copy(), levels.copy(), np.arange(len(levels))
+    while len(rows):  # those that have not met their goals yet
         free = levels > 0
         wanted = fractions * free
-        wanted = np.where(wanted.any(1, keepdims=True), wanted, free)
-        total = np.zeros(len(levels))
-        for each in wanted.T:
-            total += each
-        total[~running] = 1  # of rows that may have no block left
-        owed = carry + wanted / total[:, None]
+        if not (some := wanted.any(1, keepdims=True)).all():
+            wanted = np.where(some, wanted, free)
+        owed = carry + wanted / wanted.cumsum(1)[:, -1:]  # which adds one after the other, as the loop above
         payer = np.where(free, owed, -np.inf).argmax(1)
-        owed[rows, payer] -= 1
-        carry = np.where(running[:, None], owed, carry)
-        levels[rows, payer] -= running
-        running &= (removed(levels) < goals) & levels.any(1)
-    return levels, carry
+        place = np.arange(len(rows)), payer
+        owed[place] -= 1
+        levels[place] -= 1
+        after[rows], owed_after[rows] = levels, owed
+        left = (removed(levels) < goals) & levels.any(1)
+        rows, levels, carry, fractions, goals = rows[left], levels[left], owed[left], fractions[left], goals[left]
+    return after, owed_after

@@ -169,6 +169,7 @@ def resumed(*arguments: str) -> None:
     run_command(train_agent.main, RunConfig, None, arguments=arguments, defaults=train_agent.defaults)
 
 
+@pytest.mark.slow
 def test_options_of_the_command_line_must_agree(tmp_path, capsys):
     """Whether they equal a default or not; those that are left out are the folder's."""
     out = str(tmp_path / "run")
