@@ -61,17 +61,20 @@ def take_many_blocks(
     """:func:`take_blocks` for N states at once, to the bit: arrays (N, groups) and goals (N,), and a function of levels (N,
     groups). Levels are int64, all else is float64."""
     after, owed_after, levels, rows = levels.copy(), carry.copy(), levels.copy(), np.arange(len(levels))
+    goals = np.minimum(goals, removed(np.zeros_like(levels)))  # where no block is left
     while len(rows):  # those that have not met their goals yet
         free = levels > 0
         wanted = fractions * free
-        if not (some := wanted.any(1, keepdims=True)).all():
-            wanted = np.where(some, wanted, free)
-        owed = carry + wanted / wanted.cumsum(1)[:, -1:]  # which adds one after the other, as the loop above
-        payer = np.where(free, owed, -np.inf).argmax(1)
-        place = np.arange(len(rows)), payer
+        total = wanted.cumsum(1)[:, -1:]  # which adds one after the other, as the loop above
+        if not total.all():
+            wanted = np.where(total == 0, free, wanted)
+            total = wanted.cumsum(1)[:, -1:]
+        owed = carry + wanted / total
+        place = np.arange(len(rows)), np.where(free, owed, -np.inf).argmax(1)
         owed[place] -= 1
         levels[place] -= 1
-        after[rows], owed_after[rows] = levels, owed
-        left = (removed(levels) < goals) & levels.any(1)
+        left = removed(levels) < goals
+        met = ~left
+        after[rows[met]], owed_after[rows[met]] = levels[met], owed[met]
         rows, levels, carry, fractions, goals = rows[left], levels[left], owed[left], fractions[left], goals[left]
     return after, owed_after
