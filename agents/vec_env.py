@@ -33,6 +33,7 @@ class SB3VecEnv(VecEnv):
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> np.ndarray:
+        """All copies begin anew, with the seeds of :meth:`seed`. Raises NotImplementedError for options."""
         if any(self._options):
             raise NotImplementedError("set_options: the copies are reset together, without options.")
         seeds = self._seeds if any(seed is not None for seed in self._seeds) else None
@@ -46,6 +47,8 @@ class SB3VecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """What the step of :meth:`step_async` gave; for a copy whose episode ended, the observation of the next one, and the info of
+        the last step with its observation as ``terminal_observation``."""
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         done = terminated | truncated
         final, ends = infos.pop("final_info", {}), infos.pop("final_obs", [None] * self.num_envs)

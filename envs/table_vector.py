@@ -211,6 +211,7 @@ class TabularVectorEnv(TableVectorEnv):
         shape = (num_envs, len(self.world.table.groups))
         self._carry, self._actions = np.zeros(shape), np.zeros(shape)  # the last actions
         self._compute = np.zeros(num_envs, np.int64)  # of the present episodes
+        self._ranking_macs = self.simulator.ranking_cost(self.simulator.initial()).macs
 
     def _check_actions(self, actions: np.ndarray, running: np.ndarray) -> np.ndarray:
         shape = self._carry.shape
@@ -229,7 +230,7 @@ class TabularVectorEnv(TableVectorEnv):
     def _enter(self, states: np.ndarray, actions: np.ndarray, running: np.ndarray) -> None:
         self._carry = np.where(running[:, None], self._next_carry, self._carry)
         self._actions = np.where(running[:, None], actions, self._actions)
-        ranking = np.where(self._steps == 0, self.simulator.ranking_macs, 0)  # once in an episode
+        ranking = np.where(self._steps == 0, self._ranking_macs, 0)  # once in an episode
         self._compute += running * (ranking + self.simulator.scoring_images(states) * self.world.macs[states])
 
     def _forget(self, mask: np.ndarray) -> None:

@@ -24,6 +24,7 @@ def steps_per_second(device: str, repetitions: int) -> dict[str, dict[str, float
 
 
 def one_and_many(name: str, kind: str, device: str, repetitions: int) -> dict[str, float]:
+    """:func:`steps_per_second` of one environment, of a kind in :data:`COPIES`."""
     settings: dict[str, Any] = {"reward": "accuracy"} | ({"macs_reduction": 0.5, "device": device} if kind == "live" else {})
     one = gymnasium.make(name, **settings).unwrapped  # without wrappers, as in a vector environment
     many = gymnasium.make_vec(name, num_envs=COPIES[kind], **settings)

@@ -81,8 +81,6 @@ class TabularSimulator(Simulator):
         macs_reduction: float | None = None,
         params_reduction: float | None = None,
     ):
-        if not isinstance(table, Table):
-            raise TypeError(f"table: expected a Table or the name of a task, got {type(table).__name__}.")
         check_number("step_ratio", step_ratio, "(0, 1]")
         world = world_of(table)
         self.game = BlockGame(world, *the_target(sparsity, macs_reduction, params_reduction))
@@ -151,11 +149,6 @@ class TabularSimulator(Simulator):
 
     def scores(self, states: Sequence[Any]) -> list[Score]:
         return [state.score for state in states]
-
-    @cached_property
-    def ranking_macs(self) -> int:
-        """What the importance ranking takes, which is that of the original network."""
-        return passes(self.table.ranking_images, int(self.baseline.macs), backward=True).macs
 
     def scoring_images(self, states: Any) -> Any:
         """How many images go through networks to score them, for the number of a state or an array of them."""
