@@ -47,8 +47,8 @@ class SB3VecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """What the step of :meth:`step_async` gave; for a copy whose episode ended, the observation of the next one, and the info of
-        the last step with its observation as ``terminal_observation``."""
+        """What the step of :meth:`step_async` gave; for a copy whose episode ended, the observation of the next one, and the info
+        of the last step with its observation as ``terminal_observation``."""
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         done = terminated | truncated
         final, ends = infos.pop("final_info", {}), infos.pop("final_obs", [None] * self.num_envs)
