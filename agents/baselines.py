@@ -94,6 +94,15 @@ class GlobalSurgeonAgent(GlobalRankingAgent):
         return simulator.unit_scores(state.network, "obs") / np.repeat(np.maximum(saved, 1), graph.widths)
 
 
+class GlobalLampAgent(GlobalRankingAgent):
+    """Ranks by LAMP, the share that a unit has in the squared weights of its group that are left with it; see ``lamp`` of
+    :func:`prune_gym.importance`. It says how many units each group loses; which of them go is the environment's to say, and the
+    same with ``importance="lamp"``."""
+
+    def unit_scores(self, state: PruningState) -> np.ndarray:
+        return self.pruning_env.simulator.unit_scores(state.network, "lamp")
+
+
 @dataclass(frozen=True)
 class RandomConfig:
     """Settings of random search."""

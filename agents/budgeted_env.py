@@ -97,8 +97,24 @@ class BudgetedEnv:
             snapshot=inner.snapshot(),
             yardstick=inner.yardstick(score, inner.simulator.baseline),
         )
+        return self._arrive(action, step, info, terminated or truncated)
+
+    def prune_to(self, widths: np.ndarray) -> Preview:
+        """Go to the network of these widths in one step from the original one, for one evaluation; see
+        :meth:`PruningEnv.prune_to`. Wrappers do not see it.
+
+        Raises OutOfBudget if nothing is left.
+        """
+        if self._left < 1:
+            raise OutOfBudget
+        step = self._inner.prune_to(widths)
+        assert step.snapshot.action is not None  # the proportions in which filters are gone
+        return self._arrive(step.snapshot.action.astype(np.float32), step, self._inner.info(), step.terminated)
+
+    def _arrive(self, action: np.ndarray, step: Preview, info: dict[str, Any], finished: bool) -> Preview:
+        """Pay for a step that was taken, and tell of it."""
         self._left -= 1
-        self.finished = terminated or truncated
+        self.finished = finished
         self._steps_reserved = self.steps_left
         self._remember(step)
         if not self._on_evaluation(action, step, info, "step"):

@@ -6,15 +6,17 @@ Hansen and Ostermeier, *Completely derandomized self-adaptation in evolution str
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import cma
 import numpy as np
 
 from prune_gym.agents.baselines import tilted, whole_episode
 from prune_gym.agents.budgeted_env import BudgetedEnv
 from prune_gym.agents.configured_agent import ConfiguredAgent
 from prune_gym.arguments import AtLeast, Within, check_settings
+
+if TYPE_CHECKING:
+    import cma
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class CMAESAgent(ConfiguredAgent[CMAESConfig]):
 
     def strategy(self, groups: int) -> cma.CMAEvolutionStrategy:
         """One that draws from this agent's generator alone."""
+        import cma  # which imports much, as pictures and statistics
 
         def draw(rows: int, columns: int) -> np.ndarray:
             return self.rng.standard_normal((rows, columns))

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from prune_gym import tasks
+from prune_gym.agents.amc import AMCConfig, CACPConfig
 from prune_gym.agents.baselines import RandomConfig
 from prune_gym.agents.cma_es import CMAESConfig
+from prune_gym.agents.eagle_eye import EagleEyeConfig
+from prune_gym.agents.gnn_rl import GNNRLConfig
 from prune_gym.agents.lookahead import LookaheadConfig
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.rl_pruner import RLPrunerConfig
-from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig
+from prune_gym.agents.sb3 import A2CConfig, ARSConfig, DQNConfig, OffPolicyConfig, PPOConfig, TRPOConfig
+from prune_gym.agents.tpe import TPEConfig
 from prune_gym.agents.uct import UCTConfig
 from prune_gym.arguments import AtLeast, OneOf, Within, check_choice, check_settings, choose_device
 from prune_gym.envs.pruning import PruningEnv
@@ -50,7 +54,8 @@ class RunConfig:
     weights: Path | None = None
     """... and its weights, a safetensors file, see scripts/train_base.py."""
     agent: Annotated[str, OneOf(AGENTS)] = "rl_pruner"
-    """Agent: rl_pruner, lookahead, uct, cma_es, ppo, a2c, sac, td3, ddpg, taylor, obs, uniform or random."""
+    """Agent: rl_pruner, lookahead, uct, cma_es, tpe, eagle_eye, greedy, amc, cacp, gnn_rl, ppo, recurrent_ppo, trpo, a2c, sac,
+    tqc, td3, ddpg, dqn, ars, taylor, obs, lamp, uniform or random, or one that was registered or is an installed package's."""
     sparsity: Annotated[float, Within("(0, 1)")] | None = None
     """Channel sparsity to reach: removed filters over filters of the original network. There is one target; without any, it is
     0.5 of these."""
@@ -82,7 +87,7 @@ class RunConfig:
     rounding: Annotated[str, OneOf(ROUNDINGS)] = "carry"
     """How shares become whole channels: largest_remainder, paper or carry."""
     importance: Annotated[str, OneOf(CRITERIA)] = "taylor"
-    """Which channels of a layer go first: taylor, l1, l2, group_norm, obs, bn_scale or random."""
+    """Which channels of a layer go first: taylor, l1, l2, fpgm, group_norm, lamp, obs, bn_scale or random."""
     evaluations: Annotated[int, AtLeast(1)] | None = None
     """Architectures that the agent may score; by default what one episode of RL-Pruner takes."""
     compute: Annotated[float, Within("(0, inf)")] | None = None
@@ -106,10 +111,18 @@ class RunConfig:
     lookahead: LookaheadConfig = field(default_factory=LookaheadConfig)
     uct: UCTConfig = field(default_factory=UCTConfig)
     cma_es: CMAESConfig = field(default_factory=CMAESConfig)
+    tpe: TPEConfig = field(default_factory=TPEConfig)
+    eagle_eye: EagleEyeConfig = field(default_factory=EagleEyeConfig)
     random: RandomConfig = field(default_factory=RandomConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    trpo: TRPOConfig = field(default_factory=TRPOConfig)
     a2c: A2CConfig = field(default_factory=A2CConfig)
     off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
+    dqn: DQNConfig = field(default_factory=DQNConfig)
+    ars: ARSConfig = field(default_factory=ARSConfig)
+    amc: AMCConfig = field(default_factory=AMCConfig)
+    cacp: CACPConfig = field(default_factory=CACPConfig)
+    gnn_rl: GNNRLConfig = field(default_factory=GNNRLConfig)
 
     given: ClassVar[frozenset[str]] = frozenset()  # of each configuration, no setting
 

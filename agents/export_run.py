@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import tyro
 
+from prune_gym.agents.config import RunConfig
 from prune_gym.agents.results import read_summary
 from prune_gym.agents.run_folder import read_config
 from prune_gym.arguments import check_choice, check_integer, choose_device
@@ -58,6 +59,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         check_choice("format", self.format, EXPORTERS)
         check_integer("round_to", self.round_to, 1)
+        self.posttraining.check_one("posttraining")
         choose_device(self.device)
 
     @property
@@ -80,7 +82,7 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
             raise FileExistsError(f"out: {path} exists; choose another name or delete it.")
     summary = read_summary(config.run)
     pruned = load_pruned(config.run.expanduser() / "pruned.safetensors")
-    settings = read_config(config.run.expanduser(), device="auto")
+    settings = read_config(config.run.expanduser(), device="auto", agent=RunConfig.agent)  # theirs may not be known here
     task = settings.load_task(progress=True)
     networks = {"original": compact(task.model, task.graph, task.graph.full(), form="program").eval(), "pruned": pruned}
     check_writable(config.file)

@@ -61,7 +61,7 @@ def plot_progress(rows: Sequence[Mapping[str, Any]], env: PruningEnv) -> bytes:
             state = simulator.step(state, env.uniform_action)
         uniform = simulator.score(state).accuracy
         axes.axhline(uniform, color="#e07a1f", linewidth=1, linestyle=":", label="uniform pruning")
-    axes.set(xlabel="evaluations", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set(xlabel="evaluations", ylabel="accuracy")
     axes.set_title(f"{env.task.name}: every network that was scored\n({PROTOCOLS[simulator.reward_split]})", fontsize=11)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

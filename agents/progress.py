@@ -10,6 +10,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
+from prune_gym.agents.recorder import has_scored
 from prune_gym.scoring.latency import seconds
 from prune_gym.training.distillation import distill
 from prune_gym.training.train import accuracy
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from prune_gym.envs.pruning import PruningEnv
 
 TIMED_BATCHES = 8
-ONE_EPISODE = ("uniform", "taylor", "obs")
+ONE_EPISODE = ("uniform", "taylor", "obs", "lamp")
+AT_ONCE = ("amc", "cacp", "eagle_eye", "gnn_rl")  # score the network at the target alone
 
 
 class SearchProgress(BaseCallback):
@@ -31,6 +33,8 @@ class SearchProgress(BaseCallback):
         self.inner, self.bar = env, bar
 
     def _on_step(self) -> bool:
+        if not has_scored(self):
+            return True
         if self.locals.get("kind", "step") == "step":
             info, best = self.locals["infos"][0], self.inner.best
             now = f"now {info['accuracy']:.2%} at {-info['flops_reduction']:.0%} MACs"
@@ -42,15 +46,16 @@ class SearchProgress(BaseCallback):
 def announcement(config: RunConfig, agent: str, env: PruningEnv, evaluations: int, folder: Path) -> str:
     """What a run will do, about how long all of it takes, and where it writes. ``env`` is at the start of an episode; ``agent``
     is a name, or the class of an agent of the caller's own."""
-    simulator, training, steps = env.simulator, config.posttraining, env.steps_left
+    simulator, training, steps = env.simulator, config.posttraining, 1 if agent in AT_ONCE else env.steps_left
     space, split = simulator.space, simulator.scorer.split
     removed = f"{simulator.schedule.target / space.total:.1%} of the {space.unit}"
     sentences = [f"{agent} prunes {env.task.name}: {removed} in {count(steps, 'step')}."]
     if training.epochs:
-        after = "every step" if training.period == 1 else f"every {training.period} steps"
-        after = "the last step" if training.period >= steps else after
-        sentences.append(f"After {after} the network is trained for {count(training.epochs, 'epoch')}.")
-    work = expected_work(agent, config, steps, evaluations)
+        once = training.period >= steps
+        after = "the last step" if once else "every step" if training.period == 1 else f"every {training.period} steps"
+        last = f", after the last one for {training.final_epochs}" if training.final_epochs and not once else ""
+        sentences.append(f"After {after} the network is trained for {count(training.at(once).epochs, 'epoch')}{last}.")
+    work = expected_work(agent, config, steps, len(env.graph.groups), evaluations)
     limit = "" if config.compute is None else f", or as many as {config.compute:.3g} MACs pay for"
     sentences.append(f"At most {count(work.scored, 'network')} are scored ({config.fidelity}, {len(split)} images){limit}.")
     duration = in_words(expected_seconds(config, env, work))
@@ -66,8 +71,12 @@ class Work:
     episodes: int
 
 
-def expected_work(agent: str, config: RunConfig, steps: int, evaluations: int) -> Work:
+def expected_work(agent: str, config: RunConfig, steps: int, groups: int, evaluations: int) -> Work:
     """What an agent does with its evaluations. An agent that this project does not know is taken for one that only steps."""
+    if agent in AT_ONCE:
+        return Work(evaluations, evaluations, evaluations)
+    if agent == "greedy":
+        return Work(min(evaluations, steps * (groups + 1)), steps, 1)
     if agent in ONE_EPISODE:
         return Work(min(evaluations, steps), steps, 1)
     searches = {
@@ -95,23 +104,26 @@ def expected_seconds(config: RunConfig, env: PruningEnv, work: Work) -> float:
     scoring = seconds(lambda: evaluator.accuracies([state.architecture for state in others]), device) / len(others)
     ranking = seconds(lambda: simulator.unit_scores(first.network, config.importance), device)
     duration = work.scored * scoring + (work.episodes if config.ranking == "initial" else work.steps) * ranking
-    half_way = 1 - simulator.schedule.target / simulator.space.total / 2  # what is left of the network on average
+    end = 1 - simulator.schedule.target / simulator.space.total  # what is left of the network
+    half_way = (1 + end) / 2
     if config.posttraining.epochs:
-        trainings = work.episodes * -(-(work.steps // work.episodes) // config.posttraining.period)
-        duration += trainings * half_way * training_seconds(config, env)
+        final = work.episodes * config.posttraining.at(final=True).epochs
+        earlier = work.episodes * (-(-(work.steps // work.episodes) // config.posttraining.period) - 1)
+        epochs = earlier * config.posttraining.epochs * half_way + final * end
+        duration += epochs * epoch_seconds(config, env)
     if config.compute is not None:
         macs = work.scored * half_way * simulator.scorer.score_cost(first.network, simulator.baseline.macs).macs
         duration *= min(1.0, config.compute / macs)
     return duration
 
 
-def training_seconds(config: RunConfig, env: PruningEnv) -> float:
-    """About how long one post-training of the original network takes, from a short one. The random generators stay as
+def epoch_seconds(config: RunConfig, env: PruningEnv) -> float:
+    """About how long an epoch of post-training of the original network takes, from a short one. The random generators stay as
     they are."""
     simulator, task, settings = env.simulator, env.task, config.posttraining
     network, teacher = (simulator.network(simulator.initial()) for _ in range(2))
     few = task.train.sample(min(len(task.train), TIMED_BATCHES * settings.batch_size)).to(simulator.device)
-    short, val = replace(settings, epochs=1), task.val.to(simulator.device)
+    short, val = replace(settings, epochs=1, final_epochs=None), task.val.to(simulator.device)
     one = val.subset(slice(1))
 
     def learn(data: Split) -> None:
@@ -119,7 +131,7 @@ def training_seconds(config: RunConfig, env: PruningEnv) -> float:
 
     learn(few.subset(slice(settings.batch_size)))  # kernels are made at first
     training = seconds(lambda: learn(few), simulator.device) * len(task.train) / len(few)
-    return settings.epochs * (training + seconds(lambda: accuracy(network, val), simulator.device))
+    return training + seconds(lambda: accuracy(network, val), simulator.device)
 
 
 def count(number: int, what: str) -> str:

@@ -16,15 +16,25 @@ SCORED = tuple(field.name for field in fields(Score))
 MEASURES = ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")
 
 
+def has_scored(callback: BaseCallback) -> bool:
+    """Whether the last timestep scored a network. Most do; in the layerwise game only the last one of an episode does."""
+    return callback.locals.get("kind", "step") != "step" or callback.locals["infos"][0].get("scored", True)
+
+
 class EvaluationBudget(BaseCallback):
     """Stops any agent after exactly so many evaluations, whatever the length of its rollouts."""
 
     def __init__(self, evaluations: int):
         super().__init__()
-        self.evaluations = evaluations
+        self.evaluations = self.left = evaluations
+
+    def _on_training_start(self) -> None:
+        self.left = self.evaluations
 
     def _on_step(self) -> bool:
-        return self.num_timesteps < self.evaluations
+        infos = self.locals["infos"]  # one for each environment
+        self.left -= sum(info.get("scored", True) for info in infos)
+        return self.left > 0
 
 
 class ComputeBudget(BaseCallback):
@@ -52,9 +62,12 @@ class SearchRecorder(BaseCallback):
         self.inner = env
         self.rows: list[dict[str, Any]] = []
         self._widths = [f"width:{group.name}" for group in env.graph.groups]
-        self._episode = self._step = 0
+        self._episode = self._step = self._evaluations = 0
 
     def _on_step(self) -> bool:
+        if not has_scored(self):
+            return True
+        self._evaluations += 1
         kind = self.locals.get("kind", "step")  # agents of Stable-Baselines3 take steps only
         reward = float(f"{self.locals['rewards'][0]:.7g}")  # SB3's vectorised environments hand on float32
         if kind == "step":
@@ -62,14 +75,14 @@ class SearchRecorder(BaseCallback):
             score, widths = Score(**{name: info[name] for name in SCORED}), info["widths"]
         else:
             preview: Preview = self.locals["evaluated"]
-            score, widths = preview.score, preview.snapshot.architecture.widths
-        row = {"evaluation": self.num_timesteps, "episode": self._episode, "step": self._step, "kind": kind, "reward": reward}
+            score, widths = preview.score, preview.snapshot.widths
+        row = {"evaluation": self._evaluations, "episode": self._episode, "step": self._step, "kind": kind, "reward": reward}
         row |= {"yardstick": self.inner.yardstick(score, self.inner.simulator.baseline), **asdict(score)}
         row |= {"compute": self.inner.compute.macs, **dict(zip(self._widths, widths.tolist(), strict=True))}
         self.rows.append(row)
         if kind == "step":
             if "evaluated" not in self.locals:
-                log_step(self.logger, self.inner, score, reward, self.num_timesteps)
+                log_step(self.logger, self.inner, score, reward, self._evaluations)
             self.inner.simulator.cache.sync()  # a checkpoint
             self._step += 1
             if self.locals["dones"][0]:

@@ -70,7 +70,8 @@ def search(
     if compute is not None:
         budgets.append(ComputeBudget(env, compute))
     with tqdm(total=evaluations, desc="search", unit="network", disable=not progress) as bar:
-        algorithm.learn(evaluations, CallbackList([recorder, SearchProgress(env, bar), *budgets]))
+        timesteps = evaluations * getattr(algorithm, "steps_per_evaluation", 1)
+        algorithm.learn(timesteps, CallbackList([recorder, SearchProgress(env, bar), *budgets]))
     return recorder
 
 

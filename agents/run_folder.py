@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_gym.agents.config import RunConfig
+from prune_gym.agents.registry import AGENTS
 from prune_gym.files import is_temporary, read_json, to_json, write_atomically
 
 CONFIG, JOURNAL = "config.json", "journal.txt"
@@ -56,10 +57,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_config(folder: Path, **changes: Any) -> RunConfig:
     """The settings of the run in a folder, with changes.
 
-    Raises FileNotFoundError, or ValueError for a damaged file; it names the file and the setting.
+    Raises FileNotFoundError, or ValueError for a damaged file and for an agent that is not registered; it names the file and the
+    setting.
     """
     path = Path(folder).expanduser() / CONFIG
     stored = _read_stored(path)
+    agent = changes.get("agent", stored.get("agent"))
+    if isinstance(agent, str) and agent not in AGENTS:
+        raise ValueError(
+            f"{path}: the run's agent is {agent!r}, which is not registered in this process; go on in the program that registers "
+            "it, or install the package that has it."
+        )
     try:
         settings = {name: stored[name] for name in RunConfig().settings()}
         nested = {name: kind(**settings[name]) for name, kind in NESTED.items()}

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium
 import numpy as np
@@ -39,6 +39,7 @@ class SearchAgent(BaseAlgorithm):
         rng: the generator to draw from, seeded by ``seed``.
         best: the preview of the best network that this agent found in its present environment, by the yardstick, or None.
         plan: the action of every observation on the way to it, for :meth:`predict`.
+        at_once: whether it prunes to networks at the target in one step, whatever the environment's steps are; of the class.
 
     Args:
         env: a pruning environment, in wrappers that leave actions, observations and rewards as they are; None for an agent that
@@ -46,6 +47,8 @@ class SearchAgent(BaseAlgorithm):
         seed: of ``rng``.
         tensorboard_log, verbose: as in Stable-Baselines3.
     """
+
+    at_once: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -122,9 +125,10 @@ class SearchAgent(BaseAlgorithm):
         inner = self.pruning_env
         inner.reset()
         check_integer("total_timesteps", total_timesteps, 0)
-        if total_timesteps < inner.steps_left:
+        least = 1 if self.at_once else inner.steps_left
+        if total_timesteps < least:
             raise ValueError(
-                f"total_timesteps: expected at least {inner.steps_left} evaluations, one per pruning step, got {total_timesteps}."
+                f"total_timesteps: expected at least {least} evaluations, one per pruning step, got {total_timesteps}."
             )
         self._last_obs = None  # so that SB3 resets the environment
         _, self._callback = self._setup_learn(
@@ -183,7 +187,10 @@ class SearchAgent(BaseAlgorithm):
         return (actions if np.ndim(observation) == 2 else actions[0]), state
 
     def default_action(self) -> np.ndarray:
-        """The action in a state that is not on the way to the best network, (groups,): every group loses the same fraction."""
+        """The action in a state that is not on the way to the best network, (groups,): as in its only step, for an agent that
+        takes one; every group loses the same fraction for others."""
+        if self.at_once and self.plan:
+            return next(iter(self.plan.values()))
         filters = np.array(list(self.group_filters.values()), np.float64)
         return filters / filters.sum()
 

@@ -100,10 +100,8 @@ def compare(config: ComparisonConfig) -> Rows:
     Raises ValueError if there is a CSV with other columns, or none with ``table_only``, and for a budget that is too small for
     an episode; ChildProcessError if a run is killed. The rows that were finished are kept.
     """
-    rows = Rows(config.out.expanduser(), COLUMNS, KEY)
+    rows = Rows(config.out.expanduser(), COLUMNS, KEY, filled=config.table_only)
     if config.table_only:
-        if not rows.rows:
-            raise ValueError(f"out: {config.out} holds no results yet; run the same command without --table-only.")
         return rows
     missing = [run for run in config.runs() if tuple(row_key(run).values()) not in rows]
     check_writable(rows.path)

@@ -93,12 +93,13 @@ class FidelityConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self.posttraining.check_one("posttraining")
 
 
 @deterministic()
 def study(config: FidelityConfig) -> Rows:
     """Score and train the architectures that the CSV lacks, and write each one as soon as it is known."""
-    rows = Rows(config.out.expanduser(), COLUMNS, KEY)
+    rows = Rows(config.out.expanduser(), COLUMNS, KEY, filled=config.table_only)
     if config.table_only:
         return rows
     task = load_task(config.task, config.network, config.data, config.weights, config.train_images, config.val_images)

@@ -28,7 +28,7 @@ from prune_gym.arguments import AtLeast, Within, check_choice, check_settings
 from prune_gym.benchmark.base_tasks import load_task
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
-from prune_gym.benchmark.table import cell, half_width
+from prune_gym.benchmark.table import cell, paired_difference
 from prune_gym.files import check_writable, write_atomically
 from prune_gym.surgery.pruned_file import load_pruned
 from prune_gym.tasks import Task
@@ -110,6 +110,7 @@ class MatchedConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self.final.check_one("final")
         for method in self.methods:
             check_choice("methods", method, METHODS)
 
@@ -172,10 +173,8 @@ def matched(config: MatchedConfig) -> Rows:
     Raises ValueError for a CSV with other columns, for none with ``table_only``, and for a budget that is too small for an
     episode; ChildProcessError if a run is killed.
     """
-    rows = Rows(config.out.expanduser(), COLUMNS, KEY)
+    rows = Rows(config.out.expanduser(), COLUMNS, KEY, filled=config.table_only)
     if config.table_only:
-        if not rows.rows:
-            raise ValueError(f"out: {config.out} holds no results yet; run the same command without --table-only.")
         return rows
     wanted = [
         MatchedRun(config, reduction, method, seed)
@@ -229,27 +228,17 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
         by_method.setdefault(row["method"], {})[row["seed"]] = row
     for (task, reduction), methods in found.items():
         most = max(map(len, methods.values()))
+        before, after = (
+            {method: {seed: 100 * float(row[column]) for seed, row in seeds.items()} for method, seeds in methods.items()}
+            for column in ("test_accuracy", "final_test_accuracy")
+        )
         for method in sorted(methods, key=list(METHODS).index):
-            seeds = methods[method]
-            before, after = (
-                cell([100 * float(row[column]) for row in seeds.values()], most)
-                for column in ("test_accuracy", "final_test_accuracy")
-            )
-            spent = [mean([float(row[name]) for row in seeds.values()]) for name in ("evaluations", "compute")]
-            difference = _difference(seeds, methods.get(REFERENCE, {})) if method != REFERENCE else ""
-            cells = [task, f"-{float(reduction):.0%}", method, before, after, difference]
+            accuracies = [cell(list(measured[method].values()), most) for measured in (before, after)]
+            difference = paired_difference(after[method], after.get(REFERENCE, {})) if method != REFERENCE else ""
+            spent = [mean([float(row[name]) for row in methods[method].values()]) for name in ("evaluations", "compute")]
+            cells = [task, f"-{float(reduction):.0%}", method, *accuracies, difference]
             lines.append("| " + " | ".join([*cells, f"{spent[0]:.0f}", f"{spent[1] / 1e12:.1f}"]) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _difference(seeds: Mapping[Any, Mapping[str, str]], reference: Mapping[Any, Mapping[str, str]]) -> str:
-    """Mean of the differences of the seeds that both have, in points."""
-    name = "final_test_accuracy"
-    differences = [100 * (float(row[name]) - float(reference[seed][name])) for seed, row in seeds.items() if seed in reference]
-    if not differences:
-        return ""
-    interval = f" ± {half_width(differences):.1f}" if len(differences) > 1 else ""
-    return f"{mean(differences):+.1f}{interval}"
 
 
 def main(config: MatchedConfig) -> None:

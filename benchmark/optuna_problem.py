@@ -67,7 +67,7 @@ class PruningProblem(BaseProblem):
         """The parameters with which the accuracy is highest, of those within the constraint, and that accuracy."""
         accuracy: Any = np.where(self.world.macs <= self.limit, self.world.scores.accuracy, -1)
         best = int(np.argmax(accuracy))
-        levels = self.world.levels(np.array([best]))[0].tolist()
+        levels = self.world.levels[best].tolist()
         return dict(zip(self.table.groups, levels, strict=True)), float(accuracy[best])
 
     def _levels(self, params: dict[str, Any]) -> np.ndarray:

@@ -17,15 +17,18 @@ class Rows:
         columns: the columns of the file.
         key: the columns that tell the results from each other. Rows are sorted by them, numbers as numbers and before text;
             rows with the same key keep the order in which they were added.
+        filled: whether the file must hold rows, as nothing will be computed.
 
-    Raises ValueError for a file that is no CSV with these columns.
+    Raises ValueError for a file that is no CSV with these columns, and for one without rows if it must hold some.
     """
 
-    def __init__(self, path: Path, columns: tuple[str, ...], key: tuple[str, ...]):
+    def __init__(self, path: Path, columns: tuple[str, ...], key: tuple[str, ...], filled: bool = False):
         self.path, self.columns, self.key = path, columns, key
         self.rows: list[dict[str, str]] = []
         if path.exists():
             self.rows = self._read()
+        if filled and not self.rows:
+            raise ValueError(f"out: {path} holds no results yet; run the same command without --table-only.")
 
     def _read(self) -> list[dict[str, str]]:
         try:

@@ -23,7 +23,8 @@ def comparison_table(rows: Sequence[Mapping[str, str]]) -> str:
     for row in rows:
         key = tuple(row[name] for name in ("task", "macs_reduction", "fidelity", "posttraining", "budget"))
         lines.setdefault(key, []).append(row)
-    agents = [name for name in AGENTS if any(row["agent"] == name for row in rows)]
+    known = dict.fromkeys([*AGENTS, *(row["agent"] for row in rows)])  # and those that were registered where they ran
+    agents = [name for name in known if any(row["agent"] == name for row in rows)]
     cells = {key: {name: _accuracies(found, name) for name in agents} for key, found in lines.items()}
     most_seeds = max((len(accuracies) for line in cells.values() for accuracies in line.values()), default=0)
     trained = any(row["posttraining"] for row in rows)
@@ -58,6 +59,15 @@ def cell(values: Sequence[float], most_seeds: int) -> str:
     interval = f" ± {half_width(values):.1f}" if len(values) > 1 else ""
     fewer = f" (n={len(values)})" if len(values) < most_seeds else ""
     return f"{np.mean(values):.1f}{interval}{fewer}"
+
+
+def paired_difference(values: Mapping[str, float], reference: Mapping[str, float]) -> str:
+    """Mean ± half width of the differences of the seeds that both have, with its sign; empty for none."""
+    differences = [value - reference[seed] for seed, value in values.items() if seed in reference]
+    if not differences:
+        return ""
+    interval = f" ± {half_width(differences):.1f}" if len(differences) > 1 else ""
+    return f"{np.mean(differences):+.1f}{interval}"
 
 
 def half_width(values: Sequence[float]) -> float:

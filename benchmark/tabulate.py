@@ -24,7 +24,7 @@ from prune_gym.arguments import AtLeast, OneOf, check_settings
 from prune_gym.benchmark.grid import Grid
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.files import write_atomically
-from prune_gym.graph.channel_graph import ChannelGraph
+from prune_gym.graph.features import group_features
 from prune_gym.scoring.calibration import RECALIBRATION_IMAGES, how_many
 from prune_gym.scoring.candidates import FIDELITY, Candidates
 from prune_gym.scoring.evaluation import Evaluator
@@ -130,23 +130,18 @@ def tabulate(config: TabulateConfig) -> Table:
         allowed=space.allowed,
         filters_per_unit=task.graph.filters_per_unit,
         layer_filters=task.graph.layer_filters,
+        group_features=group_features(task.graph),
         val_hits=hits[0],
         test_hits=hits[1],
         images=(len(task.val), len(task.test)),
         recalibration_images=how_many(RECALIBRATION_IMAGES, task.train),
         ranking_images=len(task.calibration),
-        macs_form=cost_form(task.graph, task.graph.cost_model.macs),
-        params_form=cost_form(task.graph, task.graph.cost_model.params),
+        macs_form=task.graph.cost_model.over_widths(task.graph.cost_model.macs),
+        params_form=task.graph.cost_model.over_widths(task.graph.cost_model.params),
     )
     print(f"{config.file}: {table.val_hits.size:,} architectures, digest {table.save(config.file)}")
     shutil.rmtree(folder)
     return table
-
-
-def cost_form(graph: ChannelGraph, form: np.ndarray) -> np.ndarray:
-    """A form over the sizes of the cost model as one over the widths and a 1 behind them."""
-    sizes = np.column_stack([graph.cost_model.slope, graph.cost_model.offset])
-    return sizes.T @ form @ sizes
 
 
 if __name__ == "__main__":

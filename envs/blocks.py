@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from prune_gym import tables
-from prune_gym.arguments import check_integer
+from prune_gym.arguments import as_integer, check_integer
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.block_world import BlockGame, world_of
 from prune_gym.simulation.rewards import Reward, VectorReward, make_reward
@@ -95,8 +95,8 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
         """Take a block of a group. Raises RuntimeError before the first reset and after the end, TypeError or ValueError for what
         is no group."""
         before = self._running("step")
-        check_integer("action", action, 0, len(self.world.table.groups))
-        self._state = after = int(self.world.following[before, action])
+        group = as_integer("action", action, 0, len(self.world.table.groups))
+        self._state = after = int(self.world.following[before, group])
         self.evaluations += 1
         score = self.world.score(after)
         reward = finite("reward", self.reward(self.world.score(before), score, self.world.baseline), score)

@@ -288,13 +288,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         now, action, state = self._current("step"), self.check_action(action), self._prepared
         if state is None or state.action is None or not np.array_equal(state.action, action):
-            state = self.prepare(action)
-        self._prepared = None
-        self.evaluations += 1
-        self.compute += self.simulator.training_cost(state)
-        (preview,) = self._previews(now, [state])
-        self._remember(preview)
-        self._state = state
+            state = self.simulator.step(self.check_running("step"), action)
+        preview = self._enter(now, state)
         reward = preview.reward.copy() if isinstance(preview.reward, np.ndarray) else preview.reward  # wrappers may write to it
         return self._observe(state), reward, preview.terminated, False, self._info(state)
 
@@ -303,6 +298,14 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         of many steps together. Raises like :meth:`step`."""
         self._prepared = self.simulator.step(self.check_running("step"), self.check_action(action))
         return self._prepared
+
+    def prune_to(self, widths: np.ndarray) -> Preview:
+        """Go to the network of these widths, int64 (groups,), whose groups keep the units that are most important in the original
+        one. It is one step from there, with the post-training that the step ends with; costs one evaluation. Widths are not
+        checked: those that the simulator's space allows.
+        """
+        start, state = self.simulator.initial(), self.simulator.at(widths)
+        return self._enter(start, self.simulator.posttrained(state) if self.simulator.trains(state) else state)
 
     # ------------------------------------------------------------------------------------ beyond Gymnasium's interface
 
@@ -344,6 +347,10 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Accuracy and costs of the present state; already known, so it costs no evaluation."""
         return self.simulator.score(self._current("score"))
 
+    def info(self) -> dict[str, Any]:
+        """What ``reset`` and ``step`` say of the present state."""
+        return self._info(self._current("info"))
+
     @property
     def uniform_action(self) -> np.ndarray:
         """The distribution that prunes every group by the same fraction, float64 (groups,), sum 1."""
@@ -380,6 +387,16 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
                 "count, so divide it by its largest number."
             )
         return array
+
+    def _enter(self, now: PruningState, state: PruningState) -> Preview:
+        """Score the state that a step from ``now`` leads to, and go there."""
+        self._prepared = None
+        self.evaluations += 1
+        self.compute += self.simulator.training_cost(state)
+        (preview,) = self._previews(now, [state])
+        self._remember(preview)
+        self._state = state
+        return preview
 
     def _previews(self, now: PruningState, states: Sequence[PruningState]) -> list[Preview]:
         """What steps from ``now`` to each of ``states`` are worth."""

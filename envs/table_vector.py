@@ -223,7 +223,8 @@ class TabularVectorEnv(TableVectorEnv):
         return actions
 
     def _move(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        goals = self.simulator.schedule.goals(self._steps)
+        steps = np.where(states == self.world.start, 0, self._steps)  # those of an episode that begins anew are of the last one
+        goals = self.simulator.schedule.goals(steps)
         following, self._next_carry = self.game.take_many(actions, states, self._carry, goals)
         return following
 

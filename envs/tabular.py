@@ -57,8 +57,9 @@ class TabularEnv(PruningEnv):
         return self.simulator.live_state(self._current("architecture")).architecture
 
     def regret(self, snapshot: Any) -> float:
-        """How much less a network at the target is worth by the yardstick than the best one. Raises TypeError or ValueError for
-        what is no state of this environment, ValueError for one that is not at the target."""
+        """How much less a network at the target is worth by the yardstick than the best one in which an episode may end; negative
+        for a better one that is further beyond the target, as other games may find. Raises TypeError or ValueError for what is no
+        state of this environment, ValueError for one that is not at the target."""
         simulator, state = self.simulator, self.simulator.attach(snapshot)
         if not simulator.is_terminal(state):
             raise ValueError("snapshot: expected a network at the target, got one on the way there.")

@@ -1,4 +1,4 @@
-"""Wrappers in Gymnasium's own way: actions for Gaussian policies, and another view of the reward."""
+"""Wrappers in Gymnasium's own way: actions for Gaussian policies and discrete ones, and another view of the reward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from prune_gym.arguments import check_number
+from prune_gym.arguments import as_integer, check_number
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.simulation.rewards import Improvement, VectorReward
 
@@ -89,7 +89,25 @@ class SoftmaxAction(gymnasium.ActionWrapper[np.ndarray, np.ndarray, np.ndarray],
         return softmax_distribution(action, self.uniform, self.scale)
 
 
-class SoftmaxVectorAction(VectorActionWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+class GroupAction(gymnasium.ActionWrapper[np.ndarray, np.int64, np.ndarray], gymnasium.utils.RecordConstructorArgs):
+    """Discrete actions, for agents such as DQN: the group that loses all of the next step's budget.
+
+    The sparsity distribution is 1 for that group and 0 for the others. What the group cannot lose goes to the others, in
+    proportion to their filters.
+    """
+
+    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray]):
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        gymnasium.ActionWrapper.__init__(self, env)
+        self.distributions = np.eye(len(pruning_env(env).uniform_action))
+        self.action_space = spaces.Discrete(len(self.distributions))
+
+    def action(self, action: int | np.integer) -> np.ndarray:
+        """The sparsity distribution, float64 (groups,), sum 1. Raises TypeError or ValueError for what is no group."""
+        return self.distributions[as_integer("action", action, 0, len(self.distributions))].copy()
+
+
+class SoftmaxVectorAction(VectorActionWrapper):  # which takes no types before Gymnasium 1.3
     """:class:`SoftmaxAction` for vector environments of pruning: :class:`prune_gym.envs.pruning_vector.PruningVectorEnv` and
     :class:`prune_gym.envs.table_vector.TabularVectorEnv`."""
 

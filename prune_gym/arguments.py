@@ -53,6 +53,14 @@ def check_integer(argument: str, value: object, least: int, below: int | None = 
         raise ValueError(problem)
 
 
+def as_integer(argument: str, value: object, least: int, below: int) -> int:
+    """The integer that is meant, of an array without dimensions, too, as agents give actions. Raises like
+    :func:`check_integer`."""
+    number: Any = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    check_integer(argument, number, least, below)
+    return int(number)
+
+
 def check_choice(argument: str, value: object, known: Iterable[str]) -> None:
     """Raise ValueError unless ``value`` is one of the names ``known``."""
     if not isinstance(value, str) or value not in known:

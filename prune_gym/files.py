@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+import numpy as np
+
 MAX_JSON = 2**24  # bytes; Python objects take some ten times as many
 TEMPORARY = ".prune_gym.tmp"  # how the names of temporary files end
 STALE_AFTER = 3600.0  # seconds without a change, after which nobody writes a temporary file any more
@@ -181,6 +183,17 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> st
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays as the content of an npz file; the same arrays give the same bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.save(member, array, allow_pickle=False)
+            file.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue(), zipfile.ZIP_DEFLATED)  # ZipInfo: no date in it
+    return content.getvalue()
 
 
 def cache_folder() -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prune_gym import models
+from prune_gym import base_networks, models
 from prune_gym.arguments import check_choice, check_integer
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.datasets import digits
@@ -24,6 +24,7 @@ from prune_gym.fingerprint import fingerprint
 from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.graph.trace import trace
 from prune_gym.graph.verify import VerificationError, verify
+from prune_gym.scoring.aliasing import renew, written_tensors
 from prune_gym.surgery.program_json import program_content
 from prune_gym.surgery.slicing import named_tensors
 from prune_gym.training.train import Recipe, one_thread, seeded, train
@@ -81,9 +82,6 @@ class Task:
             if (found := _kind(split)) != (expected := _kind(self.train)):
                 raise ValueError(f"{name}: expected images like those of train, {expected}, got {found}.")
             check_finite(name, split.images)
-        logits = self._logits_on_meta()
-        for name, split in self._splits.items():
-            check_labels(split.labels, logits, f" in the {name} images")
         device = next(iter(named_tensors(self.model, self.graph).values())).device
         images = self.train.inputs(slice(VERIFICATION_IMAGES)).to(device)
         try:
@@ -92,15 +90,20 @@ class Task:
             raise
         except ValueError as error:  # such as another dtype, which a trace does not notice
             raise ValueError(f"train: the model fails on images {images.dtype} {tuple(images.shape)} ({error}).") from error
+        logits = self._logits(images[:1])
+        for name, split in self._splits.items():
+            check_labels(split.labels, logits, f" in the {name} images")
 
     @property
     def _splits(self) -> dict[str, Split]:
         return {"train": self.train, "val": self.val, "test": self.test}
 
-    def _logits_on_meta(self) -> object:
-        """The network's output for one image, with its shape alone: nothing is computed."""
-        tensors = {name: tensor.detach().to("meta") for name, tensor in named_tensors(self.model, self.graph).items()}
-        return self.graph.program.at(self.graph.full().mask).run(tensors, [self.train.inputs(slice(1)).to("meta")])
+    @torch.no_grad()
+    def _logits(self, images: Tensor) -> object:
+        """The network's output for these images; the network stays as it is."""
+        program = self.graph.program
+        tensors = {name: tensor.detach() for name, tensor in named_tensors(self.model, self.graph).items()}
+        return program.at(self.graph.full().mask).run(renew(tensors, written_tensors(program)), [images])
 
     @cached_property
     def graph(self) -> ChannelGraph:
@@ -150,11 +153,13 @@ TASKS = {
 
 
 def load(name: str, progress: bool = False, seed: int = 0) -> Task:
-    """A named task. Its base network is trained on the first call on a machine, which takes some seconds, and is read from the
-    cache folder later. ``seed``, of its first weights and its training, gives other base networks; the splits are the same.
+    """A named task. ``seed``, of its first weights and its training, gives other base networks; the splits are the same.
 
-    Raises ValueError for an unknown name and for a damaged file in the cache, OSError if the cache folder cannot be written or
-    has too little space; the network is not trained then.
+    The networks of seeds 0 and 1 come with the package (:mod:`prune_gym.base_networks`), the same on every machine. Any other is
+    trained on the first call on a machine, which takes some seconds, and is read from the cache folder later.
+
+    Raises ValueError for an unknown name and for a damaged file, OSError if the cache folder cannot be written or has too little
+    space; the network is not trained then.
     """
     check_choice("task", name, TASKS)
     check_integer("seed", seed, 0, 2**63)
@@ -174,8 +179,12 @@ def _load(name: str, folder: Path, seed: int, progress: bool) -> Task:
     images = hashlib.blake2b(splits.train.images.numpy().tobytes(), digest_size=8).hexdigest()
     recipe = {"network": base.network, "shapes": _shapes(model), "images": images, **asdict(chosen)}
     digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
-    path = folder / f"{title}-{digest}.safetensors"
-    if path.exists():
+    file = f"{title}-{digest}.safetensors"
+    shipped, path = base_networks.FOLDER / file, folder / file
+    if shipped.exists():
+        load_weights(model, shipped)
+        model.eval()
+    elif path.exists():
         try:
             load_weights(model, path)
         except ValueError as error:

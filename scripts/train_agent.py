@@ -12,12 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from prune_gym.agents.config import RunConfig
+from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.run import RunResult, run
 from prune_gym.agents.run_folder import CONFIG, read_config
 from prune_gym.training.distillation import PostTraining
 
 # What is done without arguments: three quarters of the MACs go in small steps, with some training after each, as in the paper.
-MAIN_JOB = RunConfig(macs_reduction=0.75, posttraining=PostTraining(epochs=5, learning_rate=0.01, batch_size=64))
+MAIN_JOB = RunConfig(
+    macs_reduction=0.75,
+    rl_pruner=RLPrunerConfig(stages=5, prune_with="sample"),
+    posttraining=PostTraining(epochs=5, final_epochs=40, learning_rate=0.01, batch_size=64),
+)
 
 
 @dataclass(frozen=True)
@@ -26,19 +31,23 @@ class Given:
 
     out: Path | None = None
     resume: bool = False
+    agent: str = MAIN_JOB.agent
     sparsity: float | None = None
     params_reduction: float | None = None
 
 
 def defaults(arguments: Sequence[str]) -> RunConfig:
     """The settings that hold for all options that are not given: those of the main job, but for its target if another one is
-    given; with ``--resume``, those in the run folder, if it holds a run."""
+    given, and for those of its agent if another one is; with ``--resume``, those in the run folder, if it holds a run."""
     given, _ = tyro.cli(Given, args=arguments, return_unknown_args=True, add_help=False)
     if given.resume and given.out is not None and (given.out.expanduser() / CONFIG).exists():
         return read_config(given.out)
-    if given.sparsity is None and given.params_reduction is None:
-        return MAIN_JOB
-    return replace(MAIN_JOB, macs_reduction=None)
+    job = MAIN_JOB
+    if given.agent != MAIN_JOB.agent:
+        job = replace(job, rl_pruner=RLPrunerConfig())
+    if given.sparsity is not None or given.params_reduction is not None:
+        job = replace(job, macs_reduction=None)
+    return job
 
 
 def main(config: RunConfig) -> None:

@@ -13,24 +13,27 @@ from prune_gym.agents.config import RunConfig
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.search_agent import SearchAgent
 from prune_gym.envs import TabularEnv
-from prune_gym.registration import ENVIRONMENTS, LIVE
+from prune_gym.registration import ENVIRONMENTS, LAYERWISE, LIVE, PURL
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.rewards import Improvement, Reward, make_reward
 from prune_gym.testing import AgentConformance, EnvironmentConformance, RewardConformance
 
+# of the games on live networks, the first network stands for the others
+SLOW = {name for names in (LAYERWISE, PURL) for name in list(names)[1:]}
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in ENVIRONMENTS])
 class TestEnvironments(EnvironmentConformance):
     @pytest.fixture(autouse=True)
     def choose(self, name: str) -> None:
         self.name = name
 
     def make(self) -> gymnasium.Env:
-        settings: dict[str, Any] = {"device": "cpu", "macs_reduction": 0.2, "step_ratio": 0.1} if self.name in LIVE else {}
-        return gymnasium.make(self.name, **settings)
+        settings: dict[str, Any] = {"macs_reduction": 0.2, "step_ratio": 0.1, "device": "cpu"}
+        return gymnasium.make(self.name, **settings if self.name in LIVE | LAYERWISE else {})
 
 
-SEARCHES = ("rl_pruner", "lookahead", "uct", "cma_es", "uniform", "random")
+SEARCHES = ("rl_pruner", "lookahead", "uct", "cma_es", "tpe", "eagle_eye", "greedy", "gnn_rl", "uniform", "random")
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -41,6 +44,18 @@ class TestSearches(AgentConformance):
 
     def make(self, env: gymnasium.Env, seed: int) -> BaseAlgorithm:
         return AGENTS[self.name](RunConfig(agent=self.name, seed=seed, evaluations=self.evaluations), env)
+
+
+@pytest.mark.filterwarnings("ignore:warmup_episodes")
+@pytest.mark.parametrize("name", ["amc", pytest.param("cacp", marks=pytest.mark.slow)])
+class TestLayerwiseAgents(AgentConformance):
+    evaluations = 20
+
+    @pytest.fixture(autouse=True)
+    def choose(self, name: str) -> None:
+        self.name = name
+
+    make = TestSearches.make
 
 
 @pytest.mark.parametrize("name", ["paper", "accuracy", "flops", "params", "improvement"])

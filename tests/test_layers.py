@@ -15,6 +15,7 @@ LAYERS = (  # from the bottom to the top; packages of one layer do not import ea
     ("surgery",),
     ("scoring",),
     ("training",),
+    ("base_networks",),
     ("tasks",),
     ("simulation",),
     ("tables",),
@@ -26,7 +27,7 @@ LAYERS = (  # from the bottom to the top; packages of one layer do not import ea
 )
 HEIGHTS = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 # the lowest layers that may import these libraries
-LIBRARIES = {"gymnasium": "envs", "stable_baselines3": "agents", "tyro": "agents"}
+LIBRARIES = {"gymnasium": "envs", "stable_baselines3": "agents", "sb3_contrib": "agents", "tyro": "agents"}
 # The face of the package: it names the public objects of all layers, and registers the environments.
 FACE = ("prune_gym/__init__.py", "prune_gym/registration.py")
 

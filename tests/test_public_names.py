@@ -110,6 +110,17 @@ print(gymnasium.make("prune_gym:PruneGym/Digits-v0").spec.id)
     assert run(code) == "PruneGym/Digits-v0"
 
 
+def test_what_takes_long_to_import_waits_until_it_is_needed() -> None:
+    code = """
+import sys
+import prune_gym.agents, prune_gym.envs
+from prune_gym import tasks
+tasks.load("digits")
+print([name for name in ("torchvision", "torch._dynamo", "cma", "optuna", "sb3_contrib") if name in sys.modules])
+"""
+    assert run(code) == "[]"
+
+
 def test_registering_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, task in LIVE.items():
         spec = gymnasium.spec(name)

@@ -1,4 +1,4 @@
-"""What the README shows is what the committed results say, and its examples run."""
+"""What the README shows is what the committed results say, and its examples and some of the docs' run."""
 
 from __future__ import annotations
 
@@ -14,23 +14,29 @@ import train_agent
 
 from prune_gym.agents.run_folder import read_config
 from prune_gym.benchmark.comparison import ComparisonConfig, compare
+from prune_gym.benchmark.report.report import markdown
+from prune_gym.benchmark.report.standings import fields_of
+from prune_gym.benchmark.results import read_results
 from prune_gym.benchmark.table import comparison_table
+from prune_gym.benchmark.transfer import TransferConfig, transfer
+from prune_gym.benchmark.transfer import table as transfer_table
 from prune_gym.scoring.candidates import FIDELITY
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [README, *((ROOT / "docs" / name).read_text() for name in ("agents.md", "tables.md"))]  # others need files
+BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_examples_run_as_they_are(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "example.py").write_text(BLOCKS[number])
     monkeypatch.chdir(tmp_path)
-    runpy.run_path("example.py")
+    runpy.run_path("example.py", run_name="__main__")
     if "save_pruned" in BLOCKS[number]:
         assert (tmp_path / "small.safetensors").stat().st_size > 1000
     if "run(" in BLOCKS[number]:
-        assert (tmp_path / "runs" / "greedy" / "summary.json").exists()
+        assert len(list((tmp_path / "runs").glob("*/summary.json"))) == 1
 
 
 def test_your_own_model_takes_at_most_15_lines():
@@ -67,6 +73,8 @@ def test_output_is_that_of_the_committed_run():
     summary = json.loads((folder / "summary.json").read_text())
     assert f"{summary['after']['test_accuracy']:.2%}" in README
     assert f"{summary['after']['macs']:,}" in README
+    assert summary["after"]["flops_reduction"] >= 0.75
+    assert summary["after"]["test_accuracy"] >= summary["before"]["test_accuracy"] - 0.01
     config = read_config(folder)
     assert config == replace(train_agent.MAIN_JOB, out=None)
 
@@ -107,6 +115,13 @@ def test_accuracies_without_training_are_those_of_the_committed_results():
         assert macs == f"-{100 * float(row['macs_reduction']):.0f}%"
 
 
+def test_transfer_is_that_of_the_committed_results():
+    table = transfer_table(transfer(TransferConfig(table_only=True, out=ROOT / "results" / "transfer.csv")).rows)
+    assert table == (ROOT / "results" / "transfer.md").read_text()
+    assert table in (ROOT / "docs" / "agents.md").read_text()
+    assert [line.count(" (n=") for line in table.splitlines()] == [0] * 8  # all seeds of all of them
+
+
 def test_the_study_is_that_of_the_committed_results():
     docs = (ROOT / "docs" / "fidelity.md").read_text()
     table = (ROOT / "results" / "fidelity.md").read_text()
@@ -115,3 +130,10 @@ def test_the_study_is_that_of_the_committed_results():
     for task, fidelity, _, _, cut, compensated, *_ in lines:
         cells = f"|{fidelity}|{cut}|{compensated}|"
         assert any(line.startswith(f"|{task}|") and cells in line for line in docs.splitlines())
+
+
+def test_the_benchmark_is_that_of_the_committed_results():
+    folder = ROOT / "results" / "benchmark"
+    table = markdown(fields_of(read_results(folder)))
+    assert table == (folder / "report.md").read_text()
+    assert table.rstrip("\n") in README

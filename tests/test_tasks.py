@@ -8,8 +8,11 @@ import math
 import os
 import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -50,16 +53,32 @@ def reload() -> Task:
 # ------------------------------------------------------------------------------------------------ base networks
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_base_networks_are_good(name: str) -> None:
-    task = tasks.load(name)
-    assert task.name == name
+@pytest.mark.parametrize(("name", "seed"), [*product(TASKS, (0, 1)), pytest.param(QUICK, 2, marks=pytest.mark.slow)])
+def test_base_networks_are_good(name: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that come with the package, and others, which are trained."""
+    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path / "cache"))
+    task = tasks.load(name, seed=seed)
+    assert task.name == (f"{name}-{seed}" if seed else name)
     assert not task.model.training
     assert training.accuracy(task.model, task.val) >= 0.97
     assert training.accuracy(task.model, task.test) >= 0.96
     assert {len(task.train), len(task.val), len(task.test)} == {997, 400}
     assert task.graph.max_sparsity > 0.9
-    assert len(list(Path(os.environ["PRUNE_GYM_CACHE"]).glob(f"{name}-{'?' * 16}.safetensors"))) == 1
+    assert len(list(tmp_path.glob("cache/*"))) == (seed == 2)
+
+
+@pytest.mark.slow
+def test_processes_that_train_the_same_network_at_once_agree(tmp_path: Path) -> None:
+    code = (
+        "from prune_gym import tasks; from prune_gym.data.datasets import digits; from prune_gym.training.train import Recipe\n"
+        f"tasks.TASKS[{QUICK!r}] = tasks.BaseTask('digits_mobilenet', digits, Recipe(epochs=1))\n"
+        f"print(tasks.load({QUICK!r}).fingerprints['base network'])"
+    )
+    environment = os.environ | {"PRUNE_GYM_CACHE": str(tmp_path)}
+    both = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) for _ in range(2)]
+    first, second = (process.communicate()[0] for process in both)
+    assert first == second != b""
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
 def test_base_training_is_reproducible_and_leaves_the_generators_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

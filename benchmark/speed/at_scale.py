@@ -59,6 +59,11 @@ def arithmetic_of(name: str) -> Iterator[torch.dtype]:
         cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
+def _rounded(number: float) -> float:
+    """Four digits of a measurement, however small it is."""
+    return float(f"{number:.4g}")
+
+
 def arithmetic(
     task: Task, device: torch.device, repetitions: int, candidates: int = 10, size: int = 8192
 ) -> dict[str, dict[str, float]]:
@@ -85,10 +90,10 @@ def arithmetic(
             predictions = torch.stack([network.logits(mask).argmax(1) for mask in masks])
         reference = predictions if reference is None else reference
         result[name] = {
-            "matrix_product_teraflops": round(speed / 1e12, 3),
-            "milliseconds_per_candidate": round(1e3 * each, 3),
-            "evaluations_per_second": round(1 / each, 2),
-            "times_arithmetic_limit": round(each * speed / operations, 3),
+            "matrix_product_teraflops": _rounded(speed / 1e12),
+            "milliseconds_per_candidate": _rounded(1e3 * each),
+            "evaluations_per_second": _rounded(1 / each),
+            "times_arithmetic_limit": _rounded(each * speed / operations),
             "changed_predictions": round(float((predictions != reference).double().mean()), 5),
         }
     return result

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -23,6 +25,9 @@ from prune_gym.scoring.candidates import FIDELITIES
 from prune_gym.tasks import Task
 from prune_gym.training.train import one_thread
 
+Result = TypeVar("Result")
+
+LARGE_CANDIDATES = 4  # of networks whose passes over all images take seconds
 TRACED = ("vgg19", "resnet56", "densenet121", "googlenet", "mobilenet_v3_large")
 TRACED_IMAGENET = (
     "torchvision/resnet18",
@@ -45,6 +50,8 @@ class SpeedConfig:
     """Threads of PyTorch; by default its own choice."""
     repetitions: int = 7
     """Measurements per number; the median is reported."""
+    processes: int = 5
+    """Processes that measure the scoring of the small tasks, one after the other; the middle one is reported."""
     images: int | None = None
     """Random images for VGG-19, ResNet-20 and ResNet-56 at 32x32; by default 1,000 on a CPU and 10,000 on a GPU."""
     search: bool | None = None
@@ -55,7 +62,7 @@ class SpeedConfig:
     """Where to write the JSON; by default results/speed_<device>.json."""
 
     def __post_init__(self) -> None:
-        for name in ("threads", "repetitions", "images"):
+        for name in ("threads", "repetitions", "processes", "images"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
         choose_device(self.device)
@@ -90,14 +97,15 @@ def measure(config: SpeedConfig) -> dict[str, Any]:
         result["step"] = {}
         for name in tasks.TASKS:
             task = tasks.load(name)
-            result["scoring"][name] = by_fidelity(task, device, config.repetitions)
-            result["step"][name] = step_shares(task, device, config.repetitions)
+            runs = [apart(by_fidelity, task, device, config.repetitions) for _ in range(config.processes)]
+            result["scoring"][name] = {fidelity: middle([run[fidelity] for run in runs]) for fidelity in FIDELITIES}
+            result["step"][name] = apart(step_shares, task, device, config.repetitions)
             bar.update()
         for name in ("vgg19", "resnet20", "resnet56"):
             task, label = at_scale.random_task(name, images), f"{name}, {images} images"
             # VGG-19 takes minutes for each, and what is beside its passes is known from the others
             fidelities = FIDELITIES if on_gpu or name != "vgg19" else FIDELITIES[:1]
-            result["scoring"][label] = by_fidelity(task, device, max(1, config.repetitions // 3), fidelities)
+            result["scoring"][label] = apart(by_fidelity, task, device, config.repetitions, LARGE_CANDIDATES, fidelities)
             if on_gpu and name != "resnet20":
                 result.setdefault("arithmetic", {})[label] = at_scale.arithmetic(task, device, config.repetitions)
             bar.update()
@@ -107,10 +115,24 @@ def measure(config: SpeedConfig) -> dict[str, Any]:
     return result
 
 
+def apart(function: Callable[..., Result], *args: object) -> Result:
+    """The result of a call in a process of its own: kernels that were made for one network, and memory that it left, speed up or
+    slow down what is measured next."""
+    with ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
+    ) as pool:
+        return pool.submit(function, *args).result()
+
+
+def middle(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The row with the middle ratio: where memory lies and which cores are free makes processes differ as a whole."""
+    return sorted(rows, key=lambda row: row["ratio_to_bare_passes"])[len(rows) // 2]
+
+
 def by_fidelity(
-    task: Task, device: torch.device, repetitions: int, fidelities: Sequence[str] = FIDELITIES
+    task: Task, device: torch.device, repetitions: int, candidates: int = 10, fidelities: Sequence[str] = FIDELITIES
 ) -> dict[str, dict[str, float]]:
-    return {fidelity: scoring(task, device, repetitions, fidelity=fidelity) for fidelity in fidelities}
+    return {fidelity: scoring(task, device, repetitions, candidates, fidelity) for fidelity in fidelities}
 
 
 def machine(device: torch.device) -> dict[str, object]:

@@ -33,3 +33,16 @@ class CostModel:
     def evaluate(self, form: np.ndarray, widths: np.ndarray) -> np.ndarray:
         sizes = widths @ self.slope.T + self.offset
         return np.einsum("ns,ns->n", sizes @ form, sizes).astype(np.int64)
+
+    def over_widths(self, form: np.ndarray) -> np.ndarray:
+        """A form over the sizes as one over the widths and a 1 behind them, float64 (groups + 1, groups + 1)."""
+        sizes = np.column_stack([self.slope, self.offset])
+        return sizes.T @ form @ sizes
+
+
+def links(form: np.ndarray) -> np.ndarray:
+    """Which groups meet in a layer, whose MACs grow with both of their widths: bool (groups, groups), symmetric, of a form over
+    the widths and a 1 behind them. A group does not meet itself."""
+    both = form[:-1, :-1] + form[:-1, :-1].T
+    np.fill_diagonal(both, 0)
+    return both != 0

@@ -109,6 +109,11 @@ def record(
 
 
 class _Recorder(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch would wrap what is called for every operator, and import its compiler for that, which takes seconds."""
+        return False
+
     def __init__(self, originals: dict[str, Tensor], tensors: dict[str, Tensor], batch: int):
         super().__init__()
         self.composites = Composites(self.record)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from types import ModuleType
 
-import torchvision
 from torch import nn
 
 from prune_gym.arguments import check_integer, unknown
@@ -62,10 +62,17 @@ def create(name: str, num_classes: int | None = None, in_channels: int | None = 
     plain = name.removeprefix(_TORCHVISION)
     # these two would return a tuple in training mode, and warn about their initialisation
     options = {"aux_logits": False, "init_weights": True} if plain in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(plain, weights=None, num_classes=num_classes, **options)
+    return _torchvision_models().get_model(plain, weights=None, num_classes=num_classes, **options)
 
 
 @cache
 def _torchvision_names() -> tuple[str, ...]:
-    every = torchvision.models.list_models(module=torchvision.models)
+    every = _torchvision_models().list_models(module=_torchvision_models())
     return tuple(_TORCHVISION + name for name in every if not name.startswith(_TRANSFORMERS))
+
+
+def _torchvision_models() -> ModuleType:
+    """Imported where it is needed, as that takes as long as PyTorch itself."""
+    import torchvision
+
+    return torchvision.models

@@ -77,7 +77,7 @@ class Candidates:
         if self.fidelity == "compensated" or criterion == "obs":
             self.compensation.grams  # noqa: B018  # computed when it is first read
         if not self.are_cut and has_statistics(self.graph.program):
-            self._recalibration.moments  # noqa: B018
+            self._recalibration.scales  # noqa: B018
 
     def tensors(self, architecture: Architecture) -> dict[str, Tensor]:
         """The tensors of a network by name, physically small."""

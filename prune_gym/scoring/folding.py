@@ -15,6 +15,7 @@ from torch import Tensor
 from prune_gym.graph.channel_graph import ChannelGraph
 from prune_gym.graph.program import Named, Node, Program, Training, Value, leaves, map_argument
 from prune_gym.scoring.aliasing import written_tensors
+from prune_gym.scoring.in_place import in_place
 
 CONVOLUTIONS = frozenset(["aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default", "aten.convolution.default"])
 FLOATS = frozenset(["aten.zeros.default", "aten.ones.default", "aten.linspace.default"])  # they make floats by default
@@ -68,7 +69,7 @@ class Folding:
     the norm's parameters are computed in float64.
 
     Attributes:
-        program: the network's, without these norms.
+        program: the network's, without these norms, and with activations in place.
         units: of the indices of the tensors that it reads.
     """
 
@@ -97,7 +98,7 @@ class Folding:
                 units[fold.weight], units[fold.bias] = units[weight], units[weight][:1]
             args = [convolution.args[0], Named(fold.weight), Named(fold.bias), *convolution.args[3:]]
             folded[source], folded[position] = replace(convolution, args=args, outputs=node.outputs), None
-        self.program = replace(graph.program, nodes=tuple(node for node in folded if node is not None))
+        self.program = in_place(replace(graph.program, nodes=tuple(node for node in folded if node is not None)))
         self._read = {leaf.name for node in self.program.nodes for leaf in node.arguments() if isinstance(leaf, Named)}
         self._read |= {leaf.name for leaf in leaves(self.program.output) if isinstance(leaf, Named)}
         self.units = {name: per_dim for name, per_dim in units.items() if name in self._read}

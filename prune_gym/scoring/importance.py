@@ -7,6 +7,7 @@ computed on the compact form of an architecture, so they take less time the smal
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -62,11 +63,18 @@ def importance(name: str, seed: int = 0) -> Importance:
     - ``taylor``: the first-order Taylor criterion, equation 24 of RL-Pruner: the sum of ``|gradient * weight|`` over a
       filter, with the gradient of the cross-entropy summed over the images.
     - ``l1``, ``l2``: the norm of a filter's weights.
+    - ``fpgm``: the sum of a filter's Euclidean distances to all other filters of its layer, so that those near the geometric
+      median, which others can stand in for, go first (He et al., *Filter pruning via geometric median for deep convolutional
+      neural networks acceleration*, 2019).
     - ``obs``: optimal brain surgeon, the error that is left in the layers that read a unit when it goes and their other inputs
       make up for it; see :meth:`prune_gym.scoring.compensation.Compensation.removal_errors`. Needs no labels. Raises ValueError
       if no convolution or linear layer reads a group.
     - ``group_norm``: DepGraph's, the sum of the squared weights that go with a unit: its filters, the columns of the layers that
       read it, and the scales of batch norms (Fang et al., *DepGraph: towards any structural pruning*, 2023, section 3.3).
+    - ``lamp``: the score of ``group_norm`` over the sum of all scores of its group that are not lower, so that the largest has
+      1 (Lee et al., *Layer-adaptive sparsity for the magnitude-based pruning*, 2021, with units in place of weights). Within one
+      group it ranks as ``group_norm`` does. Its scores are comparable between groups, so it matters where all units are ranked
+      together, which the agent ``lamp`` does.
     - ``bn_scale``: the mean ``|scale|`` of the batch norms behind a unit. Raises ValueError if a group has none.
     - ``random``: uniform in [0, 1). The scores follow from ``seed``, an integer >= 0, which the other criteria ignore, and are
       the same for every architecture of a graph.
@@ -123,6 +131,8 @@ def unit_scores(
         scores = _bn_scale(tensors, graph, architecture)
     elif name == "group_norm":
         scores = _group_norm(tensors, graph, architecture)
+    elif name == "lamp":
+        scores = _lamp(_group_norm(tensors, graph, architecture), graph)
     elif name == "obs":
         assert compensation is not None  # the caller's duty
         scores = compensation.removal_errors(architecture, tensors)
@@ -167,6 +177,18 @@ def _l2(tensors: dict[str, Tensor], graph: ChannelGraph, *_: object) -> list[np.
     return [np.sqrt(_per_filter(tensors[layer.tensor].square(), layer)).sum(1) for layer in graph.prunable_layers]
 
 
+def _fpgm(tensors: dict[str, Tensor], graph: ChannelGraph, *_: object) -> list[np.ndarray]:
+    return [_distances(tensors[layer.tensor], layer) for layer in graph.prunable_layers]
+
+
+def _distances(weight: Tensor, layer: PrunableLayer) -> np.ndarray:
+    """The Euclidean distances of every filter of a layer to all of them, summed up; summed over the filters of an index, too,
+    (indices,)."""
+    filters = weight.movedim(layer.dim, 0).reshape(weight.shape[layer.dim] * layer.filters_per_index, -1).double()
+    filters = filters - filters.mean(0)  # wide layers go by scalar products, of which distances are small differences
+    return torch.cdist(filters, filters).sum(1).reshape(-1, layer.filters_per_index).sum(1).cpu().numpy()
+
+
 def _group_norm(tensors: Mapping[str, Tensor], graph: ChannelGraph, architecture: Architecture) -> np.ndarray:
     scales = {node.args[1].name for node in graph.program.nodes if _has_scale(node)}
     total = np.zeros(graph.n_units)
@@ -180,6 +202,18 @@ def _group_norm(tensors: Mapping[str, Tensor], graph: ChannelGraph, architecture
                 sums = squares.movedim(dim, 0).reshape(len(units), -1).sum(1, dtype=torch.float64).cpu().numpy()
                 total += np.bincount(units[units >= 0], sums[units >= 0], minlength=graph.n_units)
     return total
+
+
+def _lamp(squares: np.ndarray, graph: ChannelGraph) -> np.ndarray:
+    """Every square over the sum of those of its group that are not smaller, float64 (units,). Removed units have 0, so they add
+    nothing."""
+    scores = np.zeros(graph.n_units)
+    for start, end in pairwise(graph.starts):
+        mine = squares[start:end]
+        rising = np.sort(mine)
+        sums = rising[::-1].cumsum()[::-1]  # of each and those behind it
+        scores[start:end] = mine / np.maximum(sums[np.searchsorted(rising, mine)], np.finfo(np.float64).tiny)  # all may be 0
+    return scores
 
 
 def _has_scale(node: Node) -> bool:
@@ -213,5 +247,5 @@ def _group_of(unit: int, graph: ChannelGraph) -> str:
     return graph.groups[int(np.searchsorted(graph.starts, unit, side="right")) - 1].name
 
 
-FILTER_CRITERIA: dict[str, Callable[..., list[np.ndarray]]] = {"taylor": _taylor, "l1": _l1, "l2": _l2}
-CRITERIA = (*FILTER_CRITERIA, "group_norm", "obs", "bn_scale", "random")
+FILTER_CRITERIA: dict[str, Callable[..., list[np.ndarray]]] = {"taylor": _taylor, "l1": _l1, "l2": _l2, "fpgm": _fpgm}
+CRITERIA = (*FILTER_CRITERIA, "group_norm", "lamp", "obs", "bn_scale", "random")

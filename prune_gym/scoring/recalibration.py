@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,14 @@ from torch import Tensor
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.graph.program import Named, Node, Program, is_kept
 from prune_gym.scoring.aliasing import renew, written_tensors
+from prune_gym.scoring.in_place import in_place
 from prune_gym.surgery.slicing import slice_tensors
 
 BATCH_NORM = "aten.batch_norm.default"
 STATISTICS = slice(3, 5)  # running mean and running variance among the arguments of a batch norm
 TRAINING, EPSILON = 5, 7
+SQUARES = torch.ops.aten.mse_loss.default  # of differences, in one pass over them; with 0 as they are, neither mean nor sum
+TINY = torch.finfo(torch.float64).tiny
 FEW_PLACES = 16  # per channel and image, below which the sum over images comes first; measured
 
 
@@ -50,6 +54,7 @@ class Recalibration:
         self.graph = graph
         self.base = graph.full() if base is None else base
         self._tensors, self._images = tensors, images
+        self._program = in_place(graph.program)
         self._written = written_tensors(graph.program)
         self._norms = {position: node for position, node in enumerate(graph.program.nodes) if _has_statistics(node)}
 
@@ -70,6 +75,31 @@ class Recalibration:
 
         self.graph.program.at(self.base.mask).run(renew(small, self._written), [self._images], before_call=note)
         return moments
+
+    @cached_property
+    def scales(self) -> tuple[Tensor, np.ndarray]:
+        """What every call of a norm is estimated with, as its ``V + eps`` is ``v / r^2 + eps / r^2``: ``1 / r^2``, ``eps / r^2``
+        and ``t``, float64 (3, channels), at the shapes of the graph, those of all calls one after the other, so that they are
+        sliced together; and the unit of each channel, -1 for those that always stay."""
+        scales, units = [], []
+        for position, (spread, centre) in self.moments.items():
+            scale = spread.square().reciprocal_()
+            scales.append(torch.stack([scale, scale * self._norms[position].args[EPSILON], centre]))
+            (owners,) = self.graph.units.get(_mean(self._norms[position]), (None,))
+            units.append(np.full(len(centre), -1) if owners is None else owners)
+        return torch.cat(scales, 1), np.concatenate(units)
+
+    def _scales_at(self, architecture: Architecture) -> dict[int, tuple[Tensor, ...]]:
+        """The scales of the channels that an architecture keeps, three tensors for each call by its position."""
+        if not self.moments:
+            return {}
+        scales, units = self.scales
+        kept = is_kept(units, architecture.mask)
+        sliced = scales if kept.all() else scales.index_select(1, torch.from_numpy(np.flatnonzero(kept)).to(scales.device))
+        ends = np.cumsum([moments.shape[1] for moments in self.moments.values()])
+        counts = [np.count_nonzero(part) for part in np.split(kept, ends[:-1])]
+        parts = [row.split(counts) for row in sliced.unbind()]
+        return dict(zip(self.moments, zip(*parts, strict=True), strict=True))
 
     def _scattered(self, name: str, moments: Tensor) -> Tensor:
         """Moments of the channels of the base at the shape of the graph."""
@@ -105,7 +135,7 @@ class Recalibration:
     def _run(self, tensors: Mapping[str, Tensor], architecture: Architecture, images: Tensor) -> tuple[dict[str, Tensor], Any]:
         """The tensors with new statistics and the network's outputs. The calibration images are the first of the images."""
         new = dict(tensors)
-        program = self.graph.program.at(architecture.mask)
+        program = self._program.at(architecture.mask)
         output = program.run(renew(tensors, self._written), [images], before_call=self.estimator(new, architecture, self._norms))
         return new, output
 
@@ -115,23 +145,20 @@ class Recalibration:
         """What is to be called before every node of the program, with its position and its arguments: it gives the norms at these
         positions the statistics that follow from their inputs, the first of which are of the calibration images, and puts them
         into ``new``, which holds the old ones, at the widths of ``architecture``."""
-        norms = {position: self._norms[position] for position in positions if position in self._norms}
-        named = {str(position): self.moments[position] for position in norms}
-        units = {str(p): (None, *self.graph.units.get(_mean(node), (None,))) for p, node in norms.items()}
-        moments = slice_tensors(named, units, architecture)
-        seen = _Seen()
+        wanted, calibrating, seen = set(positions), self._images.shape[0], _Seen()
+        scales = self._scales_at(architecture)
 
         def estimate(position: int, arguments: list[Any]) -> None:
-            if position not in norms:
+            if position not in scales or position not in wanted:
                 return
-            node = norms[position]
+            node = self._norms[position]
             mean, variance = (name.name for name in node.args[STATISTICS])
-            (spread, centre), epsilon = moments[str(position)], node.args[EPSILON]
-            seen_mean, seen_variance = seen.add(mean, arguments[0][: len(self._images)])
-            deviation = _deviation(seen_variance, node).div_(spread).clamp_(min=epsilon**0.5)  # so that V is not below 0
+            (scale, offset, centre), epsilon = scales[position], node.args[EPSILON]
+            seen_mean, seen_variance = seen.add(mean, arguments[0][:calibrating])
+            square = torch.addcmul(offset, seen_variance, scale).clamp_(min=epsilon or TINY)  # so that V is not below 0
             types = new[mean].dtype, new[variance].dtype
-            new[mean] = torch.addcmul(seen_mean, centre, deviation, value=-1).to(types[0])
-            new[variance] = deviation.square_().sub_(epsilon).clamp_(min=0).to(types[1])
+            new[mean] = torch.addcmul(seen_mean, centre, square.sqrt(), value=-1).to(types[0])
+            new[variance] = square.sub_(epsilon).to(types[1])
             arguments[STATISTICS] = new[mean], new[variance]
             arguments[TRAINING] = False
 
@@ -140,7 +167,7 @@ class Recalibration:
 
 def _deviation(variance: Tensor, norm: Node) -> Tensor:
     """What a norm divides by, more than 0 also without an epsilon."""
-    return (variance + norm.args[EPSILON]).clamp_(min=torch.finfo(variance.dtype).tiny).sqrt_()
+    return (variance + norm.args[EPSILON]).clamp_(min=TINY).sqrt_()
 
 
 class _Seen(dict[str, tuple[Tensor, Tensor]]):
@@ -153,19 +180,19 @@ class _Seen(dict[str, tuple[Tensor, Tensor]]):
     def add(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Take the input of one call (N, C, *space) into account; gives what is known now. Two short sums, over space and over
         images, are several times faster than one over both."""
-        wide, places = torch.promote_types(x.dtype, torch.float32), x[0, 0].numel()
+        wide, places = torch.promote_types(x.dtype, torch.float32), prod(x.shape[2:])
         if places > FEW_PLACES:
             space = tuple(range(2, x.ndim))
             sums, norms = x.sum(space, dtype=wide), torch.linalg.vector_norm(x, dim=space, dtype=wide)
-            mean = sums.double().sum(0).div_(len(x) * places)
-            square = norms.double().square_().sum(0).div_(len(x) * places)
+            mean = sums.sum(0, dtype=torch.float64).div_(x.shape[0] * places)
+            square = norms.double().square_().sum(0).div_(x.shape[0] * places)
             variance = square.addcmul_(mean, mean, value=-1).clamp_(min=0)
         else:  # over images first, and the variance as that within the places and that between them
-            x = x.to(wide).reshape(*x.shape[:2], -1)
+            x = x.reshape(*x.shape[:2], -1).to(wide)
             means = x.mean(0)
-            within = (x - means).square_().mean(0).double()
-            mean, between = means.double().mean(1), means.double().var(1, correction=0)
-            variance = within.mean(1).add_(between)
+            within = SQUARES(x, means.expand_as(x), 0).mean(0)
+            between, mean = torch.var_mean(means.double(), 1, correction=0)
+            variance = between.add_(within.mean(1, dtype=between.dtype))
         self._calls[name] += 1
         if name in self:
             mean, variance = (

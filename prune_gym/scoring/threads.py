@@ -3,7 +3,9 @@ to be shared among cores."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -11,6 +13,9 @@ from threading import Barrier
 from typing import TypeVar
 
 import torch
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
+MALLOC = {M_TRIM_THRESHOLD: 2**30, M_TOP_PAD: 2**26, M_MMAP_THRESHOLD: 2**25}  # bytes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,11 +38,23 @@ def side_by_side(
 
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
+    _keep_freed_memory()
     pool = ThreadPoolExecutor(threads, "prune_gym", initializer=_use_one_core)
     all_there = Barrier(threads)
     list(pool.map(lambda _: all_there.wait(), range(threads)))
     torch.set_num_threads(threads)  # what a thread sets is the default of all that begin later
     return pool
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep the memory that layers free. By default it gives much of it back to the system, which maps it anew
+    for the next layer, page by page, and networks in threads wait for that. Only glibc can be told so, and it is not if the
+    environment says what it should do (``MALLOC_TRIM_THRESHOLD_`` and the like)."""
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        for parameter, number in MALLOC.items():
+            mallopt(parameter, number)
 
 
 def _use_one_core() -> None:

@@ -28,6 +28,7 @@ class BlockWorld:
         start: the state of the original network. States are numbers: of the architectures in the order of the table's arrays.
         following: the state after a block of each group went, int32 (states, groups). A group with none left passes on to the
             next one that has; where no group has, the state stays.
+        levels: how many blocks every group can still lose in every state, int16 (states, groups).
         blocks: how many blocks can still go in every state, int64 (states,).
         scores: a :class:`prune_gym.scoring.evaluation.Score` of arrays (states,), on the validation images.
         widths: int64 (states, groups); ``least`` are those of the smallest network.
@@ -41,7 +42,8 @@ class BlockWorld:
         states = np.arange(int(np.prod(shape)), dtype=np.int32)
         self.start = len(states) - 1
         self.strides = np.array([int(np.prod(shape[i + 1 :])) for i in range(groups)])
-        levels = self.levels(states)
+        self.levels = (states[:, None] // self.strides % shape).astype(np.int16)
+        levels = self.levels.astype(np.int64)
         self.following = (states[:, None] - self.strides * (levels > 0)).astype(np.int32)
         for _ in range(groups - 1):
             stuck = self.following == states[:, None]
@@ -50,12 +52,16 @@ class BlockWorld:
         self.least, self.group_filters = self.widths[0], self.widths[-1] * table.filters_per_unit
         self.observations = (self.widths / self.widths[-1]).astype(np.float32)
         self.blocks = levels.sum(1)
-        self.scores = self._scores(levels)
-        self._arrays = [getattr(self.scores, field.name) for field in fields(Score)]
+        scores = vars(self._scores(levels))
+        self._records = np.empty(len(states), [(name, array.dtype) for name, array in scores.items()])
+        for name, array in scores.items():
+            self._records[name] = array
+        self._records.flags.writeable = False  # before there are views of it
+        self.scores = _as_score(self._records)
         self.baseline = self.score(self.start)
         for array in (
-            *self._arrays,
             self.following,
+            self.levels,
             self.widths,
             self.observations,
             self.blocks,
@@ -79,31 +85,33 @@ class BlockWorld:
             channel_sparsity=(self.widths[-1] - self.widths) @ table.filters_per_unit / full,
         )
 
-    def levels(self, states: np.ndarray) -> np.ndarray:
-        """How many blocks groups can still lose in states (N,), int64 (N, groups)."""
-        return states[:, None] // self.strides % self.table.shape
-
     def states(self, levels: np.ndarray) -> np.ndarray:
         """The states with these levels (N, groups), int64 (N,)."""
         return levels @ self.strides
 
     def score(self, state: int) -> Score:
         """The score of one state, with numbers."""
-        return Score(*[array[state].item() for array in self._arrays])
+        return Score(*self._records[state].item())
 
     def scores_of(self, states: np.ndarray) -> Score:
         """A score of arrays, those of the states (N,)."""
-        return Score(*[array[states] for array in self._arrays])
+        records = self._records.take(states)  # at once, as what belongs to a state lies together
+        return _as_score(records)
 
     @property
     def macs(self) -> np.ndarray:
         """MACs of every state, int64 (states,)."""
-        return self._arrays[1]
+        return self._records["macs"]
 
     @cached_property
     def test_accuracy(self) -> np.ndarray:
         """Test accuracy of every state in [0, 1], for reports alone; float64 (states,)."""
         return self.table.test_hits.ravel() / self.table.images[1]
+
+
+def _as_score(records: np.ndarray) -> Score:
+    """A score of arrays: the fields of the records."""
+    return Score(*[records[field.name] for field in fields(Score)])  # type: ignore[arg-type]  # arrays in place of numbers
 
 
 @lru_cache(maxsize=8)
@@ -164,14 +172,8 @@ class BlockGame:
         """The states (N,) that pruning steps lead to, and what groups owe there, (N, groups); see
         :func:`prune_gym.simulation.blocks.take_many_blocks`."""
         world = self.world
-        levels, carry = take_many_blocks(
-            fractions_of(actions, world.group_filters),
-            world.levels(states),
-            carry,
-            goals,
-            lambda levels: self.removed[world.states(levels)],
-        )
-        return world.states(levels), carry
+        fractions = fractions_of(actions, world.group_filters)
+        return take_many_blocks(fractions, world.levels[states], carry, goals, states, world.strides, self.removed)
 
     @cached_property
     def reachable(self) -> np.ndarray:

@@ -11,11 +11,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+TINY = np.finfo(np.float64).tiny
+
 
 def fractions_of(actions: np.ndarray, group_filters: np.ndarray) -> np.ndarray:
-    """What groups should lose in proportion, as fractions of their filters, for actions (..., groups): at most 1."""
+    """What groups should lose in proportion, as fractions of their filters, for actions (..., groups): at most 1, in millionths,
+    so that fractions which differ by rounding alone, as those of uniform pruning in float32 do, are equal."""
     fractions = actions / group_filters
-    return fractions / np.maximum(fractions.max(-1, keepdims=True), np.finfo(np.float64).tiny)
+    fractions /= np.maximum(np.maximum.reduce(fractions, axis=-1, keepdims=True), TINY)
+    return np.rint(fractions * 1e6) / 1e6
 
 
 def take_blocks(
@@ -56,25 +60,54 @@ def take_many_blocks(
     levels: np.ndarray,
     carry: np.ndarray,
     goals: np.ndarray,
-    removed: Callable[[np.ndarray], np.ndarray],
+    states: np.ndarray,
+    strides: np.ndarray,
+    removed: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`take_blocks` for N states at once, to the bit: arrays (N, groups) and goals (N,), and a function of levels (N,
-    groups). Levels are int64, all else is float64."""
-    after, owed_after, levels, rows = levels.copy(), carry.copy(), levels.copy(), np.arange(len(levels))
-    goals = np.minimum(goals, removed(np.zeros_like(levels)))  # where no block is left
+    """:func:`take_blocks` for N states at once, to the bit; gives the numbers of the states after it, int64 (N,), and the carry.
+
+    Args:
+        fractions, levels, carry: (N, groups), of the states; levels are integers, all else is float64.
+        goals: int64 (N,).
+        states: the numbers of the states, int64 (N,); a block of a group makes a difference of ``strides`` (groups,).
+        removed: how much is gone in every state, by its number; state 0 has no block left.
+    """
+    after, owed_after, rows = np.empty_like(states), np.empty_like(carry), np.arange(len(states))
+    starts = rows * levels.shape[1]
+    states, levels, goals = states.copy(), levels.copy(), np.minimum(goals, removed[0])
+    free, settled = levels > 0, carry.copy()  # what groups owe when they have no block left
+    owed, wanted = np.where(free, carry, -np.inf), fractions * free
+    share = _shares(wanted, owed)
     while len(rows):  # those that have not met their goals yet
-        free = levels > 0
-        wanted = fractions * free
-        total = wanted.cumsum(1)[:, -1:]  # which adds one after the other, as the loop above
-        if not total.all():
-            wanted = np.where(total == 0, free, wanted)
-            total = wanted.cumsum(1)[:, -1:]
-        owed = carry + wanted / total
-        place = np.arange(len(rows)), np.where(free, owed, -np.inf).argmax(1)
-        owed[place] -= 1
-        levels[place] -= 1
-        left = removed(levels) < goals
-        met = ~left
-        after[rows[met]], owed_after[rows[met]] = levels[met], owed[met]
-        rows, levels, carry, fractions, goals = rows[left], levels[left], owed[left], fractions[left], goals[left]
-    return after, owed_after
+        owed += share
+        payer = owed.argmax(1)
+        place = starts[: len(rows)] + payer
+        debts, lost = owed.ravel(), levels.ravel()  # views
+        paid, stay = debts[place] - 1, lost[place] - 1
+        debts[place], lost[place] = paid, stay
+        states -= strides[payer]
+        emptied = stay == 0
+        (none,) = emptied.nonzero()
+        settled[rows[none], payer[none]] = paid[none]
+        debts[place[none]], wanted.ravel()[place[none]] = -np.inf, 0
+        left = removed[states] < goals
+        if not left.all():
+            (met,), (left,) = (~left).nonzero(), left.nonzero()
+            done = rows[met]
+            after[done], owed_after[done] = states[met], owed[met]
+            rows, states, goals, emptied = rows[left], states[left], goals[left], emptied[left]
+            levels, owed, wanted, share = (array.take(left, 0) for array in (levels, owed, wanted, share))
+        if emptied.any():  # shares change with the groups that have blocks left
+            (fewer,) = emptied.nonzero()
+            share[fewer] = _shares(wanted.take(fewer, 0), owed.take(fewer, 0))
+    return after, np.where(np.isneginf(owed_after), settled, owed_after)
+
+
+def _shares(wanted: np.ndarray, owed: np.ndarray) -> np.ndarray:
+    """What groups are owed with every block, (N, groups): in proportion to what they want, which is nothing where no block is
+    left; the same for all that have some left, if none of these wants anything."""
+    total = wanted.cumsum(1)[:, -1:]  # which adds one after the other, as take_blocks does
+    if not total.all():
+        wanted = np.where(total == 0, owed > -np.inf, wanted)
+        total = wanted.cumsum(1)[:, -1:]
+    return wanted / total

@@ -1,8 +1,8 @@
 """Versions of the weights as the recipes that made them: a few hundred bytes each, comparable, known before any training.
 
 Post-training gives a network a new version of its weights. What it gives is a function of the network that is trained (the
-student) and of the one that teaches it, so these two are the recipe. :mod:`prune_gym.simulation.weight_store` makes tensors of
-it.
+student), of the one that teaches it, and of whether it is the training at the end, so these are the recipe.
+:mod:`prune_gym.simulation.weight_store` makes tensors of it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ class Weights:
 
     student: Network | None = None
     teacher: Network | None = None
+    final: bool = False
+    """Whether it is the training at the end, where that differs from the others."""
     version: str = field(init=False)
 
     def __post_init__(self) -> None:
         # now, and not when it is asked for: a recipe within a recipe within a recipe would be too deep for a recursion
         recipe = "" if self.student is None or self.teacher is None else f"{self.student.key} {self.teacher.key}"
+        recipe += " final" if self.final else ""
         object.__setattr__(self, "version", recipe and hashlib.blake2b(recipe.encode(), digest_size=16).hexdigest())
 
     def base(self, graph: ChannelGraph) -> Architecture:

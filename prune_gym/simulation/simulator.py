@@ -13,6 +13,8 @@ import torch
 
 from prune_gym.arguments import check_choice, check_integer, check_number, choose_device, unknown
 from prune_gym.graph.channel_graph import Architecture
+from prune_gym.graph.cost import links
+from prune_gym.graph.features import group_features
 from prune_gym.scoring.candidates import FIDELITIES, FIDELITY
 from prune_gym.scoring.evaluation import PRECISIONS, Score
 from prune_gym.scoring.importance import CRITERIA
@@ -63,6 +65,12 @@ def the_target(sparsity: float | None, macs_reduction: float | None, params_redu
     ((name, value),) = given.items()
     check_number(name, value, "(0, 1)")
     return name, float(value)
+
+
+def removal(gone: np.ndarray, filters_per_unit: np.ndarray) -> np.ndarray:
+    """The sparsity distribution by which so many units of each group go, float64 (groups,)."""
+    filters = gone * filters_per_unit
+    return filters / max(filters.sum(), 1)
 
 
 class Simulator:
@@ -194,6 +202,17 @@ class Simulator:
         """The name of the task."""
         return self.task.name
 
+    @property
+    def group_features(self) -> np.ndarray:
+        """See :func:`prune_gym.graph.features.group_features`."""
+        return group_features(self.graph)
+
+    @property
+    def group_links(self) -> np.ndarray:
+        """See :func:`prune_gym.graph.cost.links`."""
+        model = self.graph.cost_model
+        return links(model.over_widths(model.macs))
+
     # ------------------------------------------------------------------------------------------------- one step
 
     def initial(self) -> PruningState:
@@ -222,6 +241,13 @@ class Simulator:
             state.pruned(Architecture(self.graph, mask), carry, action)
             for mask, carry, action in zip(masks, carries, checked, strict=True)
         ]
+
+    def at(self, widths: np.ndarray) -> PruningState:
+        """The network of these widths, int64 (groups,), whose groups keep the units that are most important in the original one,
+        as the state one step from there."""
+        start, gone = self.initial(), self.graph.widths - widths
+        mask = self.scorer.ranks(start.network) >= np.repeat(gone, self.graph.widths)
+        return start.pruned(Architecture(self.graph, mask), np.zeros(len(gone)), removal(gone, self.graph.filters_per_unit))
 
     def rank(self, states: Sequence[PruningState]) -> None:
         """Compute the rankings that steps from these states need, several at a time on a CPU."""
@@ -274,9 +300,10 @@ class Simulator:
     def posttrained(self, state: PruningState) -> PruningState:
         """The same state with trained weights. The trained network teaches from now on if it is better than its teacher on the
         validation split."""
-        trained = state.trained(teaches=False)
+        final = self.posttraining.final_epochs is not None and self.is_terminal(state)
+        trained = state.trained(teaches=False, final=final)
         better = self.store.val_accuracy(trained.network) > self.store.val_accuracy(state.teacher)
-        return state.trained(teaches=True) if better else trained
+        return state.trained(teaches=True, final=final) if better else trained
 
     # ------------------------------------------------------------------------------------------------- its progress
 
@@ -320,9 +347,7 @@ class Simulator:
         """What the post-training took that a state ends with; nothing if it does not."""
         if not self.trains(state):
             return NOTHING
-        assert state.weights.student is not None  # it was trained
-        assert state.weights.teacher is not None
-        return self.store.training_cost(state.weights.student, state.weights.teacher)
+        return self.store.training_cost(state.weights)
 
     def unit_scores(self, network: Network, criterion: str) -> np.ndarray:
         """The importance of every unit, by the calibration images, float64 (units,); NaN for the removed ones."""

@@ -132,8 +132,7 @@ class PruningSpace:
 
     def levels_at(self, widths: np.ndarray) -> np.ndarray:
         """How many blocks the groups can lose at widths that they may have, int64 (..., groups)."""
-        levels = [np.searchsorted(allowed, mine) for allowed, mine in zip(self.allowed, np.moveaxis(widths, -1, 0), strict=True)]
-        return np.stack(levels, -1)
+        return levels_at(self.allowed, widths)
 
     def widths_at(self, levels: np.ndarray) -> np.ndarray:
         """The widths of groups that can lose so many blocks, int64 (..., groups)."""
@@ -174,6 +173,16 @@ class PruningSpace:
         up = [allowed[np.minimum(np.searchsorted(allowed, every), len(allowed) - 1)] for allowed in self.allowed]
         down = [allowed[np.maximum(np.searchsorted(allowed, every, "right") - 1, 0)] for allowed in self.allowed]
         return np.stack(up), np.stack(down)
+
+
+def levels_at(allowed: Sequence[np.ndarray], widths: np.ndarray) -> np.ndarray:
+    """The places of widths (..., groups) among those that the groups may have, rising; int64 (..., groups)."""
+    return np.stack([np.searchsorted(its, mine) for its, mine in zip(allowed, np.moveaxis(widths, -1, 0), strict=True)], -1)
+
+
+def nearest(allowed: np.ndarray, wanted: float) -> int:
+    """The place of the number that is nearest to the wanted one among rising ones, the larger of two."""
+    return len(allowed) - 1 - int(np.argmin(np.abs(allowed - wanted)[::-1]))
 
 
 def _fits(group: ChannelGroup, pattern: str) -> bool:

@@ -82,9 +82,10 @@ class PruningState:
         """The state after one more step, before any post-training."""
         return replace(self, architecture=architecture, carry=carry, steps=self.steps + 1, previous=self, action=action)
 
-    def trained(self, teaches: bool) -> PruningState:
-        """This state after post-training; ``teaches``: whether the trained network is the teacher from now on."""
-        weights = Weights(self.network, self.teacher)
+    def trained(self, teaches: bool, final: bool = False) -> PruningState:
+        """This state after post-training; ``teaches``: whether the trained network is the teacher from now on; ``final``: see
+        :class:`prune_gym.simulation.recipes.Weights`."""
+        weights = Weights(self.network, self.teacher, final)
         return replace(self, weights=weights, teacher=Network(self.architecture, weights) if teaches else self.teacher)
 
     def __copy__(self) -> PruningState:
@@ -109,6 +110,7 @@ class PruningState:
                 None if after.action is None else after.action.tobytes(),
                 after.weights is not before.weights,
                 after.teacher is not before.teacher,
+                after.weights.final,
             )
             for before, after in pairwise(path)
         ]
@@ -140,6 +142,7 @@ class Move(NamedTuple):
     action: bytes | None  # float64
     trained: bool
     teaches: bool
+    final: bool  # as of PruningState.trained
 
 
 class DetachedGroup(NamedTuple):
@@ -201,5 +204,5 @@ def replay(graph: ChannelGraph | DetachedGraph, process: Process, moves: Sequenc
         action = None if move.action is None else np.frombuffer(move.action).copy()
         state = state.pruned(Architecture(graph, mask), carry, action)  # type: ignore[arg-type]
         if move.trained:
-            state = state.trained(move.teaches)
+            state = state.trained(move.teaches, move.final)
     return state

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prune_gym.files import write_atomically
+from prune_gym.files import npz_bytes, write_atomically
 
 FIELDS = (
     "task",
@@ -22,6 +22,7 @@ FIELDS = (
     "groups",
     "filters_per_unit",
     "layer_filters",
+    "group_features",
     "val_hits",
     "test_hits",
     "images",
@@ -45,6 +46,7 @@ class Table:
         groups: the names of the groups.
         allowed: the widths of each group by level, rising; its own is the last. int64 arrays.
         filters_per_unit: int64 (groups,); layer_filters: int64 (layers, groups), see :class:`prune_gym.ChannelGraph`.
+        group_features: int64 (groups, 6), see :func:`prune_gym.graph.features.group_features`.
         val_hits, test_hits: how many validation and test images each architecture classifies correctly, uint16 with an axis for
             every group.
         images: how many validation and test images there are.
@@ -63,6 +65,7 @@ class Table:
     allowed: tuple[np.ndarray, ...]
     filters_per_unit: np.ndarray
     layer_filters: np.ndarray
+    group_features: np.ndarray
     val_hits: np.ndarray
     test_hits: np.ndarray
     images: tuple[int, int]
@@ -73,7 +76,9 @@ class Table:
 
     def __post_init__(self) -> None:
         shape, size = tuple(len(widths) for widths in self.allowed), len(self.groups)
-        fits = self.val_hits.shape == self.test_hits.shape == shape and len(shape) == size == len(self.filters_per_unit)
+        fits = self.val_hits.shape == self.test_hits.shape == shape and len(shape) == size == len(self.filters_per_unit) == len(
+            self.group_features
+        )
         fits &= self.macs_form.shape == self.params_form.shape == (size + 1, size + 1)
         if not fits or any(hits.max() > n for hits, n in zip((self.val_hits, self.test_hits), self.images, strict=True)):
             raise ValueError(f"table: the parts of the table of {self.task!r} do not fit together.")
@@ -133,14 +138,9 @@ class Table:
 
     def save(self, path: Path) -> str:
         """Write it as npz; gives its digest. The same table gives the same bytes."""
-        content = BytesIO()
-        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-            for name, array in self._arrays().items():
-                member = BytesIO()
-                np.save(member, array, allow_pickle=False)
-                file.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue(), zipfile.ZIP_DEFLATED)  # ZipInfo: no date in it
-        write_atomically(path, content.getvalue())
-        return digest(content.getvalue())
+        content = npz_bytes(self._arrays())
+        write_atomically(path, content)
+        return digest(content)
 
     @classmethod
     def load(cls, path: Path, expected: str | None = None) -> Table:

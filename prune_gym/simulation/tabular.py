@@ -12,13 +12,16 @@ import numpy as np
 from prune_gym import tasks
 from prune_gym.arguments import check_number
 from prune_gym.graph.channel_graph import Architecture
+from prune_gym.graph.cost import links
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.allocation import check_action
 from prune_gym.simulation.block_world import BlockGame, world_of
 from prune_gym.simulation.blocks import fractions_of, take_blocks
 from prune_gym.simulation.compute import NOTHING, Compute, passes
+from prune_gym.simulation.result_cache import NamespacedCache, ResultCache
 from prune_gym.simulation.schedule import Schedule, step_budget, target_budget
-from prune_gym.simulation.simulator import Simulator, the_target
+from prune_gym.simulation.simulator import Simulator, removal, the_target
+from prune_gym.simulation.space import UNITS, levels_at
 from prune_gym.simulation.state import DetachedGraph, Process, PruningState, trajectory
 from prune_gym.simulation.table import Table
 from prune_gym.surgery.pruned_network import PrunedNetwork
@@ -59,6 +62,21 @@ class TabularState(NamedTuple):
         return trajectory(self)
 
 
+class TableSpace:
+    """The widths that the groups of a table may have, and what is gone at a width: as of
+    :class:`prune_gym.simulation.space.PruningSpace`."""
+
+    def __init__(self, game: BlockGame):
+        self._game = game
+        self.allowed = game.world.table.allowed
+        self.lowest, self.total, self.unit = game.world.least, game.total, UNITS[game.target]
+        self.largest = int(game.removed[0])
+
+    def removed(self, widths: np.ndarray) -> np.ndarray:
+        """How much is gone at widths (..., groups) of the table; int64 (...,)."""
+        return self._game.removed[self._game.world.states(levels_at(self.allowed, widths))]
+
+
 class TabularSimulator(Simulator):
     """Takes the same steps as a :class:`prune_gym.simulation.simulator.Simulator` with the table's ``levels`` and
     ``ranking="initial"``, and looks accuracies up. What steps would take, were networks run, is counted all the same.
@@ -85,6 +103,8 @@ class TabularSimulator(Simulator):
         world = world_of(table)
         self.game = BlockGame(world, *the_target(sparsity, macs_reduction, params_reduction))
         self.table, self.world, self._step_ratio = table, world, step_ratio
+        self.space = TableSpace(self.game)  # type: ignore[assignment]
+        self.cache = NamespacedCache(ResultCache(), "")  # nothing is computed that would be kept
         self.posttraining, self.reward_split, self.ranking = PostTraining(), "val", "initial"
         self.schedule = Schedule(
             target_budget(self.game.total, self.game.reduction), step_budget(self.game, step_ratio), rounding="carry"
@@ -116,6 +136,11 @@ class TabularSimulator(Simulator):
         fractions = fractions_of(action, self.world.group_filters).tolist()
         levels, carry = take_blocks(fractions, state.levels, state.carry, goal, self._removed)
         return self._state(levels, carry, state.steps + 1, state, action)
+
+    def at(self, widths: np.ndarray) -> Any:
+        levels = levels_at(self.table.allowed, widths).tolist()
+        action = removal(self.world.widths[-1] - widths, self.table.filters_per_unit)
+        return self._state(levels, [0.0] * len(levels), 1, self._initial, action)
 
     def _state(
         self, levels: list[int], carry: list[float], steps: int = 0, previous: Any = None, action: Any = None
@@ -199,6 +224,14 @@ class TabularSimulator(Simulator):
             mask = ranks >= np.repeat(full - each.widths, full)
             now = now.pruned(Architecture(self.live.graph, mask), np.array(each.carry), each.action)
         return now
+
+    @property
+    def group_features(self) -> np.ndarray:
+        return self.table.group_features
+
+    @property
+    def group_links(self) -> np.ndarray:
+        return links(self.table.macs_form)
 
     @property
     def name(self) -> str:

@@ -125,10 +125,13 @@ class WeightStore:
             self.cache.put("posttraining", key, known)
         return self._train(network.weights) if known is None else known
 
-    def training_cost(self, student: Network, teacher: Network) -> Compute:
-        """What the training of a network by a teacher takes: the epochs, a validation after each, and the start."""
+    def training_cost(self, weights: Weights) -> Compute:
+        """What it takes to make a version of the weights: the epochs, a validation after each, and the start."""
+        student, teacher = weights.student, weights.teacher
+        assert student is not None  # it is trained
+        assert teacher is not None
         student_macs, teacher_macs = (self.graph.cost(each.architecture).macs for each in (student, teacher))
-        epochs, train = self.settings.epochs, len(self.task.train)
+        epochs, train = self.settings.at(weights.final).epochs, len(self.task.train)
         cost = passes(epochs * train, student_macs, backward=True) + passes(epochs * train, teacher_macs)
         cost += passes(epochs * len(self.task.val), student_macs)
         if self.settings.start == "compensated":
@@ -147,7 +150,8 @@ class WeightStore:
         assert weights.teacher is not None
         student, teacher = self._student(weights.student), self.network(weights.teacher)
         seed = int(weights.version[:8], 16)  # the same state is trained in the same way, however it was reached
-        best_accuracy = distill(student, teacher, *self._data, self.settings, seed, self.task.augmentation)
+        settings = self.settings.at(weights.final)
+        best_accuracy = distill(student, teacher, *self._data, settings, seed, self.task.augmentation)
         trained = dict([*student.named_parameters(), *student.named_buffers()])
         small = {name: tensor.detach() for name, tensor in trained.items()}
         tensors = scatter_tensors(self.tensors(weights.student.weights), small, self.graph.units, weights.student.architecture)

@@ -12,9 +12,9 @@ from prune_gym.arguments import check_choice, check_integer
 from prune_gym.simulation.table import Table
 
 DIGESTS = {
-    "digits": ("aa05a4e2ce75432c0c464541d94d7438", "6c8264c26e538f08d387819717ccf98a"),
-    "digits-resnet": ("c1de6f22abb2d1f1e1987bc78c0dbbc0", "08039bd48c3e7ac1159e0fc06c644307"),
-    "digits-mobilenet": ("4ded9b74d61b684c7d9b2d5fe4b7820a", "4022e60d827977d7977fe0cfde70d31b"),
+    "digits": ("cf9e1fad46a118cab8ccad8492d10f7d", "acda2e646134decef0d5c4e7533eef7b"),
+    "digits-resnet": ("163a8a811228fe97f0e00c2129431025", "1c7530d3469fa19e1d4ce85b62839548"),
+    "digits-mobilenet": ("4fbd0f08252f6c7ca65a93d71b01cd4d", "87a6d7782a968cef3e7099faab298981"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -24,6 +24,9 @@ class PostTraining:
 
     epochs: Annotated[int, AtLeast(0)] = 0
     """Epochs of post-training; 0 for none."""
+    final_epochs: Annotated[int, AtLeast(1)] | None = None
+    """Epochs after a step that meets the target, in every episode; by default as many as after the others. If these are 0, no
+    network is trained."""
     period: Annotated[int, AtLeast(1)] = 1
     """Pruning steps from one post-training to the next; the last step is always followed by one."""
     learning_rate: Annotated[float, Within(f"[{MIN_LEARNING_RATE}, inf)")] = 1e-3
@@ -41,6 +44,16 @@ class PostTraining:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def at(self, final: bool) -> PostTraining:
+        """The settings of one training, at the end of an episode or before."""
+        epochs = self.final_epochs if final and self.epochs and self.final_epochs else self.epochs
+        return replace(self, epochs=epochs, final_epochs=None)
+
+    def check_one(self, argument: str) -> None:
+        """Raise ValueError unless these are the settings of one training, which has no last step. ``argument``: their name."""
+        if self.final_epochs is not None:
+            raise ValueError(f"{argument}.final_epochs: this is one training, of which epochs says all; got {self.final_epochs}.")
 
     def recipe(self, seed: int) -> Recipe:
         """The same settings as a recipe for :func:`prune_gym.training.train.train`."""
@@ -92,8 +105,10 @@ def distill(
         augmentation: random changes of ``data``; teacher and student see the same changed images.
         progress: whether a progress bar is shown.
 
-    Returns the accuracy on ``val`` after the best epoch, in [0, 1]. Raises ValueError if the training diverges.
+    Returns the accuracy on ``val`` after the best epoch, in [0, 1]. Raises ValueError if the training diverges, and for settings
+    with ``final_epochs``.
     """
+    settings.check_one("settings")
     if settings.epochs == 0:
         return accuracy(student, val)
     for parameter in student.parameters():

@@ -8,22 +8,16 @@ from math import isnan
 
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback
 
-from prune_gym.agents import (
-    CMAESAgent,
-    GlobalSurgeonAgent,
-    GlobalTaylorAgent,
-    Lookahead,
-    RandomAgent,
-    RLPruner,
-    UniformAgent,
-)
+from prune_gym.agents import GlobalTaylorAgent, RandomAgent, UniformAgent
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.recorder import EvaluationBudget
 from prune_gym.agents.registry import AGENTS, make_agent
-from prune_gym.agents.sb3 import A2CConfig, OffPolicyConfig, PPOConfig, make_sb3
-from prune_gym.agents.uct import UCT
+from prune_gym.agents.run import search
+from prune_gym.agents.sb3 import A2CConfig, ARSConfig, DQNConfig, OffPolicyConfig, PPOConfig, TRPOConfig, make_sb3
 from prune_gym.envs import PruningEnv
+from prune_gym.simulation.result_cache import ResultCache
 
 
 @pytest.fixture
@@ -124,21 +118,103 @@ def test_taylor_scores_every_state_anew(env):
 # --------------------------------------------------------------------------------------------------------- SB3's agents
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c", "sac", "td3", "ddpg"])
-def test_sb3_agents_stop_exactly_at_their_budget(name, env):
-    config = {"ppo": PPOConfig(n_steps=8, batch_size=4), "a2c": A2CConfig()}.get(name, OffPolicyConfig(learning_starts=10))
-    agent = make_sb3(name, env, config, 37, seed=0)
-    assert (agent.action_space.low == -1).all()
-    agent.learn(37, EvaluationBudget(37))
-    assert env.evaluations == agent.num_timesteps == 37
-    assert env.best is not None
+SB3 = {
+    "ppo": PPOConfig(n_steps=8, batch_size=4, n_epochs=2),
+    "recurrent_ppo": PPOConfig(n_steps=8, batch_size=4, n_epochs=2),
+    "trpo": TRPOConfig(n_steps=8, batch_size=4),
+    "a2c": A2CConfig(n_steps=5),
+    "dqn": DQNConfig(learning_starts=10),
+    "ars": ARSConfig(n_delta=1),
+    **dict.fromkeys(("sac", "tqc", "td3", "ddpg"), OffPolicyConfig(learning_starts=10)),
+}
+
+
+@pytest.mark.parametrize("name", SB3)
+def test_sb3_agents_stop_exactly_at_their_budget(name, tiny_task):
+    """Every evaluation is noted, once, and the same seed gives the same ones."""
+
+    cache = ResultCache()
+
+    def rows() -> list[dict]:
+        env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.125, device="cpu", cache=cache)
+        agent = make_sb3(name, env, SB3[name], 21, seed=0)
+        found = search(env, agent, 21).rows
+        assert env.evaluations == agent.num_timesteps == 21
+        assert env.best.yardstick == max(row["yardstick"] for row in found if row["step"] == 3)
+        return found
+
+    first = rows()
+    assert [row["evaluation"] for row in first] == list(range(1, 22))
+    assert [(row["episode"], row["step"]) for row in first] == [divmod(number, 4) for number in range(21)]
+    assert len({row["compute"] for row in first}) == 21
+    assert rows() == first
+
+
+def test_augmented_random_search_stops_when_any_callback_says_so(env):
+    class Watch(BaseCallback):
+        ended = 0
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_training_end(self) -> None:
+            self.ended += 1
+
+    agent = make_sb3("ars", env, ARSConfig(n_delta=1), 30, seed=0)
+    recorder = search(env, agent, 30, compute=5e8)
+    assert recorder.rows[-2]["compute"] < 5e8 <= recorder.rows[-1]["compute"]
+    watch = Watch()
+    agent.learn(19, [watch, EvaluationBudget(19)])
+    assert (agent.num_timesteps, watch.ended) == (19, 1)
+    agent.learn(16, watch)  # to its own end
+    assert (agent.num_timesteps, watch.ended) == (16, 2)
+
+
+@pytest.mark.parametrize("name", ["dqn", "ars", "recurrent_ppo"])
+def test_a_loaded_sb3_agent_does_the_same(name, env, tmp_path):
+    agent = make_sb3(name, env, SB3[name], 21, seed=0)
+    agent.learn(21, EvaluationBudget(21))
+    agent.save(tmp_path / "agent")
+    loaded = type(agent).load(tmp_path / "agent")
+    observation, _ = env.reset()
+    action, _ = agent.predict(observation, deterministic=True)
+    np.testing.assert_array_equal(loaded.predict(observation, deterministic=True)[0], action)
+    assert agent.action_space.contains(action)
+
+
+def test_the_agents_act_in_their_own_ways(env):
+    assert make_sb3("dqn", env, DQNConfig(), 500).action_space.n == 5
+    for name in SB3.keys() - {"dqn"}:
+        assert (make_sb3(name, env, SB3[name], 500).action_space.low == -1).all()
+    ars = make_sb3("ars", env, ARSConfig(), 500)
+    action, _ = ars.predict(env.reset()[0])
+    np.testing.assert_array_equal(action, np.zeros(5))  # it starts from the same fraction everywhere
+
+
+def test_dqn_learns_after_every_step_and_its_target_follows(env):
+    agent = make_sb3("dqn", env, DQNConfig(learning_starts=4, learning_rate=0.1, tau=1.0), 21, seed=0)
+    first = agent.q_net.state_dict()["q_net.0.weight"].clone()
+    agent.learn(21, EvaluationBudget(21))
+    assert agent._n_updates == 16  # after steps 5 to 20
+    learned, target = (module.state_dict()["q_net.0.weight"] for module in (agent.q_net, agent.q_net_target))
+    assert (learned - target).norm() < 0.3 * (learned - first).norm()  # that of one step of 16
+
+
+@pytest.mark.parametrize(("n_steps", "batch_size", "expected"), [(33, 32, 33), (7, 2, 4), (5, 2, 3), (8, 2, 2), (3, 2, 3)])
+def test_a_recurrent_policy_never_learns_from_a_single_step(n_steps, batch_size, expected, env):
+    """The standard deviation of one number is NaN."""
+    agent = make_sb3("recurrent_ppo", env, PPOConfig(n_steps=n_steps, batch_size=batch_size, n_epochs=1), 500, seed=0)
+    assert agent.batch_size == expected
+    agent.learn(2 * n_steps + 1, EvaluationBudget(2 * n_steps + 1))
+    assert all(tensor.isfinite().all() for tensor in agent.policy.state_dict().values())
 
 
 def learns(agent, evaluations: int) -> bool:
     """Whether its policy changes within a search."""
     before = {name: tensor.clone() for name, tensor in agent.policy.state_dict().items()}
     agent.learn(evaluations, EvaluationBudget(evaluations))
-    return any(not tensor.equal(before[name]) for name, tensor in agent.policy.state_dict().items())
+    after = agent.policy.state_dict()
+    return any(not tensor.allclose(before[name]) for name, tensor in after.items())  # a mean of equal ones is rounded
 
 
 @pytest.mark.parametrize(
@@ -147,6 +223,9 @@ def learns(agent, evaluations: int) -> bool:
         ("ppo", PPOConfig, "n_steps", 12),
         ("a2c", A2CConfig, "n_steps", 12),
         ("td3", OffPolicyConfig, "learning_starts", 12),
+        ("dqn", DQNConfig, "learning_starts", 12),
+        ("trpo", TRPOConfig, "n_steps", 12),
+        ("recurrent_ppo", PPOConfig, "n_steps", 12),
     ],
 )
 def test_an_agent_that_would_never_learn_is_refused(name, config, setting, first, env):
@@ -159,12 +238,25 @@ def test_an_agent_that_would_never_learn_is_refused(name, config, setting, first
     assert learns(make_sb3(name, env, chosen, 13, seed=0), 13)
 
 
+def test_augmented_random_search_needs_the_episodes_of_a_step(env):
+    """Two for every direction."""
+    with pytest.raises(
+        ValueError, match=r"n_delta: ars would learn for the first time after 16 steps, .* after 16; choose a smaller n_delta"
+    ):
+        make_sb3("ars", env, ARSConfig(n_delta=2), 16)
+    assert not learns(make_sb3("ars", env, ARSConfig(n_delta=2), 17, seed=0), 16)
+    assert learns(make_sb3("ars", env, ARSConfig(n_delta=2), 17, seed=0), 17)
+
+
 @pytest.mark.parametrize(
     ("name", "config", "setting", "default", "few"),
     [
         ("ppo", PPOConfig(), "n_steps", 64, {255: 63, 40: 10, 3: 2}),
         ("a2c", A2CConfig(), "n_steps", 10, {39: 9, 2: 1}),
         ("sac", OffPolicyConfig(), "learning_starts", 100, {403: 99, 40: 9, 2: 0}),
+        ("dqn", DQNConfig(), "learning_starts", 100, {403: 99, 40: 9, 2: 0}),
+        ("trpo", TRPOConfig(), "n_steps", 64, {255: 63, 40: 10, 3: 2}),
+        ("ars", ARSConfig(), "n_delta", 8, {255: 7, 40: 1, 9: 1}),
     ],
 )
 def test_default_rollouts_fit_the_budget(name, config, setting, default, few, env):
@@ -175,7 +267,7 @@ def test_default_rollouts_fit_the_budget(name, config, setting, default, few, en
         with pytest.warns(UserWarning, match=rf"^{setting}: {name} learns for the first time after"):
             agent = make_sb3(name, env, config, evaluations)
         assert getattr(agent, setting) == expected
-        if name == "ppo":
+        if name in ("ppo", "trpo"):
             assert agent.batch_size == min(32, expected)
     with pytest.raises(ValueError, match=f"{setting}: {name} would learn for the first time after"):
         make_sb3(name, env, config, min(few) - 1)
@@ -192,16 +284,20 @@ def test_off_policy_agents_explore_as_they_should(env):
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_name_makes_its_agent(name, env):
     agent = make_agent(RunConfig(agent=name, seed=5), env)
-    expected = {"rl_pruner": RLPruner, "uniform": UniformAgent, "random": RandomAgent, "taylor": GlobalTaylorAgent}
-    expected |= {"obs": GlobalSurgeonAgent, "cma_es": CMAESAgent, "lookahead": Lookahead, "uct": UCT}
-    assert type(agent) is expected[name] if name in expected else type(agent).__name__.lower() == name
+    otherwise = {"taylor": "GlobalTaylorAgent", "obs": "GlobalSurgeonAgent", "lamp": "GlobalLampAgent", "cacp": "AMC"}
+    kind = type(agent).__name__
+    assert kind == otherwise[name] if name in otherwise else kind.lower().removesuffix("agent") == name.replace("_", "")
     assert agent.seed == 5
 
 
 def test_agents_read_their_own_settings(env):
     assert make_agent(RunConfig(agent="ppo", ppo=PPOConfig(gamma=0.5)), env).gamma == 0.5
     assert make_agent(RunConfig(agent="a2c", a2c=A2CConfig(gamma=0.5)), env).gamma == 0.5
-    for name in ("sac", "td3", "ddpg"):
+    assert make_agent(RunConfig(agent="recurrent_ppo", ppo=PPOConfig(gamma=0.5)), env).gamma == 0.5
+    assert make_agent(RunConfig(agent="trpo", trpo=TRPOConfig(target_kl=0.5)), env).target_kl == 0.5
+    assert make_agent(RunConfig(agent="dqn", dqn=DQNConfig(exploration_final_eps=0.5)), env).exploration_final_eps == 0.5
+    assert make_agent(RunConfig(agent="ars", ars=ARSConfig(n_delta=3)), env).n_delta == 3
+    for name in ("sac", "tqc", "td3", "ddpg"):
         assert make_agent(RunConfig(agent=name, off_policy=OffPolicyConfig(gamma=0.5)), env).gamma == 0.5
     assert make_agent(RunConfig(agent="ppo", evaluations=40, ppo=PPOConfig(n_steps=39)), env).n_steps == 39
     with pytest.raises(ValueError, match="n_steps: ppo would learn for the first time after 40 steps"):
@@ -216,8 +312,12 @@ def test_agents_read_their_own_settings(env):
         (
             "a2c",
             {"off_policy": OffPolicyConfig(tau=0.5)},
-            "off_policy: these settings have no effect on 'a2c'; .*: sac, td3, ddpg",
+            "off_policy: these settings have no effect on 'a2c'; .*: sac, tqc, td3, ddpg",
         ),
+        ("sac", {"dqn": DQNConfig(tau=0.5)}, "dqn: these settings have no effect on 'sac'; .*: dqn"),
+        ("dqn", {"off_policy": OffPolicyConfig(tau=0.5)}, "off_policy: these settings have no effect on 'dqn'"),
+        ("ppo", {"trpo": TRPOConfig(gamma=0.5)}, "trpo: these settings have no effect on 'ppo'; .*: trpo"),
+        ("ppo", {"ars": ARSConfig(n_delta=2)}, "ars: these settings have no effect on 'ppo'; .*: ars"),
     ],
 )
 def test_settings_of_another_agent_are_refused(agent, settings, message, env):
@@ -249,6 +349,12 @@ def test_settings_at_the_edge():
         (A2CConfig, {"n_steps": 0}),
         (OffPolicyConfig, {"learning_starts": -1}),
         (OffPolicyConfig, {"tau": 1.1}),
+        (DQNConfig, {"exploration_fraction": -0.1}),
+        (DQNConfig, {"tau": 1.1}),
+        (TRPOConfig, {"target_kl": 0}),
+        (TRPOConfig, {"n_steps": 1}),
+        (ARSConfig, {"n_delta": 0}),
+        (ARSConfig, {"delta_std": 0}),
     ):
         with pytest.raises(ValueError, match=next(iter(setting))):
             kind(**setting)

@@ -31,6 +31,7 @@ def finished(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_report_of_a_run(finished):
     config = ExportConfig(finished.folder, round_to=8, device="cpu")
     report = export_run.export_run(config)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from prune_gym.agents import LookaheadConfig, RLPrunerConfig, RunConfig, progress, run
+from prune_gym.agents import EagleEyeConfig, LookaheadConfig, RLPrunerConfig, RunConfig, progress, run
+from prune_gym.agents.amc import AMCConfig
 from prune_gym.agents.own import Own
 from prune_gym.agents.progress import Work, announcement, expected_seconds, expected_work, in_words
 from prune_gym.agents.run import prepare, search
@@ -28,18 +29,24 @@ SMALL = {"macs_reduction": 0.4, "step_ratio": 0.1, "device": "cpu"}
         ({"agent": "random"}, 50),
         ({"agent": "cma_es"}, 50),
         ({"agent": "ppo"}, 50),
+        ({"agent": "ars"}, 50),
         ({"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(stages=2, samples=3)}, 100),
         ({"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(stages=2, samples=3)}, 28),
         ({"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(stages=1, samples=10)}, 30),
         ({"agent": "lookahead", "lookahead": LookaheadConfig(stages=1, samples=5)}, 90),
         ({"agent": "lookahead"}, 37),
+        ({"agent": "lamp"}, 50),
+        ({"agent": "greedy"}, 50),
+        ({"agent": "gnn_rl"}, 20),
+        ({"agent": "eagle_eye", "eagle_eye": EagleEyeConfig(tolerance=0.1)}, 20),
+        ({"agent": "amc", "amc": AMCConfig(warmup_episodes=5)}, 20),
     ],
 )
 def test_the_expected_work_is_what_is_done(tiny_task: Task, settings: dict[str, Any], evaluations: int) -> None:
     config = RunConfig(**SMALL, **settings, evaluations=evaluations)
     env, agent, budget = prepare(config, own=Own(tiny_task))
     env.reset()
-    expected = expected_work(config.agent, config, env.steps_left, evaluations)
+    expected = expected_work(config.agent, config, env.steps_left, 5, evaluations)
     recorder = search(env, agent, budget)
     steps = [row for row in recorder.rows if row["kind"] == "step"]
     assert expected.scored == pytest.approx(len(recorder.rows), abs=3)  # what pays for no episode is left over
@@ -48,7 +55,7 @@ def test_the_expected_work_is_what_is_done(tiny_task: Task, settings: dict[str, 
 
 
 def test_unknown_agents_are_taken_for_ones_that_step() -> None:
-    assert expected_work("Mine", RunConfig(), 5, 104) == Work(104, 104, 20)
+    assert expected_work("Mine", RunConfig(), 5, 5, 104) == Work(104, 104, 20)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +88,11 @@ def test_an_announcement(tiny_task: Task) -> None:
         (PostTraining(epochs=3, period=2), " After every 2 steps the network is trained for 3 epochs. "),
         (PostTraining(epochs=1), " After every step the network is trained for 1 epoch. "),
         (PostTraining(epochs=1, period=100), " After the last step the network is trained for 1 epoch. "),
+        (
+            PostTraining(epochs=1, final_epochs=9),
+            " After every step the network is trained for 1 epoch, after the last one for 9. ",
+        ),
+        (PostTraining(epochs=1, final_epochs=9, period=100), " After the last step the network is trained for 9 epochs. "),
     ):
         trained = replace(config, posttraining=settings)
         assert sentence in announcement(trained, "random", make_env(tiny_task, trained), 70, Path("somewhere"))
@@ -101,11 +113,12 @@ def test_the_expected_time_is_made_of_its_parts(tiny_task: Task, monkeypatch: py
     assert expected_seconds(config, env, Work(30, 12, 3)) == 30 / 2 + 12  # two networks in a call, and a ranking a step
     once = replace(config, ranking="initial")
     assert expected_seconds(once, make_env(tiny_task, once), Work(30, 12, 3)) == 30 / 2 + 3
-    trained = replace(config, posttraining=PostTraining(epochs=2, period=3, batch_size=10))
-    env = make_env(tiny_task, trained)
-    half_way = 1 - env.simulator.schedule.target / env.simulator.space.total / 2
-    training = 2 * (len(tiny_task.train) / min(80, len(tiny_task.train)) + 1)
-    assert expected_seconds(trained, env, Work(30, 12, 3)) == pytest.approx(27 + 3 * 2 * half_way * training)
+    left = 1 - env.simulator.schedule.target / env.simulator.space.total
+    epoch = len(tiny_task.train) / min(80, len(tiny_task.train)) + 1
+    for final, epochs in ((None, 2), (7, 7)):  # in each of 3 episodes 4 steps, so 2 trainings
+        trained = replace(config, posttraining=PostTraining(epochs=2, final_epochs=final, period=3, batch_size=10))
+        expected = 27 + 3 * epoch * (2 * (1 + left) / 2 + epochs * left)
+        assert expected_seconds(trained, make_env(tiny_task, trained), Work(30, 12, 3)) == pytest.approx(expected)
     bound = replace(config, compute=1.0)
     assert 0 < expected_seconds(bound, make_env(tiny_task, bound), Work(30, 12, 3)) < 1e-3
 

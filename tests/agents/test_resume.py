@@ -33,7 +33,9 @@ from prune_gym.training.weights import save_weights
 
 MODULE = import_module("prune_gym.agents.run")  # the package exports a function of this name
 ROOT = Path(__file__).parents[2]
-QUICK = {"sparsity": 0.3, "step_ratio": 0.1, "device": "cpu", "rl_pruner": RLPrunerConfig(stages=2, samples=3)}
+QUICK = {"sparsity": 0.3, "step_ratio": 0.1, "device": "cpu", "fidelity": "original"} | {
+    "rl_pruner": RLPrunerConfig(stages=2, samples=3)
+}
 SAME = ("config.json", "steps.csv", "evaluations.csv", "summary.json", "pruned.safetensors", "channels.png", "progress.png")
 
 
@@ -48,12 +50,13 @@ def same(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(
+    scope="module",
     params=[
         pytest.param("rl_pruner", marks=pytest.mark.slow),
         "rl_pruner with post-training",
         "ppo",
         pytest.param("random with post-training", marks=pytest.mark.slow),
-    ]
+    ],
 )
 def config(request):
     agent, _, trains = request.param.partition(" with ")
@@ -62,8 +65,13 @@ def config(request):
     return {**settings, "agent": agent, "evaluations": 31, "posttraining": posttraining}
 
 
-def test_killed_at_any_value_it_ends_the_same(config, tmp_path, monkeypatch):
-    whole = run(RunConfig(out=tmp_path / "whole", **config))
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """The run that nothing disturbed."""
+    return run(RunConfig(out=tmp_path_factory.mktemp("whole") / "run", **config))
+
+
+def test_killed_at_any_value_it_ends_the_same(config, whole, tmp_path, monkeypatch):
     append, left = Journal._append, [0]
 
     def dying(self, entry):
@@ -86,8 +94,7 @@ def test_killed_at_any_value_it_ends_the_same(config, tmp_path, monkeypatch):
     assert kills == 6
 
 
-def test_nothing_is_computed_again(config, tmp_path, monkeypatch):
-    whole = run(RunConfig(out=tmp_path / "whole", **config))
+def test_nothing_is_computed_again(config, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(MODULE, "write_results", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         run(RunConfig(out=tmp_path / "killed", resume=True, **config))
@@ -336,7 +343,8 @@ def test_a_full_disk_is_named_and_what_was_done_is_kept(tmp_path, monkeypatch):
     same(whole.folder, run(RunConfig(out=tmp_path / "full", resume=True)).folder)
 
 
-@pytest.mark.parametrize("loss", ["damaged", pytest.param("deleted", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["damaged", "deleted"])
 def test_trained_weights_that_are_lost(loss, tmp_path, monkeypatch):
     """A damaged file is named; what is not there is trained again, with the same result."""
     config = {**QUICK, "evaluations": 31, "posttraining": PostTraining(epochs=1, period=1, batch_size=100)}
@@ -420,22 +428,6 @@ def test_sigkill_at_ten_random_moments(agent, tmp_path):
     subprocess.run([*command, "--out", str(tmp_path / "killed"), "--resume"], check=True, capture_output=True)
     same(tmp_path / "whole", tmp_path / "killed")
     assert json.loads((tmp_path / "killed" / "summary.json").read_text())["evaluations"] > 250
-
-
-@pytest.mark.slow
-def test_two_runs_at_once_share_the_cache(tmp_path):
-    """Both find an empty cache, make the base network, and end as a run on its own does."""
-    command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--device", "cpu", "--agent", "random"]
-    command += ["--evaluations", "20", "--posttraining.epochs", "0"]
-    environment = os.environ | {"PRUNE_GYM_CACHE": str(tmp_path / "cache")}
-    runs = [
-        subprocess.Popen([*command, "--out", str(tmp_path / name)], env=environment, stdout=subprocess.DEVNULL) for name in "ab"
-    ]
-    assert [process.wait() for process in runs] == [0, 0]
-    subprocess.run([*command, "--out", str(tmp_path / "alone")], check=True, env=environment, capture_output=True)
-    for name in "ab":
-        same(tmp_path / "alone", tmp_path / name)
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
 
 
 def test_before_the_settings_are_written_the_same_command_begins_again(tmp_path, monkeypatch):

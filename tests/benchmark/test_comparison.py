@@ -163,6 +163,7 @@ def test_a_worker_that_is_killed_ends_the_comparison(tmp_path: Path, monkeypatch
         compare(ComparisonConfig(**QUICK, processes=1, out=tmp_path / "found.csv"))
 
 
+@pytest.mark.slow
 def test_the_real_thing_in_worker_processes(tmp_path: Path) -> None:
     out = tmp_path / "found.csv"
     config = ComparisonConfig(**QUICK, processes=1, out=out)

@@ -118,6 +118,11 @@ def test_what_was_prepared_is_used_for_the_same_action_alone(tiny_task: Task) ->
     env.restore(here.trajectory()[0])
     env.step(two)
     assert env.snapshot().steps == 1
+    env.reset()
+    env.prepare(two)
+    assert env.prune_to(env.simulator.space.lowest).terminated
+    with pytest.raises(RuntimeError, match="step: "):
+        env.step(two)
 
 
 def test_rankings_are_computed_together(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import pytest
 from gymnasium import wrappers
 from stable_baselines3.common.monitor import Monitor
 
-from prune_gym.envs import ImprovementReward, PruningEnv, SoftmaxAction, reward_wrapper
+from prune_gym.envs import GroupAction, ImprovementReward, PruningEnv, SoftmaxAction, TabularEnv, reward_wrapper
+from prune_gym.testing import EnvironmentConformance, assert_same
 
 
 @pytest.fixture
@@ -65,6 +66,38 @@ def test_softmax_action_refuses(env, bad, message):
         wrapped.step(bad)
     with pytest.raises(ValueError, match=r"scale: expected a number in \(0, inf\), got -1"):
         SoftmaxAction(env, scale=-1)
+
+
+class TestGroupAction(EnvironmentConformance):
+    def make(self) -> gymnasium.Env:
+        return GroupAction(TabularEnv("digits", macs_reduction=0.6, step_ratio=0.1))
+
+    def test_a_bad_action_changes_nothing(self) -> None:
+        """Of the wrapper itself; the other checks play it, too."""
+        env, other = self.make(), self.make()
+        env.reset(seed=0)
+        other.reset(seed=0)
+        for bad in (8, -1, 0.5, "0", None, np.array([1]), np.float64(1)):
+            with pytest.raises((ValueError, TypeError), match=r"action: expected an integer in \[0, 8\), got"):
+                env.step(bad)
+        assert_same(env.step(7), other.step(np.array(7)))
+
+
+def test_a_group_loses_the_whole_step(env):
+    wrapped = GroupAction(env)
+    assert wrapped.action_space == gymnasium.spaces.Discrete(5)
+    for group in range(5):
+        wrapped.reset()
+        *_, info = wrapped.step(np.int64(group))
+        env.reset()
+        *_, expected = env.step(np.eye(5)[group])
+        np.testing.assert_array_equal(info["widths"], expected["widths"])
+        assert info["widths"][group] < env.graph.widths[group]
+        if group == 2:  # it holds more filters than a step removes
+            assert np.delete(info["widths"], 2).tolist() == np.delete(env.graph.widths, 2).tolist()
+    given = wrapped.action(2)
+    given[:] = 7  # what is handed out is the caller's own
+    np.testing.assert_array_equal(wrapped.action(2), [0, 0, 1, 0, 0])
 
 
 # ------------------------------------------------------------------------------------------------ improvement

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from zoo import Net, conv, mean, random_architecture
 
 from prune_gym import Architecture, ChannelGraph, Cost, compact, models, trace
+from prune_gym.graph.cost import links
+from prune_gym.tasks import Task
 
 
 def small_graph() -> ChannelGraph:
@@ -282,3 +285,26 @@ def test_unknown_convention(convention: Any) -> None:
         graph.costs(np.array([[4, 3]]), convention)
     with pytest.raises(ValueError, match=r"convention: expected one of macs, paper, got"):
         graph.cost(graph.full(), convention=convention)
+
+
+def test_groups_that_meet_in_a_layer(tiny_task: Task) -> None:
+    """By perturbation: the MACs that two groups save together differ from the sum of what each saves alone."""
+    graph = tiny_task.graph
+    model, full = graph.cost_model, graph.widths
+
+    def saved(*groups: int) -> int:
+        widths = full.copy()
+        widths[list(groups)] -= 1
+        return graph.costs(full[None]).macs[0] - graph.costs(widths[None]).macs[0]
+
+    found = links(model.over_widths(model.macs))
+    for one, other in product(range(len(full)), repeat=2):
+        assert found[one, other] == (one != other and saved(one, other) != saved(one) + saved(other))
+    names = [group.name for group in graph.groups]
+    assert {(names[i], names[j]) for i, j in np.argwhere(np.triu(found))} == {
+        ("stem", "inner"), ("stem", "expand"), ("expand", "grouped"), ("grouped", "hidden")
+    }  # fmt: skip
+    widths = np.random.default_rng(0).integers(1, full + 1, (20, len(full)))
+    ones = np.column_stack([widths, np.ones(20)])
+    form = model.over_widths(model.params)
+    np.testing.assert_array_equal(np.einsum("ng,gh,nh->n", ones, form, ones), graph.costs(widths).params)

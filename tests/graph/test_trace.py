@@ -161,15 +161,16 @@ def test_a_dense_block_reads_all_before_it() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("cheap_init", "one_thread")
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_every_trace_takes_half_a_second(name: str) -> None:
-    """The best of up to ten, as processor time: what else runs on the machine makes some of them slower."""
+def test_no_trace_takes_long(name: str) -> None:
+    """The best of up to ten, as processor time. A quiet machine takes less than half of this (results/speed_cpu.json); others are
+    slower, and so is one with neighbours."""
     model, x = from_torchvision(name), image(224)
     taken = []
-    while len(taken) < 10 and min(taken, default=math.inf) >= 0.5:
+    while len(taken) < 10 and min(taken, default=math.inf) >= 1:
         start = time.process_time()
         trace(model, x)
         taken.append(time.process_time() - start)
-    assert min(taken) < 0.5
+    assert min(taken) < 1
 
 
 @pytest.fixture

@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from prune_gym import ChannelGraph, compact, importance, models, trace
 
-NETWORKS = ("vgg11_bn", "resnet18", "googlenet")  # it does not count depthwise filters, which go as well
+NETWORKS = (
+    pytest.param("vgg11_bn", marks=pytest.mark.slow),
+    "resnet18",
+    "googlenet",
+)  # it does not count depthwise filters, which go as well
 IMAGE = torch.zeros(1, 3, 64, 64)
 
 

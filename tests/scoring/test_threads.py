@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from prune_gym.scoring import compensation
+from prune_gym.scoring import compensation, threads
 from prune_gym.scoring.recalibration import Recalibration
 from prune_gym.scoring.threads import side_by_side
 from prune_gym.simulation.simulator import Simulator
@@ -110,3 +112,9 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         signal.alarm(20)
         os._exit(0 if side_by_side(abs, range(5), CPU) == list(range(5)) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_the_c_library_keeps_memory_as_it_is_told() -> None:
+    mallopt = ctypes.CDLL(None).mallopt
+    assert [mallopt(parameter, number) for parameter, number in threads.MALLOC.items()] == [1, 1, 1]

@@ -12,13 +12,14 @@ import torch
 from prune_gym import tasks
 from prune_gym.benchmark.speed import at_scale, environments, suite
 from prune_gym.benchmark.speed.suite import SpeedConfig
-from prune_gym.registration import ENVIRONMENTS
+from prune_gym.registration import BLOCKS, LIVE, TABULAR
 from prune_gym.scoring.candidates import FIDELITIES
 from prune_gym.tasks import Task
 
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_the_whole_script(
     tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -31,14 +32,14 @@ def test_the_whole_script(
     search, memory = at_scale.search, at_scale.memory
     monkeypatch.setattr(at_scale, "search", lambda task, device: search(task, device, 0.1, 0.1))
     monkeypatch.setattr(at_scale, "memory", lambda task, device: memory(task, device, 20, 1))
-    config = SpeedConfig(device="cpu", repetitions=1, images=7, search=True, out=tmp_path / "speed.json")
+    config = SpeedConfig(device="cpu", repetitions=1, processes=1, images=7, search=True, out=tmp_path / "speed.json")
     benchmark_speed.main(config)
     result = json.loads((tmp_path / "speed.json").read_text())
     assert list(result) == ["machine", "trace_seconds", "environments", "memory", "scoring", "step", "search"]
     assert list(result["trace_seconds"]) == ["resnet20", "torchvision/resnet18"]
     assert list(result["scoring"]) == [*tasks.TASKS, *(f"{name}, 7 images" for name in ("vgg19", "resnet20", "resnet56"))]
     assert list(result["step"]) == list(tasks.TASKS)
-    assert list(result["environments"]) == list(ENVIRONMENTS)
+    assert list(result["environments"]) == [*LIVE, *TABULAR, *BLOCKS]
     for row in result["environments"].values():
         assert row["steps_per_second_together"] == pytest.approx(row["times_those_of_one"] * row["steps_per_second"], rel=0.02)
     committed = json.loads((Path(__file__).parents[2] / "results" / "speed_cpu.json").read_text())

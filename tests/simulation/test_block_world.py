@@ -36,6 +36,7 @@ def table() -> Table:
         allowed=(np.array([2, 4, 6]), np.array([1, 2, 3, 4]), np.array([3, 6])),
         filters_per_unit=np.array([1, 2, 1]),
         layer_filters=np.array([[6, 0, 0], [0, 8, 0], [0, 0, 6]]),
+        group_features=np.zeros((3, 6), np.int64),
         val_hits=rng.integers(0, 100, shape).astype(np.uint16),
         test_hits=rng.integers(0, 50, shape).astype(np.uint16),
         images=(100, 50),
@@ -100,6 +101,9 @@ def test_every_state(table: Table) -> None:
         assert world.blocks[number] == sum(levels)
         assert vars(world.score(number)) == pytest.approx(vars(score(table, levels)))
         assert world.test_accuracy[number] == table.test_hits[levels] / 50
+    for array in vars(world.scores).values():  # which all environments on the table share
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
     some = world.scores_of(np.array([3, 1]))
     assert some.accuracy.tolist() == [world.score(3).accuracy, world.score(1).accuracy]  # type: ignore[attr-defined]
 

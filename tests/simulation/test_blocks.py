@@ -40,7 +40,10 @@ def test_many_states_at_once_to_the_bit(case: tuple[np.ndarray, np.ndarray, np.n
     def gone(levels: np.ndarray) -> np.ndarray:
         return (FULL[:groups] - levels) @ COSTS[:groups]
 
-    after, owed = take_many_blocks(fractions, levels, carry, goals, gone)
+    strides = np.array([int(np.prod(FULL[g + 1 : groups] + 1)) for g in range(groups)])
+    every = np.stack(np.unravel_index(np.arange(int(np.prod(FULL[:groups] + 1))), FULL[:groups] + 1), -1)
+    numbers, owed = take_many_blocks(fractions, levels, carry, goals, levels @ strides, strides, gone(every))
+    after = every[numbers]
     for i in range(len(actions)):
         one = fractions_of(actions[i], FILTERS[:groups])
         assert (one == fractions[i]).all()
@@ -82,3 +85,10 @@ def test_groups_without_blocks_and_actions_of_zeros() -> None:
     assert taken([0, 0, 0], [4, 2, 3], 9) == [1, 1, 1]
     assert taken(FILTERS[:3].tolist(), [4, 2, 3], 9) == [1, 1, 1]  # in proportion to the filters: the same fraction
     assert taken([0, 0, 1], [4, 2, 3], 0) == [0, 0, 1]
+
+
+@given(st.lists(st.integers(1, 300), min_size=9, max_size=9))
+def test_uniform_pruning_is_the_same_in_any_precision(filters: list[int]) -> None:
+    exact = np.array(filters) / sum(filters)
+    for action in (exact, exact.astype(np.float32), (3 * exact / 7).astype(np.float32)):
+        assert (fractions_of(action.astype(np.float64), np.array(filters)) == 1).all()

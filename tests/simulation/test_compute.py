@@ -57,9 +57,9 @@ def test_linear_systems(own_tiny_task: Task) -> None:
     assert env.compute.images_backward == 0
 
 
-@pytest.mark.parametrize("start", ["cut", "compensated"])
-def test_post_training(own_tiny_task: Task, start: str) -> None:
-    training = {"epochs": 2, "period": 2, "learning_rate": 0.01, "batch_size": 64, "start": start}
+@pytest.mark.parametrize(("start", "final"), [("cut", None), ("compensated", None), ("cut", 3)])
+def test_post_training(own_tiny_task: Task, start: str, final: int | None) -> None:
+    training = {"epochs": 2, "period": 2, "learning_rate": 0.01, "batch_size": 64, "start": start, "final_epochs": final}
     env = PruningEnv(own_tiny_task, fidelity="original", importance="l1", step_ratio=0.2, sparsity=0.4, posttraining=training)
     env.reset()
     full = before_base = env.score().macs
@@ -73,7 +73,8 @@ def test_post_training(own_tiny_task: Task, start: str) -> None:
             teacher = state.weights.teacher
             assert teacher is not None
             teacher_macs = env.graph.cost(teacher.architecture).macs
-            expected += 2 * TRAIN * (3 * macs + teacher_macs) + 2 * VAL * macs
+            epochs = 2 if env.steps_left else final or 2
+            expected += epochs * (TRAIN * (3 * macs + teacher_macs) + VAL * macs)
             if start == "compensated":
                 expected += min(TRAIN, COMPENSATION_IMAGES) * (before_base + macs)
             before_base = macs

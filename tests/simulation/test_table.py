@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prune_gym import Architecture, ChannelGraph
-from prune_gym.benchmark.tabulate import cost_form
+from prune_gym.graph.features import group_features
 from prune_gym.simulation.space import PruningSpace
 from prune_gym.simulation.table import Table, digest
 from prune_gym.tasks import Task
@@ -29,13 +29,14 @@ def table(tiny_task: Task) -> Table:
         allowed=space.allowed,
         filters_per_unit=graph.filters_per_unit,
         layer_filters=graph.layer_filters,
+        group_features=group_features(graph),
         val_hits=rng.integers(0, 121, shape).astype(np.uint16),
         test_hits=rng.integers(0, 61, shape).astype(np.uint16),
         images=(120, 60),
         recalibration_images=50,
         ranking_images=20,
-        macs_form=cost_form(graph, graph.cost_model.macs),
-        params_form=cost_form(graph, graph.cost_model.params),
+        macs_form=graph.cost_model.over_widths(graph.cost_model.macs),
+        params_form=graph.cost_model.over_widths(graph.cost_model.params),
     )
 
 

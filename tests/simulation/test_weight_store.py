@@ -119,7 +119,7 @@ def test_a_student_learns_from_its_own_teacher(
     assert torch.equal(store.tensors(second)["stem.weight"][gone], store.tensors(first)["stem.weight"][gone])
     assert not torch.equal(store.tensors(first)["stem.weight"][gone], original["stem.weight"][gone])
     assert [call["seed"] for call in trainings] == [int(w.version[:8], 16) for w in (first, second)]
-    assert all(call["settings"] is SETTINGS for call in trainings)
+    assert all(call["settings"] == SETTINGS for call in trainings)
     for call in trainings:
         assert torch.equal(call["data"].images, tiny_task.train.images)
         assert torch.equal(call["val"].images, tiny_task.val.images)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import prune_gym
-from prune_gym import tasks
+from prune_gym import base_networks, tasks
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,11 +65,11 @@ def test_a_bomb_in_a_run_folder(bomb, tmp_path, name):
 
 
 def test_a_bomb_among_the_base_networks(bomb, tmp_path, monkeypatch):
-    tasks.load("digits")
-    (cached,) = tasks.cache_folder().glob("digits-????????????????.safetensors")
+    (shipped,) = base_networks.FOLDER.glob("digits-????????????????.safetensors")
+    monkeypatch.setattr(base_networks, "FOLDER", tmp_path / "nothing")
     monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / cached.name).write_bytes(bomb[0].read_bytes())
+    (tmp_path / "cache" / shipped.name).write_bytes(bomb[0].read_bytes())
     with pytest.raises(ValueError, match=r"damaged.* It is the cached base network of task 'digits'"):
         tasks.load("digits")
     assert not bomb[1].exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -15,6 +16,9 @@ from torch import nn
 from torch.optim import SGD
 
 from prune_gym import compact
+from prune_gym.agents.export_run import ExportConfig
+from prune_gym.benchmark.fidelity import FidelityConfig
+from prune_gym.benchmark.matched import MatchedConfig
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split
 from prune_gym.envs import PruningEnv
@@ -251,6 +255,88 @@ def test_it_is_due_at_the_end_in_any_case(tiny_task):
     env.reset()
     versions = ["", *(env.step(env.uniform_action) and env.snapshot().weights.version for _ in range(6))]
     assert [a != b for a, b in pairwise(versions)] == [False, False, False, True, False, True]
+
+
+def test_the_last_training_may_be_longer(own_tiny_task):
+    """It is that of as many epochs, from the same network by the same teacher; the trainings before it are as ever."""
+
+    def last_of(**epochs):
+        settings = {"learning_rate": 0.01, "batch_size": 50, **epochs}
+        env = PruningEnv(own_tiny_task, sparsity=0.4, step_ratio=0.2, posttraining=settings, device="cpu")
+        env.reset()
+        while env.steps_left:
+            env.step(env.uniform_action)
+        return env.simulator, env.snapshot()
+
+    simulator, last = last_of(epochs=1, final_epochs=3)
+    other, other_last = last_of(epochs=1)
+    assert other_last.weights.version != last.weights.version
+    assert other_last.previous.weights.version == last.previous.weights.version != ""
+    for name, tensor in other.store.tensors(other_last.previous.weights).items():
+        assert torch.equal(simulator.store.tensors(last.previous.weights)[name], tensor)
+    student, teacher = simulator.store._student(last.weights.student), simulator.store.network(last.weights.teacher)
+    settings = PostTraining(epochs=3, learning_rate=0.01, batch_size=50)
+    task, seed = simulator.task, int(last.weights.version[:8], 16)
+    posttraining.distill(student, teacher, task.train, task.val, settings, seed, task.augmentation)
+    for name, tensor in student.state_dict().items():
+        assert torch.equal(simulator.network(last).state_dict()[name], tensor)
+    again = simulator.attach(pickle.loads(pickle.dumps(last)))
+    assert again.weights.version == last.weights.version
+    assert again.weights.final
+
+
+def test_targets_that_share_a_cache_share_no_last_training(own_tiny_task):
+    """The same network is at the end of one search, and on the way of another."""
+
+    def accuracies(cache, sparsity, steps):
+        env = PruningEnv(
+            own_tiny_task,
+            sparsity=sparsity,
+            step_ratio=0.25,
+            rounding="largest_remainder",
+            posttraining={"epochs": 1, "final_epochs": 6, "learning_rate": 0.01, "batch_size": 50},
+            device="cpu",
+            cache=cache,
+        )
+        env.reset()
+        return [env.step(env.uniform_action)[-1]["accuracy"] for _ in range(steps)]
+
+    alone = [accuracies(ResultCache(), *each) for each in ((0.25, 1), (0.5, 2))]
+    assert alone[0][0] != alone[1][0]
+    shared = ResultCache()
+    assert [accuracies(shared, *each) for each in ((0.25, 1), (0.5, 2))] == alone
+    shared = ResultCache()
+    assert [accuracies(shared, *each) for each in ((0.5, 2), (0.25, 1))] == alone[::-1]
+
+
+def test_settings_of_final_epochs():
+    assert PostTraining(epochs=1, final_epochs=4).at(final=True) == PostTraining(epochs=4)
+    assert (
+        PostTraining(epochs=1, final_epochs=4).at(final=False) == PostTraining(epochs=1).at(final=True) == PostTraining(epochs=1)
+    )
+    assert PostTraining(final_epochs=4).at(final=True).epochs == 0
+    for config in (lambda settings: MatchedConfig(final=settings), lambda settings: FidelityConfig(posttraining=settings)):
+        with pytest.raises(ValueError, match=r"(final|posttraining)\.final_epochs: this is one training"):
+            config(PostTraining(epochs=1, final_epochs=2))
+    with pytest.raises(ValueError, match=r"posttraining\.final_epochs: this is one training"):
+        ExportConfig("run", posttraining=PostTraining(epochs=1, final_epochs=2))
+    with pytest.raises(ValueError, match="final_epochs: expected an integer >= 1, got 0"):
+        PostTraining(epochs=1, final_epochs=0)
+
+
+def test_without_epochs_no_network_is_trained(tiny_task):
+    env = PruningEnv(tiny_task, sparsity=0.4, step_ratio=0.4, posttraining={"final_epochs": 3}, device="cpu")
+    env.reset()
+    while env.steps_left:
+        env.step(env.uniform_action)
+    assert env.snapshot().weights.version == ""
+
+
+def test_one_training_has_no_last_step(tiny_task):
+    with pytest.raises(ValueError, match=r"settings\.final_epochs: this is one training, of which epochs says all; got 2"):
+        posttraining.distill(
+            tiny_task.model, tiny_task.model, tiny_task.train, tiny_task.val, PostTraining(epochs=1, final_epochs=2), 0
+        )
 
 
 def test_post_training_helps():

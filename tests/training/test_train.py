@@ -382,6 +382,7 @@ def test_training_on_a_gpu_is_good_repeats_itself_and_leaves_the_generators_alon
 # ------------------------------------------------------------------------------------------------ the script
 
 
+@pytest.mark.slow
 def test_a_base_network_is_trained_written_and_never_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "base.safetensors"
     arguments = ["--network", "digits_resnet", "--data", "digits", "--epochs", "6", "--seed", "3", "--device", "cpu"]

@@ -39,6 +39,7 @@ def content(rows: Any) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_table2(make_experiment: Callable[..., Experiment], tiny: Scale, configs: list[RunConfig]) -> None:
     rows = tables_and_figures.table2(make_experiment())
     assert [config.agent for config in configs] == ["rl_pruner", "uniform", "taylor", "taylor"]  # one-shot: once a sparsity

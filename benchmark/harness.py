@@ -1,0 +1,192 @@
+"""The benchmark: agents x tasks x targets x seeds at one budget, into a store that goes on where it stopped."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from tqdm import tqdm
+
+from prune_gym.agents.registry import AGENTS
+from prune_gym.agents.tuned import all_tuned
+from prune_gym.arguments import AtLeast, OneOf, check_choice, check_integer, check_number, check_settings
+from prune_gym.benchmark.games import TASKS, Game
+from prune_gym.benchmark.play import DEFAULT, Play
+from prune_gym.benchmark.provenance import provenance
+from prune_gym.benchmark.store import Store
+from prune_gym.benchmark.workers import Failure, local, on_cluster
+from prune_gym.files import to_json
+
+BUDGETS = {"Prune-100": 100, "Prune-1k": 1000, "Prune-10k": 10_000}  # evaluations
+SETTINGS = ("default", "tuned")
+FIRST_SEED = 100  # apart from those that settings were tuned with
+PLAYERS = (
+    "uniform", "greedy", "random", "eagle_eye", "cma_es", "tpe", "uct", "lookahead", "rl_pruner",
+    "ppo", "recurrent_ppo", "trpo", "a2c", "sac", "tqc", "td3", "ddpg", "dqn", "ars", "amc", "cacp", "gnn_rl",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What is played: every agent on every task at every target with every seed."""
+
+    tasks: tuple[str, ...] = TASKS
+    """Tasks: digits, digits-resnet, digits-mobilenet, where networks run, and tabular-digits, ..., where a table knows them."""
+    macs_reductions: tuple[float, ...] = (0.7, 0.8)
+    """Targets: MACs to remove, as fractions of the original network's."""
+    agents: tuple[str, ...] = PLAYERS
+    """Agents by name."""
+    settings: tuple[str, ...] = SETTINGS[:1]
+    """Settings that they play with: default, tuned, or both. Agents without tuned settings play with the default ones alone."""
+    seeds: int = 5
+    """How many seeds."""
+    first_seed: int = FIRST_SEED
+    """The first of them. Settings were tuned with lower ones."""
+    budget: Annotated[str, OneOf(BUDGETS)] = "Prune-1k"
+    """Networks that a play may score: Prune-100, Prune-1k or Prune-10k."""
+    base: int = 1
+    """Base network of the tasks, 0 or 1. Settings were tuned on 0."""
+    processes: Annotated[int, AtLeast(1)] = 2
+    """Plays at a time, one thread each."""
+    ray: str | None = None
+    """Address of a Ray cluster that plays instead (auto for the one on this machine); needs pip install "prune_gym[ray]"."""
+    store: Path = Path("runs/benchmark")
+    """Folder of the finished plays. What it holds is not played again."""
+    plan: Path | None = None
+    """A YAML file with any of these settings by name; what the command line says comes before it."""
+    dry_run: bool = False
+    """Play nothing; say what would be played and about how long it takes."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        choices: tuple[tuple[str, Iterable[str]], ...] = (("tasks", TASKS), ("agents", AGENTS), ("settings", SETTINGS))
+        for name, known in choices:
+            for value in getattr(self, name):
+                check_choice(name, value, known)
+        for value in self.macs_reductions:
+            check_number("macs_reductions", value, "(0, 1)")
+        for name in ("tasks", "agents", "settings", "macs_reductions"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name}: expected one or more, all different, got {values}.")
+        check_integer("seeds", self.seeds, 1)
+        check_integer("first_seed", self.first_seed, 0)
+        check_integer("base", self.base, 0, 2)
+
+    def plays(self) -> list[Play]:
+        """All plays; those with the first seed come first, so that an interrupted benchmark has some of everything."""
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        games = [
+            Game(task, self.base, reduction, BUDGETS[self.budget])
+            for task, reduction in product(self.tasks, self.macs_reductions)
+        ]
+        return [
+            Play(game, agent, seed, settings)
+            for seed, game, agent in product(seeds, games, self.agents)
+            for settings in self._settings_of(agent)
+        ]
+
+    def _settings_of(self, agent: str) -> list[str]:
+        """Its settings as JSON: tuned ones that are the default ones are not played twice."""
+        chosen = {"default": DEFAULT, "tuned": to_json("settings", all_tuned().get(agent, {}).get("settings", {}))}
+        return list(dict.fromkeys(chosen[name] for name in self.settings))
+
+
+def read_plan(path: Path) -> BenchmarkConfig:
+    """The settings in a YAML file. Raises FileNotFoundError, ValueError for what is no mapping of settings, ImportError without
+    PyYAML."""
+    import yaml  # of few users
+
+    try:
+        content = yaml.safe_load(path.expanduser().read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"plan: expected YAML in {path}, but {error}.") from error
+    known = {field.name: field for field in fields(BenchmarkConfig)}
+    if not isinstance(content, dict) or not set(content) <= set(known) - {"plan"}:
+        raise ValueError(f"plan: expected settings by name in {path} ({', '.join(known)}), got {content!r}.")
+    tuples = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
+    try:
+        paths = {"store": Path(content["store"])} if "store" in content else {}
+        return BenchmarkConfig(**content | tuples | paths)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"plan: {path}: {error}") from error
+
+
+def missing(config: BenchmarkConfig, store: Store) -> list[Play]:
+    """The plays that the store lacks."""
+    return [play for play in config.plays() if play not in store]
+
+
+def run_benchmark(config: BenchmarkConfig) -> list[Failure]:
+    """Play what the store lacks, and keep each play as soon as it is over; gives those that failed.
+
+    A play that another command plays at the same time is left to it. Raises OSError if the store cannot be written, ImportError
+    for a cluster without Ray.
+    """
+    store = Store(config.store)
+    plays = missing(config, store)
+    failures: list[Failure] = []
+    claims: dict[Play, ExitStack] = {}
+
+    def claimed() -> Iterator[Play]:
+        for play in plays:
+            claim = ExitStack()
+            if claim.enter_context(store.claim(play)):
+                claims[play] = claim
+                yield play
+            else:
+                claim.close()
+                bar.update()
+
+    with tqdm(total=len(plays), unit="play") as bar:
+        try:
+            made = provenance()  # of the program that is running, whatever is committed meanwhile
+            ways = local(claimed(), config.processes, made) if config.ray is None else on_cluster(claimed(), config.ray, made)
+            for play, result in ways:
+                if isinstance(result, Failure):
+                    failures.append(result)
+                    tqdm.write(f"failed: {play}")
+                else:
+                    store.add(play, result)
+                claims.pop(play).close()
+                bar.update()
+        finally:
+            for claim in claims.values():
+                claim.close()
+    return failures
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What would be played for one agent on one task: how many plays, how many of them the store lacks, and the seconds of one,
+    or None if no play tells."""
+
+    task: str
+    agent: str
+    plays: int
+    missing: int
+    seconds: float | None
+
+
+def forecast(config: BenchmarkConfig) -> list[Forecast]:
+    """What :func:`run_benchmark` would do. How long a play takes is the median of those in the store of its agent and task."""
+    store = Store(config.store, new=False) if config.store.expanduser().exists() else None
+    times: dict[tuple[str, str, int], list[float]] = {}
+    for key, made in store.made() if store else ():
+        times.setdefault((key["task"], key["agent"], key["budget"]), []).append(made["seconds"])
+    counts: dict[tuple[str, str], list[int]] = {}
+    for play in config.plays():
+        of_one = counts.setdefault((play.game.task, play.agent), [0, 0])
+        of_one[0] += 1
+        of_one[1] += store is None or play not in store
+    known: Any = {key: statistics.median(found) for key, found in times.items()}
+    budget = BUDGETS[config.budget]
+    return [
+        Forecast(task, agent, plays, lacking, known.get((task, agent, budget)))
+        for (task, agent), (plays, lacking) in counts.items()
+    ]

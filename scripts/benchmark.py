@@ -1,0 +1,125 @@
+"""Agents x tasks x targets x seeds at one budget, into a store: what scripts/report.py makes its report of. Two more commands:
+``submit --agent NAME --out FILE`` writes what an agent found as a file that others can check, and ``validate FILE`` checks one.
+
+The same command goes on where it stopped, and another one may fill the same store at the same time. Plays that fail are listed
+at the end, with their tracebacks; the exit code is 1 then, and the same command tries them again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from command import run_command
+from rich.console import Console
+from rich.table import Table
+
+from prune_gym.agents.progress import count, in_words
+from prune_gym.agents.tuned import all_tuned
+from prune_gym.benchmark.harness import BenchmarkConfig, Forecast, forecast, missing, read_plan, run_benchmark
+from prune_gym.benchmark.report.report import markdown
+from prune_gym.benchmark.results import PLAYS, read_results
+from prune_gym.benchmark.store import Store
+from prune_gym.benchmark.submissions import validate, write_submission
+from prune_gym.files import parse_json
+
+
+def main(config: BenchmarkConfig) -> None:
+    """Play, or say what would be played."""
+    if config.dry_run:
+        show(config, forecast(config))
+        return
+    failures = run_benchmark(config)
+    for failure in failures:
+        print(f"\nfailed: {failure.play}\n{failure.why}", file=sys.stderr)
+    if failures:
+        sys.exit(f"{count(len(failures), 'play')} failed; the same command tries them again.")
+    elsewhere = len(missing(config, Store(config.store, new=False)))
+    if elsewhere:
+        print(f"left to another command: {count(elsewhere, 'play')}; give this one again to see them through")
+    else:
+        print(f"all plays are in {config.store}; python scripts/report.py --store {config.store} shows them")
+
+
+def show(config: BenchmarkConfig, forecasts: Sequence[Forecast]) -> None:
+    """Print a line for every task and agent, and the whole."""
+    table = Table(title=f"{config.budget}, to {config.store}")
+    for heading in ("task", "agent", "plays", "to be played", "seconds each"):
+        table.add_column(heading, justify="left" if heading in ("task", "agent") else "right")
+    for one in forecasts:
+        seconds = "?" if one.seconds is None else f"{one.seconds:.1f}"
+        table.add_row(one.task, one.agent, str(one.plays), str(one.missing), seconds)
+    console = Console()
+    console.print(table)
+    duration = sum(one.seconds * one.missing for one in forecasts if one.seconds is not None) / config.processes
+    unknown = sum(one.missing for one in forecasts if one.seconds is None)
+    sentences = [f"{count(sum(one.missing for one in forecasts), 'play')} to be played."]
+    if duration:
+        sentences.append(f"With --processes {config.processes} this takes about {in_words(duration)}.")
+    if unknown:
+        sentences.append(f"How long {unknown} of them take is not known, as the store has no play of the same agent and task.")
+    console.print(" ".join(sentences))
+
+
+def plan_of(arguments: Sequence[str]) -> BenchmarkConfig | None:
+    """The settings in the file that ``--plan`` names."""
+    for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == "--plan" and value:
+            return read_plan(Path(value))
+        if argument.startswith("--plan="):
+            return read_plan(Path(argument.removeprefix("--plan=")))
+    return None
+
+
+@dataclass(frozen=True)
+class SubmitConfig:
+    """What an agent found, as a file for others."""
+
+    agent: str
+    """The agent, by name."""
+    out: Path
+    """The file, a CSV."""
+    store: Path = Path("runs/benchmark")
+    """Where its plays are."""
+    tried: str | None = None
+    """The range of every setting that was tried, as JSON: '{"learning_rate": [1e-4, 1e-2]}'. By default none, but for an agent of
+    this project those that it was tuned in."""
+
+
+def submit(config: SubmitConfig) -> None:
+    """Write a submission."""
+    tuned_in = all_tuned().get(config.agent, {}).get("ranges", {})
+    tried = tuned_in if config.tried is None else parse_json(config.tried)
+    plays = write_submission(config.out, Store(config.store, new=False), config.agent, tried)
+    held = count(plays, "play")
+    print(f"{config.out} holds {held} of {config.agent}; python scripts/benchmark.py validate {config.out} checks them")
+
+
+@dataclass(frozen=True)
+class ValidateConfig:
+    """A submission that is checked."""
+
+    file: tyro.conf.Positional[Path]
+    """The file."""
+    results: Path = Path("results/benchmark")
+    """Results that it is set beside, where they played the same problems; none for a folder without results."""
+
+
+def check(config: ValidateConfig) -> None:
+    """Score every network of a submission again, and print where it stands."""
+    known = read_results(config.results) if (config.results / PLAYS).exists() else []
+    print(markdown(validate(config.file, known)))
+    print(f"{config.file} is right: every network has the accuracies that it says, and is at its target")
+
+
+COMMANDS = {"submit": (submit, SubmitConfig), "validate": (check, ValidateConfig)}
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+        command, settings = COMMANDS[sys.argv[1]]
+        run_command(command, settings, command.__doc__, arguments=sys.argv[2:])  # type: ignore[arg-type]
+    else:
+        run_command(main, BenchmarkConfig, __doc__, "the same command goes on", defaults=plan_of)

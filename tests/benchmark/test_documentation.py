@@ -1,0 +1,34 @@
+"""The ten minutes of docs/benchmark.md, command by command."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("plotly")
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_ten_minutes(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "benchmark.md").read_text()
+    tutorial, _ = text.split("## The whole benchmark")
+    (program,) = re.findall(r"```python\n(.*?)```", tutorial, re.DOTALL)
+    install, *commands = [line for block in re.findall(r"```bash\n(.*?)```", tutorial, re.DOTALL) for line in block.splitlines()]
+    assert install == 'pip install -e ".[report]"'  # done, or this test would not run
+    assert len(commands) == 4
+    (tmp_path / "my_agent.py").write_text(program.replace("seeds=5", 'seeds=2, budget="Prune-100"'))
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in commands:
+        found = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, f"{command}\n{found.stdout}\n{found.stderr}"
+    assert (tmp_path / "my_report" / "report.html").stat().st_size > 10**6
+    assert "| greater |" in found.stdout
+    assert "greater.csv is right" in found.stdout

@@ -1,0 +1,76 @@
+"""The benchmark's command: what it says, what it forecasts, and its exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmark import SubmitConfig, ValidateConfig, check, main, plan_of, submit
+from prune_gym.benchmark import harness
+from prune_gym.benchmark.harness import BenchmarkConfig
+from prune_gym.benchmark.play import Play, Record
+from prune_gym.benchmark.store import Store
+from prune_gym.benchmark.workers import Failure, attempt
+
+CONFIG = BenchmarkConfig(("tabular-digits-mobilenet",), (0.6,), ("uniform", "random"), seeds=1, budget="Prune-100")
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def local(plays: Iterable[Play], processes: int, made: object) -> Iterator[tuple[Play, Record | Failure]]:
+        for play in plays:
+            yield play, attempt(play)
+
+    monkeypatch.setattr(harness, "local", local)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_from_a_dry_run_to_a_row_in_the_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main(replace(CONFIG, dry_run=True))
+    unknown = "How long 2 of them take is not known, as the store has no play of the same agent and task."
+    assert said(capsys).endswith(f"2 plays to be played. {unknown}")
+    assert not Path("runs/benchmark").exists()
+    main(CONFIG)
+    assert "all plays are in runs/benchmark; python scripts/report.py" in said(capsys)
+    main(replace(CONFIG, seeds=3, dry_run=True))
+    assert "4 plays to be played. With --processes 2 this takes about " in said(capsys)
+    with Store(CONFIG.store).claim(replace(CONFIG, seeds=2).plays()[-1]):
+        main(replace(CONFIG, seeds=2))
+    assert "left to another command: 1 play;" in said(capsys)
+    submit(SubmitConfig("random", tmp_path / "mine.csv", tried='{"scale": [0.1, 3]}'))
+    assert "mine.csv holds 1 play of random;" in said(capsys)
+    check(ValidateConfig(tmp_path / "mine.csv", tmp_path / "no results"))
+    output = said(capsys)
+    assert "| random |" in output
+    assert "is right: every network has the accuracies that it says" in output
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_failures_are_listed_with_their_tracebacks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def bad(config: object, env: object) -> None:
+        raise RuntimeError("no idea")
+
+    monkeypatch.setitem(harness.AGENTS._makers, "bad", bad)
+    with pytest.raises(SystemExit) as stop:
+        main(replace(CONFIG, agents=("bad", "uniform")))
+    assert stop.value.code == "1 play failed; the same command tries them again."  # printed, and the exit code is 1
+    errors = capsys.readouterr().err
+    assert "failed: bad on tabular-digits-mobilenet-1 at -60%, seed 100\nTraceback" in errors
+    assert "RuntimeError: no idea" in errors
+
+
+def test_a_plan_comes_before_the_command_line(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("seeds: 7\n")
+    for arguments in (["--plan", str(plan)], [f"--plan={plan}"], ["--seeds", "2", "--plan", str(plan)]):
+        found = plan_of(arguments)
+        assert found is not None
+        assert found.seeds == 7
+    assert plan_of(["--seeds", "2"]) is None
+    assert plan_of(["--plan"]) is None
