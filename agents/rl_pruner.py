@@ -19,6 +19,7 @@ from prune_gym.agents.budgeted_env import BudgetedEnv
 from prune_gym.agents.configured_agent import ConfiguredAgent
 from prune_gym.agents.sampling import Sample, sample_tree
 from prune_gym.arguments import AtLeast, Within, check_settings
+from prune_gym.envs.rewards import check_discount
 from prune_gym.graph.channel_graph import ChannelGraph
 
 EpsilonDecay = Literal["constant", "linear", "cosine"]
@@ -192,6 +193,8 @@ class RLPruner(ConfiguredAgent[RLPrunerConfig]):
 
     def search(self, env: BudgetedEnv) -> None:
         config = self.config
+        if config.sample_steps > 1:  # else it looks one step ahead, and discounts nothing
+            check_discount(self.pruning_env, config.discount)
         for _ in env.episodes():
             self.layer_policy = initial_policy(self.channels, self.layer_groups)
             steps = env.steps_left

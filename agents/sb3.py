@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 
 from prune_gym.arguments import AtLeast, Within, check_settings
+from prune_gym.envs.rewards import check_discount
 from prune_gym.envs.wrappers import GroupAction, SoftmaxAction, pruning_env
 
 Positive = Annotated[float, Within("(0, inf)")]
@@ -141,7 +142,7 @@ def make_sb3(name: str, env: gymnasium.Env, config: SB3Config, evaluations: int,
     """An agent on ``env`` (a pruning environment) for a search of so many evaluations. The environment is wrapped in
     :class:`SoftmaxAction`, for DQN in :class:`GroupAction`.
 
-    Raises ValueError if the agent would learn nothing within them.
+    Raises ValueError if the agent would learn nothing within them, and if it discounts otherwise than the shaping in its reward.
     """
     settings: dict[str, Any] = asdict(config)
     match config:
@@ -168,6 +169,7 @@ def make_sb3(name: str, env: gymnasium.Env, config: SB3Config, evaluations: int,
         settings["action_noise"] = NormalActionNoise(
             np.zeros(env.action_space.shape), np.full(env.action_space.shape, ACTION_NOISE)
         )
+    check_discount(env, settings.get("gamma", 1.0))  # augmented random search discounts nothing
     policy = {"recurrent_ppo": "MlpLstmPolicy", "ars": "LinearPolicy"}.get(name, "MlpPolicy")
     wrapped = GroupAction(env) if name == "dqn" else SoftmaxAction(env)
     return _algorithm(name)(policy, wrapped, seed=seed, device="cpu", **settings)

@@ -19,7 +19,8 @@ from prune_gym.training.train import accuracy
 TABULAR = "tabular-"
 TASKS = (*(TABULAR + name for name in tables.DIGESTS), *tables.DIGESTS)
 BASES = (0, 1)  # settings are tuned on the first base network of a task, and reported on the second
-REWARD = "accuracy"
+REWARD = "accuracy"  # what agents learn from, unless a play says otherwise
+SELF_COMPETITION = "self_competition"  # prune_gym.envs.SelfCompetition, a reward that is no function of a step
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class Game:
         """The task whose network is pruned, live or on its table."""
         return self.task.removeprefix(TABULAR)
 
-    def environment(self) -> PruningEnv:
-        """A new environment, on the CPU, where the same seed gives the same result."""
+    def environment(self, reward: str = REWARD) -> PruningEnv:
+        """A new environment, on the CPU, where the same seed gives the same result. Of competition with oneself, what is inside
+        of its wrapper."""
+        reward = REWARD if reward == SELF_COMPETITION else reward
         if self.tabular:
-            return TabularEnv(self.network, base=self.base, macs_reduction=self.macs_reduction, reward=REWARD)
+            return TabularEnv(self.network, base=self.base, macs_reduction=self.macs_reduction, reward=reward)
         task = tasks.load(self.network, seed=self.base)
-        return PruningEnv(task, macs_reduction=self.macs_reduction, reward=REWARD, device="cpu")
+        return PruningEnv(task, macs_reduction=self.macs_reduction, reward=reward, device="cpu")
 
 
 def test_accuracy(env: PruningEnv, snapshot: Any) -> float:

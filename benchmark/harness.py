@@ -1,4 +1,4 @@
-"""The benchmark: agents x tasks x targets x seeds at one budget, into a store that goes on where it stopped."""
+"""The benchmark: agents x tasks x targets x rewards x seeds at one budget, into a store that goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from tqdm import tqdm
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.tuned import all_tuned
 from prune_gym.arguments import AtLeast, OneOf, check_choice, check_integer, check_number, check_settings
-from prune_gym.benchmark.games import TASKS, Game
+from prune_gym.benchmark.games import REWARD, SELF_COMPETITION, TASKS, Game
 from prune_gym.benchmark.play import DEFAULT, Play
 from prune_gym.benchmark.provenance import provenance
 from prune_gym.benchmark.store import Store
 from prune_gym.benchmark.workers import Failure, local, on_cluster
 from prune_gym.files import to_json
+from prune_gym.simulation.rewards import VectorReward, make_reward
 
 BUDGETS = {"Prune-100": 100, "Prune-1k": 1000, "Prune-10k": 10_000}  # evaluations
 SETTINGS = ("default", "tuned")
@@ -33,7 +34,7 @@ PLAYERS = (
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is played: every agent on every task at every target with every seed."""
+    """What is played: every agent on every task at every target under every reward with every seed."""
 
     tasks: tuple[str, ...] = TASKS
     """Tasks: digits, digits-resnet, digits-mobilenet, where networks run, and tabular-digits, ..., where a table knows them."""
@@ -43,6 +44,9 @@ class BenchmarkConfig:
     """Agents by name."""
     settings: tuple[str, ...] = SETTINGS[:1]
     """Settings that they play with: default, tuned, or both. Agents without tuned settings play with the default ones alone."""
+    rewards: tuple[str, ...] = (REWARD,)
+    """Rewards that they learn from, by name (self_competition, too) or as formulas; whatever these are, networks are judged by
+    their accuracy."""
     seeds: int = 5
     """How many seeds."""
     first_seed: int = FIRST_SEED
@@ -70,7 +74,10 @@ class BenchmarkConfig:
                 check_choice(name, value, known)
         for value in self.macs_reductions:
             check_number("macs_reductions", value, "(0, 1)")
-        for name in ("tasks", "agents", "settings", "macs_reductions"):
+        for value in self.rewards:
+            if value != SELF_COMPETITION and isinstance(make_reward(value), VectorReward):
+                raise ValueError("rewards: expected rewards that are numbers, got 'vector'.")
+        for name in ("tasks", "agents", "settings", "rewards", "macs_reductions"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name}: expected one or more, all different, got {values}.")
@@ -86,8 +93,8 @@ class BenchmarkConfig:
             for task, reduction in product(self.tasks, self.macs_reductions)
         ]
         return [
-            Play(game, agent, seed, settings)
-            for seed, game, agent in product(seeds, games, self.agents)
+            Play(game, agent, seed, settings, reward)
+            for seed, game, reward, agent in product(seeds, games, self.rewards, self.agents)
             for settings in self._settings_of(agent)
         ]
 

@@ -16,6 +16,7 @@ import tyro
 
 from prune_gym import tables
 from prune_gym.arguments import Within, check_settings
+from prune_gym.benchmark.table import markdown_table
 from prune_gym.envs.tabular import TabularEnv
 from prune_gym.files import csv_text, write_atomically
 from prune_gym.simulation.tabular import TabularSimulator
@@ -60,8 +61,7 @@ def landscape(config: LandscapeConfig) -> list[tuple[object, ...]]:
 
 
 def markdown(lines: list[tuple[object, ...]]) -> str:
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *lines]
-    return "".join(f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else str(cell) for cell in row)} |\n" for row in rows)
+    return markdown_table(COLUMNS, ([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line] for line in lines))
 
 
 def main(config: LandscapeConfig) -> None:

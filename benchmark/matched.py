@@ -28,7 +28,7 @@ from prune_gym.arguments import AtLeast, Within, check_choice, check_settings
 from prune_gym.benchmark.base_tasks import load_task
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
-from prune_gym.benchmark.table import cell, paired_difference
+from prune_gym.benchmark.table import cell, markdown_table, paired_difference
 from prune_gym.files import check_writable, write_atomically
 from prune_gym.surgery.pruned_file import load_pruned
 from prune_gym.tasks import Task
@@ -221,7 +221,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
         "evaluations",
         "10¹² MACs",
     ]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     found: dict[tuple[str, str], dict[str, dict[str, Mapping[str, str]]]] = {}
     for row in rows:
         by_method = found.setdefault((row["task"], row["macs_reduction"]), {})
@@ -237,8 +237,8 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
             difference = paired_difference(after[method], after.get(REFERENCE, {})) if method != REFERENCE else ""
             spent = [mean([float(row[name]) for row in methods[method].values()]) for name in ("evaluations", "compute")]
             cells = [task, f"-{float(reduction):.0%}", method, *accuracies, difference]
-            lines.append("| " + " | ".join([*cells, f"{spent[0]:.0f}", f"{spent[1] / 1e12:.1f}"]) + " |")
-    return "\n".join(lines) + "\n"
+            lines.append([*cells, f"{spent[0]:.0f}", f"{spent[1] / 1e12:.1f}"])
+    return markdown_table(head, lines)
 
 
 def main(config: MatchedConfig) -> None:

@@ -14,8 +14,8 @@ from optunahub.benchmarks import BaseProblem
 from prune_gym import tables
 from prune_gym.simulation.block_world import BlockGame, world_of
 from prune_gym.simulation.schedule import target_budget
-from prune_gym.simulation.simulator import the_target
 from prune_gym.simulation.table import Table
+from prune_gym.simulation.target import the_target
 
 
 class PruningProblem(BaseProblem):

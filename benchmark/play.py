@@ -19,31 +19,34 @@ from prune_gym.agents.gnn_rl import GNNRL
 from prune_gym.agents.recorder import EvaluationBudget, SearchRecorder
 from prune_gym.agents.registry import make_agent
 from prune_gym.agents.tuned import chosen_settings
-from prune_gym.benchmark.games import Game, measured
+from prune_gym.benchmark.games import REWARD, SELF_COMPETITION, Game, measured
 from prune_gym.benchmark.provenance import provenance
 from prune_gym.envs.layerwise import LayerwiseEnv
+from prune_gym.envs.rewards import SelfCompetition
 from prune_gym.training.train import deterministic
 
 DEFAULT = "{}"  # settings
 KINDS = ("step", "preview", "target")  # how a network was scored, see SearchRecorder
-KEY = ("task", "base", "macs_reduction", "budget", "agent", "settings", "seed")
+KEY = ("task", "base", "macs_reduction", "budget", "agent", "settings", "reward", "seed")
 
 
 @dataclass(frozen=True)
 class Play:
-    """An agent, with its settings where they are not the default ones, as JSON; a game; a seed."""
+    """An agent, with its settings where they are not the default ones, as JSON, and the reward that it learns from; a game; a
+    seed."""
 
     game: Game
     agent: str
     seed: int
     settings: str = DEFAULT
+    reward: str = REWARD
 
     @property
     def key(self) -> dict[str, Any]:
         """What tells it from other plays."""
         game = self.game
-        values = (game.task, game.base, game.macs_reduction, game.evaluations, self.agent, self.settings, self.seed)
-        return dict(zip(KEY, values, strict=True))
+        problem = (game.task, game.base, game.macs_reduction, game.evaluations)
+        return dict(zip(KEY, (*problem, self.agent, self.settings, self.reward, self.seed), strict=True))
 
     @property
     def digest(self) -> str:
@@ -59,7 +62,9 @@ class Play:
         )
 
     def __str__(self) -> str:
-        game, settings = self.game, "" if self.settings == DEFAULT else f" with {self.settings}"
+        game = self.game
+        settings = "" if self.settings == DEFAULT else f" with {self.settings}"
+        settings += "" if self.reward == REWARD else f" under {self.reward}"
         return f"{self.agent}{settings} on {game.task}-{game.base} at -{game.macs_reduction:.0%}, seed {self.seed}"
 
 
@@ -95,10 +100,10 @@ def play(one: Play, made: Mapping[str, Any] | None = None) -> Record:
     Raises ValueError for a budget that is too small for an episode, and what the agent raises.
     """
     began, start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
-    env = one.game.environment()
+    env = one.game.environment(one.reward)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* learns for the first time after ")  # the budget is what it is
-        agent = make_agent(one.config, env)
+        agent = make_agent(one.config, SelfCompetition(env) if one.reward == SELF_COMPETITION else env)
     recorder = SearchRecorder(env)
     budget = one.game.evaluations
     agent.learn(budget * getattr(agent, "steps_per_evaluation", 1), CallbackList([recorder, EvaluationBudget(budget)]))

@@ -37,7 +37,7 @@ FOUND = (
 PLAY_COLUMNS = (*KEY, "evaluations", "compute", "seconds", "hypervolume", *FOUND, "commit")
 NETWORK_COLUMNS = ("play", "role", "evaluation", "compute", "macs", "accuracy")
 ROLES = ("best", "front")
-TEXTS = ("task", "agent", "settings", "architecture", "commit", "role", "play")
+TEXTS = ("task", "agent", "settings", "reward", "architecture", "commit", "role", "play")
 
 
 @dataclass(frozen=True)

@@ -110,9 +110,13 @@ def validate(path: Path, results: Sequence[Played]) -> list[Field]:
     if wrong:
         raise ValueError(f"file: {path} is refused.\n" + "\n".join(wrong))
     problems = {_problem(play) for play in played}
-    theirs = {(play.row["agent"], play.row["settings"]) for play in played}
-    others = [play for play in results if _problem(play) in problems and (play.row["agent"], play.row["settings"]) not in theirs]
+    theirs = set(map(_player, played))
+    others = [play for play in results if _problem(play) in problems and _player(play) not in theirs]
     return fields_of([*played, *others])
+
+
+def _player(play: Played) -> tuple:
+    return tuple(play.row[name] for name in ("agent", "settings", "reward"))
 
 
 def _problem(play: Played) -> tuple:

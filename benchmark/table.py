@@ -1,8 +1,8 @@
-"""The results of a comparison as a Markdown table: mean test accuracy of every agent, with a confidence interval."""
+"""Results as Markdown tables: means over seeds with confidence intervals, and their paired differences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -29,14 +29,14 @@ def comparison_table(rows: Sequence[Mapping[str, str]]) -> str:
     most_seeds = max((len(accuracies) for line in cells.values() for accuracies in line.values()), default=0)
     trained = any(row["posttraining"] for row in rows)
     headings = ["task", "MACs", "fidelity", *(["post-training"] if trained else []), "evaluations", *agents]
-    table = [_line(headings), "|" + "---|" * len(headings)]
+    table = []
     for key, found in lines.items():
         task, reduction, fidelity, posttraining, _ = key
         evaluations = max(int(row["evaluations"]) for row in found)
         training = [posttraining or "none"] if trained else []
         about = [task, f"-{float(reduction):.0%}", fidelity, *training, str(evaluations)]
-        table.append(_line([*about, *(_with_compute(cells[key][name], found, name, most_seeds) for name in agents)]))
-    return "\n".join(table)
+        table.append([*about, *(_with_compute(cells[key][name], found, name, most_seeds) for name in agents)])
+    return markdown_table(headings, table)
 
 
 def _accuracies(rows: Sequence[Mapping[str, str]], agent: str) -> list[float]:
@@ -48,8 +48,10 @@ def _with_compute(accuracies: Sequence[float], rows: Sequence[Mapping[str, str]]
     return f"{cell(accuracies, most_seeds)}, {np.mean(macs) / 1e12:.2f}" if macs else ""
 
 
-def _line(entries: Sequence[str]) -> str:
-    return f"| {' | '.join(entries)} |"
+def markdown_table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, which ends with a line break."""
+    head, *body = (f"| {' | '.join(line)} |\n" for line in (headings, *lines))
+    return "".join([head, "|" + "---|" * len(headings) + "\n", *body])
 
 
 def cell(values: Sequence[float], most_seeds: int) -> str:

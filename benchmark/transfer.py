@@ -22,7 +22,7 @@ from prune_gym.arguments import AtLeast, Within, check_settings
 from prune_gym.benchmark.harness import FIRST_SEED
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
-from prune_gym.benchmark.table import cell, paired_difference
+from prune_gym.benchmark.table import cell, markdown_table, paired_difference
 from prune_gym.envs.tabular import TabularEnv
 from prune_gym.files import check_writable, write_atomically
 
@@ -129,8 +129,8 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Markdown: for every table the validation accuracy in percent of uniform pruning, of the policy after each school, mean ±
     half of the 95% interval over the seeds, and of the best network; and the gap, what learning on the network itself adds to
     learning on the others, over the same seeds."""
-    lines = [["task", "base", "MACs", "evaluations", "uniform", *(f"after {school}" for school in SCHOOLS), "gap", "best"]]
-    lines.append(["---"] * len(lines[0]))
+    headings = ["task", "base", "MACs", "evaluations", "uniform", *(f"after {school}" for school in SCHOOLS), "gap", "best"]
+    lines = []
     found: dict[tuple[str, str, str, str], dict[str, dict[str, Mapping[str, str]]]] = {}
     for row in rows:
         by_school = found.setdefault((row["task"], row["base"], row["macs_reduction"], row["budget"]), {})
@@ -145,7 +145,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
         uniform, best = (f"{100 * float(accuracy):.1f}" for accuracy in known)
         gap = paired_difference(accuracies.get("itself", {}), accuracies.get("the others", {}))
         lines.append([task, base, f"-{float(reduction):.0%}", budget, uniform, *cells, gap, best])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(headings, lines)
 
 
 def main(config: TransferConfig) -> None:

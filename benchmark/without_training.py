@@ -17,6 +17,7 @@ from tqdm import tqdm
 from prune_gym.agents.config import RunConfig
 from prune_gym.arguments import Within, check_choice, check_settings
 from prune_gym.benchmark.rows import Rows
+from prune_gym.benchmark.table import markdown_table
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.files import write_atomically
 from prune_gym.graph.channel_graph import Architecture
@@ -102,14 +103,13 @@ def _sequential(task: Task, candidates: Candidates, architecture: Architecture) 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """One line for every network, accuracies in percent, as Markdown."""
     head = ["task", "channels gone", "in steps of", "criterion", "MACs", "parameters", "not pruned", *WAYS]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     for row in rows:
         steps = "at once" if row["step_ratio"] == row["sparsity"] else f"{float(row['step_ratio']):.1%}"
         gone = [f"-{float(row[name]):.1%}" for name in ("macs_reduction", "params_reduction")]
         accuracies = [f"{100 * float(row[name]):.1f}" for name in ("not pruned", *WAYS)]
-        cells = [row["task"], f"{float(row['sparsity']):.0%}", steps, row["criterion"], *gone, *accuracies]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([row["task"], f"{float(row['sparsity']):.0%}", steps, row["criterion"], *gone, *accuracies])
+    return markdown_table(head, lines)
 
 
 def main(config: WithoutTrainingConfig) -> None:

@@ -4,8 +4,9 @@ from prune_gym.envs.blocks import BlocksEnv
 from prune_gym.envs.layerwise import LayerwiseEnv
 from prune_gym.envs.pruning import Preview, PruningEnv
 from prune_gym.envs.purl import PuRLEnv
+from prune_gym.envs.rewards import ImprovementReward, SelfCompetition, ShapingReward
 from prune_gym.envs.tabular import TabularEnv
-from prune_gym.envs.wrappers import GroupAction, ImprovementReward, SoftmaxAction, SoftmaxVectorAction, reward_wrapper
+from prune_gym.envs.wrappers import GroupAction, SoftmaxAction, SoftmaxVectorAction, reward_wrapper
 
 __all__ = [
     "BlocksEnv",
@@ -15,6 +16,8 @@ __all__ = [
     "Preview",
     "PruningEnv",
     "PuRLEnv",
+    "SelfCompetition",
+    "ShapingReward",
     "SoftmaxAction",
     "SoftmaxVectorAction",
     "TabularEnv",

@@ -15,8 +15,8 @@ from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.block_world import BlockGame, world_of
 from prune_gym.simulation.rewards import Reward, VectorReward, make_reward
 from prune_gym.simulation.score_functions import finite
-from prune_gym.simulation.simulator import the_target
 from prune_gym.simulation.table import Table
+from prune_gym.simulation.target import the_target
 from prune_gym.simulation.yardsticks import Yardstick, make_yardstick
 
 DEFAULT_REDUCTION = 0.75  # of the MACs, if no target is given: there the good architectures stand apart
@@ -77,7 +77,8 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
             raise ValueError("reward: expected one that is a number, got 'vector'.")
         self.reward, self.yardstick = chosen, make_yardstick(yardstick)
         self.world = world_of(table)
-        self.game = BlockGame(self.world, *the_target(sparsity, macs_reduction, params_reduction))
+        self.target = the_target(sparsity, macs_reduction, params_reduction)
+        self.game = BlockGame(self.world, *self.target)
         groups = len(table.groups)
         self.action_space = spaces.Discrete(groups)
         self.observation_space = spaces.Box(0.0, 1.0, (groups,), np.float32)
@@ -99,8 +100,9 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._state = after = int(self.world.following[before, group])
         self.evaluations += 1
         score = self.world.score(after)
-        reward = finite("reward", self.reward(self.world.score(before), score, self.world.baseline), score)
         over = bool(self.game.over[after])
+        given = self.reward(self.world.score(before), score, self.world.baseline, self.target, over)
+        reward = finite("reward", given, score)
         if over:
             worth = finite("yardstick", self.yardstick(score, self.world.baseline), score)
             if self.best is None or worth > self.best.yardstick:

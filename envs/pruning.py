@@ -101,9 +101,11 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         levels: every group is cut into so many blocks of units and keeps some of them, at least one; by default any width.
         ranking: whose importance says which units of a group go: ``"current"``, that of the present network, or ``"initial"``,
             that of the original one, with which widths alone say which units are kept.
-        reward: ``"paper"``, ``"accuracy"``, ``"flops"``, ``"params"``, or a function (before, after, baseline) of
-            :class:`prune_gym.scoring.evaluation.Score` to a finite number. ``"vector"`` gives multi-objective agents accuracy,
-            MACs reduction and parameter reduction as float32 (3,).
+        reward: a name of :data:`prune_gym.simulation.rewards.REWARDS`, such as ``"accuracy"`` or ``"paper"``; the text of a
+            :mod:`~prune_gym.simulation.formula`, such as ``"accuracy + 0.25 * flops_reduction"``; or a function (before, after,
+            baseline) of :class:`prune_gym.scoring.evaluation.Score` to a finite number, which may take the target and whether the
+            episode ends, too. ``"vector"`` gives multi-objective agents accuracy, MACs reduction and parameter reduction as
+            float32 (3,).
         reward_weights: (alpha, beta, gamma) of equation 17, for ``reward="paper"``.
         yardstick: ``"accuracy"``, or a function (after, baseline) of Scores to a finite number, the higher the better; see
             :mod:`prune_gym.simulation.yardsticks`.
@@ -404,13 +406,13 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._pay(now, zip(states, scores, strict=True))
         return [
             Preview(
-                self._reward(before, score),
-                self.simulator.is_terminal(state),
+                self._reward(before, score, terminal),
+                terminal,
                 score,
                 state,
                 finite("yardstick", self.yardstick(score, self.simulator.baseline), score),
             )
-            for score, state in zip(scores, states, strict=True)
+            for score, state, terminal in zip(scores, states, map(self.simulator.is_terminal, states), strict=True)
         ]
 
     def _pay(self, now: PruningState, scored: Iterable[tuple[PruningState, Score]]) -> None:
@@ -422,9 +424,9 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         for state, its in scored:
             self.compute += self.simulator.scoring_cost(state, its)
 
-    def _reward(self, before: Score, after: Score) -> Any:
+    def _reward(self, before: Score, after: Score, terminal: bool) -> Any:
         """The reward of a step. Raises TypeError or ValueError for one that is no finite number."""
-        reward = self.reward(before, after, self.simulator.baseline)
+        reward = self.reward(before, after, self.simulator.baseline, self.simulator.target, terminal)
         return reward if isinstance(self.reward, VectorReward) else finite("reward", reward, after)
 
     def _remember(self, preview: Preview) -> None:

@@ -21,6 +21,7 @@ from prune_gym.simulation.allocation import normalised
 from prune_gym.simulation.block_world import BlockGame
 from prune_gym.simulation.score_functions import of_rows
 from prune_gym.simulation.tabular import TabularSimulator
+from prune_gym.simulation.target import Target
 
 
 class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -50,6 +51,7 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.action_space = batch_space(single.action_space, num_envs)
         self.observation_space = batch_space(single.observation_space, num_envs)
         self.reward, self.yardstick, self.game, self.world = single.reward, single.yardstick, game, game.world
+        self.target = Target(game.target, game.reduction)
         self.evaluations = 0
         self.best: Found | None = None
         self._states = np.full(num_envs, self.world.start)
@@ -120,8 +122,9 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         states = np.where(running, self._move(here, actions), here)
         before, after = self.world.scores_of(self._states[running]), self.world.scores_of(states[running])
         rewards = np.zeros(self.num_envs)
-        rewards[running] = of_rows("reward", self.reward, [before, after], self.world.baseline)
-        terminated = self.game.over[states] & running
+        over = self.game.over[states]
+        rewards[running] = of_rows("reward", self.reward, [before, after], self.world.baseline, self.target, over[running])
+        terminated = over & running
         worth = of_rows("yardstick", self.yardstick, [self.world.scores_of(states[terminated])], self.world.baseline)
         self._restart(~running)
         self._enter(states, actions, running)

@@ -1,4 +1,4 @@
-"""Wrappers in Gymnasium's own way: actions for Gaussian policies and discrete ones, and another view of the reward."""
+"""Wrappers in Gymnasium's own way: actions for Gaussian policies and discrete ones; and what is inside of wrappers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from gymnasium.vector.utils import batch_space
 
 from prune_gym.arguments import as_integer, check_number
 from prune_gym.envs.pruning import PruningEnv
-from prune_gym.simulation.rewards import Improvement, VectorReward
 
 KEEP_REWARD = frozenset([  # wrappers whose own step() hands the reward on as it is
     "gymnasium.core.Wrapper",
@@ -124,51 +123,3 @@ class SoftmaxVectorAction(VectorActionWrapper):  # which takes no types before G
     def actions(self, actions: np.ndarray) -> np.ndarray:
         """The sparsity distributions, float64 (num_envs, groups); see :func:`softmax_distribution`."""
         return softmax_distribution(actions, self.uniform, self.scale)
-
-
-class ImprovementReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray], gymnasium.utils.RecordConstructorArgs):
-    r"""What each step adds to the worth of the network, instead of the reward of the network after it.
-
-    The reward of a step from s to s' becomes :math:`\gamma \Phi(s') - \Phi(s)`, where the potential :math:`\Phi` of a state is
-    the environment's reward for it, ``reward(score, score, baseline)``. The sum telescopes: over an episode of T steps the
-    return, discounted by the same gamma, is
-
-    .. math:: \sum_{t=0}^{T-1} \gamma^t (\gamma \Phi(s_{t+1}) - \Phi(s_t)) = \gamma^T \Phi(s_T) - \Phi(s_0)
-
-    - With ``gamma=1`` that is the reward of the final network less that of the original one.
-    - With ``gamma < 1`` the reward of the final network is discounted by :math:`\gamma^T`. Episodes that take the same number of
-      steps, which is the rule here, are ranked by their final networks alone.
-    - With another discount than the learner's there is no such sum, so give the learner's.
-
-    The potential of the terminal state is not set to zero, as it is in reward shaping that leaves the optimum as it was (Ng,
-    Harada and Russell, 1999): the difference *replaces* the reward, it is not added to it, so the final network's worth has to
-    stay in the sum. Do not add it to another reward.
-
-    Args:
-        env: a pruning environment; its reward should be one of the state after the step, as all named ones are.
-        gamma: the discount of the learner, in [0, 1].
-
-    Raises TypeError for an environment without a pruning environment inside or with a vector reward, ValueError for one in a
-    wrapper that changes the reward, as it would be ignored.
-    """
-
-    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], gamma: float):
-        gymnasium.utils.RecordConstructorArgs.__init__(self, gamma=gamma)
-        gymnasium.Wrapper.__init__(self, env)
-        check_number("gamma", gamma, "[0, 1]")
-        inner, wrapper = pruning_env(env), reward_wrapper(env)
-        if isinstance(inner.reward, VectorReward):
-            raise TypeError("env: expected an environment whose reward is a number, got one with reward='vector'.")
-        if wrapper is not None:
-            raise ValueError(
-                f"env: {type(wrapper).__name__} changes the reward, which ImprovementReward computes from the environment's own; "
-                "wrap the environment in ImprovementReward first."
-            )
-        self.improvement = Improvement(inner.reward, gamma)
-
-    def step(self, action: np.ndarray) -> Any:
-        inner = pruning_env(self.env)
-        before = inner.score()
-        observation, _, terminated, truncated, info = self.env.step(action)
-        reward = float(self.improvement(before, inner.score(), inner.simulator.baseline))
-        return observation, reward, terminated, truncated, info

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from prune_gym.envs.tabular import TabularEnv
 from prune_gym.envs.wrappers import pruning_env
 from prune_gym.scoring.evaluation import Score
+from prune_gym.simulation.rewards import Reward, make_reward
+from prune_gym.simulation.target import Target
+from prune_gym.simulation.terms import Transition
 
 
 class EnvironmentConformance(ABC):
@@ -158,34 +161,35 @@ class AgentConformance(ABC):
 
 
 class RewardConformance(ABC):
-    """What environments expect of a reward: a finite number, from the scores alone."""
+    """What environments expect of a reward: a finite number, from the transition alone."""
 
     @abstractmethod
-    def make(self) -> Callable[[Score, Score, Score], float]:
-        """The reward, a function (before, after, baseline)."""
+    def make(self) -> Reward:
+        """The reward: a function, the text of a formula, or a name."""
 
-    def transitions(self) -> Iterator[tuple[Score, Score, Score]]:
-        """Scores before and after a step and of the original network: random ones, and the extremes."""
+    def transitions(self) -> Iterator[Transition]:
+        """Steps of an episode that is to remove half of the MACs: random ones, and the extremes."""
         baseline, rng = Score(0.97, 10**6, 10**5, 0.0, 0.0, 0.0), np.random.default_rng(0)
+        target = Target("macs_reduction", 0.5)
 
         def score(accuracy: float, kept: float) -> Score:
             macs, params = max(1, int(kept * baseline.macs)), max(1, int(kept * baseline.params))
-            return Score(accuracy, macs, params, 1 - macs / baseline.macs, 1 - params / baseline.params, 1 - kept)
+            return Score(accuracy, macs, params, 1 - macs / baseline.macs, 1 - params / baseline.params, 1 - max(kept, 1e-3))
 
         for _ in range(200):
             more, less = sorted(rng.random(2), reverse=True)
-            yield score(rng.random(), more), score(rng.random(), less), baseline
+            yield Transition(score(rng.random(), more), score(rng.random(), less), baseline, target, bool(less <= 0.5))
         for accuracy in (0.0, 1.0):
-            yield baseline, score(accuracy, 0.0), baseline
-            yield baseline, score(accuracy, 1.0), baseline
+            yield Transition(baseline, score(accuracy, 0.0), baseline, target, True)
+            yield Transition(baseline, score(accuracy, 1.0), baseline, target, False)
 
     def test_it_is_a_finite_number(self) -> None:
-        reward = self.make()
+        reward = make_reward(self.make())
         for transition in self.transitions():
             assert isfinite(reward(*transition)), transition
 
-    def test_it_depends_on_the_scores_alone(self) -> None:
-        one, other = self.make(), self.make()
+    def test_it_depends_on_the_transition_alone(self) -> None:
+        one, other = make_reward(self.make()), make_reward(self.make())
         found = [one(*transition) for transition in self.transitions()]
         assert found == [other(*transition) for transition in self.transitions()]
         assert found == [one(*transition) for transition in self.transitions()]
@@ -197,7 +201,8 @@ class RewardConformance(ABC):
         while not ended:
             before = env.score()
             _, reward, ended, _, _ = env.step(env.uniform_action)
-            assert reward == self.make()(before, env.score(), env.simulator.baseline)
+            transition = Transition(before, env.score(), env.simulator.baseline, env.simulator.target, ended)
+            assert reward == make_reward(self.make())(*transition)
 
 
 def assert_same(one: Any, other: Any) -> None:

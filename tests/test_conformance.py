@@ -15,7 +15,7 @@ from prune_gym.agents.search_agent import SearchAgent
 from prune_gym.envs import TabularEnv
 from prune_gym.registration import ENVIRONMENTS, LAYERWISE, LIVE, PURL
 from prune_gym.scoring.evaluation import Score
-from prune_gym.simulation.rewards import Improvement, Reward, make_reward
+from prune_gym.simulation.rewards import REWARDS, Reward, paper_reward
 from prune_gym.testing import AgentConformance, EnvironmentConformance, RewardConformance
 
 # of the games on live networks, the first network stands for the others
@@ -58,16 +58,14 @@ class TestLayerwiseAgents(AgentConformance):
     make = TestSearches.make
 
 
-@pytest.mark.parametrize("name", ["paper", "accuracy", "flops", "params", "improvement"])
+@pytest.mark.parametrize("name", [*REWARDS, "equation 17"])
 class TestRewards(RewardConformance):
     @pytest.fixture(autouse=True)
     def choose(self, name: str) -> None:
         self.name = name
 
     def make(self) -> Reward:
-        if self.name == "improvement":
-            return Improvement(make_reward("accuracy"), 0.9)
-        return make_reward(self.name, (1.0, 0.5, 0.2) if self.name == "paper" else None)
+        return paper_reward(1.0, 0.5, 0.2) if self.name == "equation 17" else self.name
 
 
 # ------------------------------------------------------------------------------------------------ what they find
@@ -167,7 +165,7 @@ def test_faults_of_rewards_are_found() -> None:
         "test_it_is_a_finite_number": lambda before, after, baseline: (
             1 / (1 - after.accuracy) if after.accuracy < 1 else float("inf")
         ),
-        "test_it_depends_on_the_scores_alone": lambda before, after, baseline: after.accuracy + next(count),
+        "test_it_depends_on_the_transition_alone": lambda before, after, baseline: after.accuracy + next(count),
         "test_environments_take_it": lambda before, after, baseline: Score,  # type: ignore[dict-item, return-value]
     }
     for check, reward in faulty.items():

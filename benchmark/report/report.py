@@ -15,6 +15,7 @@ from prune_gym.benchmark.report.figures import Figure, figures_of
 from prune_gym.benchmark.report.standings import FLOOR, Field, Standing, fields_of, place, verdict
 from prune_gym.benchmark.results import Played
 from prune_gym.benchmark.statistics import Interval
+from prune_gym.benchmark.table import markdown_table
 from prune_gym.files import csv_text, write_atomically
 
 PAGE, TABLE = "report.html", "report.md"
@@ -87,10 +88,7 @@ def markdown(fields: Sequence[Field]) -> str:
 def _markdown_table(of: Field) -> str:
     few = 6
     rows = [cells(of, one)[:few] for one in of.standings]
-    lines = [[cell.text for cell in row] for row in rows]
-    if rows:
-        lines = [[cell.heading for cell in rows[0]], ["---"] * few, *lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table([cell.heading for cell in rows[0]], ([cell.text for cell in row] for row in rows)) if rows else ""
 
 
 def page(fields: Sequence[Field], figures: Sequence[Sequence[Figure]], made: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from prune_gym.agents.progress import count
 from prune_gym.agents.tuned import all_tuned
 from prune_gym.benchmark import statistics
-from prune_gym.benchmark.games import TABULAR
+from prune_gym.benchmark.games import REWARD, TABULAR
 from prune_gym.benchmark.play import DEFAULT
 from prune_gym.benchmark.results import Played
 from prune_gym.benchmark.statistics import Interval
@@ -189,16 +189,18 @@ def fields_of(played: Sequence[Played]) -> list[Field]:
         tabular = row["task"].startswith(TABULAR)
         by_player = found.setdefault((not tabular, row["budget"]), {})
         problem = Problem(row["task"], row["base"], row["macs_reduction"])
-        by_player.setdefault(player_name(row["agent"], row["settings"]), {}).setdefault(problem, []).append(play)
+        by_player.setdefault(player_name(row["agent"], row["settings"], row["reward"]), {}).setdefault(problem, []).append(play)
     return [Field("live" if live else "tabular", budget, plays) for (live, budget), plays in sorted(found.items())]
 
 
-def player_name(agent: str, settings: str) -> str:
-    """What a player is called: by its settings, if they are neither the default ones nor those that are tuned now."""
+def player_name(agent: str, settings: str, reward: str = REWARD) -> str:
+    """What a player is called: by its settings, if they are neither the default ones nor those that are tuned now, and by its
+    reward, if that is another one than the benchmark's."""
+    taught = "" if reward == REWARD else f", {reward}"
     if settings == DEFAULT:
-        return agent
+        return agent + taught
     tuned = agent in all_tuned() and json.loads(settings) == all_tuned()[agent]["settings"]
-    return f"{agent}, {'tuned' if tuned else settings}"
+    return f"{agent}, {'tuned' if tuned else settings}{taught}"
 
 
 def place(of: Field) -> str:

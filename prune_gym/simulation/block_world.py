@@ -9,11 +9,12 @@ import numpy as np
 
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.blocks import fractions_of, take_many_blocks
-from prune_gym.simulation.rewards import Reward
 from prune_gym.simulation.schedule import target_budget
 from prune_gym.simulation.score_functions import of_rows
 from prune_gym.simulation.space import UNITS
 from prune_gym.simulation.table import Table
+from prune_gym.simulation.target import Target
+from prune_gym.simulation.terms import Formula
 from prune_gym.simulation.yardsticks import Yardstick
 
 
@@ -197,12 +198,13 @@ class BlockGame:
         best = int(np.argmax(worth))
         return int(ends[best]), float(worth[best])
 
-    def optimal_values(self, reward: Reward, gamma: float) -> np.ndarray:
+    def optimal_values(self, reward: Formula, gamma: float) -> np.ndarray:
         """What a game is worth from every reachable state on if it is played best, float64 (states,): the sum of the rewards,
         discounted by ``gamma`` from step to step, by dynamic programming. NaN for states that no game comes to.
 
         Args:
-            reward: a function of scores; one that is not marked as elementwise takes some microseconds for every move.
+            reward: a formula, see :func:`prune_gym.simulation.rewards.make_reward`; a function of yours that is not marked as
+                elementwise takes some microseconds for every move.
             gamma: in [0, 1].
         """
         world = self.world
@@ -213,11 +215,12 @@ class BlockGame:
             values[layer] = self.action_values(layer, values, reward, gamma).max(1)
         return np.where(self.reachable, values, np.nan)
 
-    def action_values(self, states: np.ndarray, values: np.ndarray, reward: Reward, gamma: float) -> np.ndarray:
+    def action_values(self, states: np.ndarray, values: np.ndarray, reward: Formula, gamma: float) -> np.ndarray:
         """What taking a block of each group is worth in states (N,), float64 (N, groups), if the states that follow are worth
         ``values``."""
         world, groups = self.world, len(self.world.table.groups)
         after = world.following[states].ravel()
         before = np.repeat(states, groups)
-        rewards = of_rows("reward", reward, [world.scores_of(before), world.scores_of(after)], world.baseline)
+        scores = [world.scores_of(before), world.scores_of(after)]
+        rewards = of_rows("reward", reward, scores, world.baseline, Target(self.target, self.reduction), self.over[after])
         return (rewards + gamma * values[after]).reshape(-1, groups)

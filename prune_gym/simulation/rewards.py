@@ -1,33 +1,67 @@
-"""Rewards: small pure functions of the scores before and after a step and of the original network."""
+"""Rewards: what agents learn from, as formulas of the scores before and after a step and of the original network.
+
+The forms of other papers are written for whole networks, which their agents see when an episode ends. Here they are rewards of
+every step, as the paper's are; ``terminal * (...)`` gives them at the end alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from math import isfinite
-from typing import ClassVar
+from operator import add
+from typing import Any, ClassVar
 
 import numpy as np
 
 from prune_gym.arguments import unknown
 from prune_gym.scoring.evaluation import Score
-from prune_gym.simulation.score_functions import check_takes
+from prune_gym.simulation.formula import formula
+from prune_gym.simulation.target import Target
+from prune_gym.simulation.terms import QUANTITIES, Formula, Number, Quantity
 
-Reward = Callable[[Score, Score, Score], float]  # (before, after, baseline) -> reward
+Reward = Formula | Callable[..., Any] | str  # see :func:`make_reward`
 
 
-@dataclass(frozen=True)
-class PaperReward:
-    """Equation 17: alpha * accuracy + beta * FLOPs reduction + gamma * parameter reduction, of the state after the step."""
+def paper_reward(alpha: float = 1.0, beta: float = 0.0, gamma: float = 0.0) -> Formula:
+    """Equation 17: alpha * accuracy + beta * FLOPs reduction + gamma * parameter reduction, of the state after the step. What has
+    no weight is left out."""
+    weights = {"accuracy": alpha, "flops_reduction": beta, "params_reduction": gamma}
+    terms = [Quantity(name) if weight == 1 else weight * Quantity(name) for name, weight in weights.items() if weight]
+    return reduce(add, terms) if terms else Number(0)
 
-    alpha: float = 1.0
-    beta: float = 0.0
-    gamma: float = 0.0
 
-    elementwise: ClassVar[bool] = True  # see prune_gym.simulation.score_functions
-
-    def __call__(self, before: Score, after: Score, baseline: Score) -> float:
-        return self.alpha * after.accuracy + self.beta * after.flops_reduction + self.gamma * after.params_reduction
+FORMS: dict[str, str] = {
+    # the three strategies of the RL-Pruner paper
+    "accuracy": "accuracy",
+    "flops": "accuracy + 0.25 * flops_reduction",
+    "params": "accuracy + 0.25 * params_reduction",
+    # what a step adds, and the last network alone
+    "improvement": "accuracy - before.accuracy",
+    "final": "terminal * accuracy",
+    "final_improvement": "terminal * (accuracy - baseline.accuracy) / baseline.accuracy",  # CompilerGym: over a named baseline
+    # AMC (He et al., 2018); the first of its three is "final"
+    "amc_flops": "terminal * -(1 - accuracy) * log(macs)",
+    "amc_params": "terminal * -(1 - accuracy) * log(params)",
+    # distiller's: a penalty while the budget is missed, and a mean that it calls harmonic, which grows with the MACs that remain
+    "distiller_budget": "where(removed >= target, accuracy + 1, -3 - (target - removed))",
+    "distiller_harmonic": "2 * accuracy * (macs / baseline.macs) / (accuracy + macs / baseline.macs)",
+    # N2N (Ashok et al., 2018): compression with falling returns
+    "n2n": "accuracy / baseline.accuracy * params_reduction * (2 - params_reduction)",
+    # Huang et al., 2018: an accepted drop, here of five points, times the logarithm of the compression
+    "huang": "(0.05 - (baseline.accuracy - accuracy)) / 0.05 * log(1 / (1 - channel_sparsity))",
+    # GNN-RL (Yu et al., 2022): minus the error in percent, and a cliff where the budget is missed
+    "gnn_rl": "where(removed >= target, 100 * accuracy - 100, -100)",
+    # PuRL (recalled, not verified): what is missing to two targets, at every step
+    "purl": "-5 * (max(1 - accuracy / baseline.accuracy, 0) + max(1 - removed / target, 0))",
+    # a penalty that is bound to the target
+    "bounded": "accuracy - max(target - removed, 0)",
+    # potential-based: the accuracy at the end, and on the way what a step adds or takes
+    "shaped": "terminal * accuracy + shaping(accuracy, 0.99)",
+}
+POTENTIALS = ("accuracy", "removed", "params_reduction", "accuracy + removed", "accuracy * removed", "log(baseline.macs / macs)")
+REWARDS: dict[str, Formula] = {"paper": paper_reward()} | {name: formula(text) for name, text in FORMS.items()}
 
 
 @dataclass(frozen=True)
@@ -36,54 +70,38 @@ class VectorReward:
 
     OBJECTIVES: ClassVar = ("accuracy", "flops_reduction", "params_reduction")
 
-    def __call__(self, before: Score, after: Score, baseline: Score) -> np.ndarray:
+    def __call__(
+        self, before: Score, after: Score, baseline: Score, target: Target | None = None, terminal: bool = False
+    ) -> np.ndarray:
         return np.array([getattr(after, objective) for objective in self.OBJECTIVES], np.float32)
 
 
-@dataclass(frozen=True)
-class Improvement:
-    """What a step adds to the worth of the network: ``gamma * phi(after) - phi(before)``.
-
-    The potential of a network, ``phi(x) = reward(x, x, baseline)``, is what ``reward`` gives for it. ``gamma`` is the discount
-    of the agent that learns. See :class:`prune_gym.envs.ImprovementReward` for what an episode adds up to.
-    """
-
-    reward: Reward
-    gamma: float
-
-    @property
-    def elementwise(self) -> bool:
-        return getattr(self.reward, "elementwise", False)
-
-    def __call__(self, before: Score, after: Score, baseline: Score) -> float:
-        return self.gamma * self.reward(after, after, baseline) - self.reward(before, before, baseline)
-
-
-REWARDS: dict[str, Reward] = {
-    "paper": PaperReward(),
-    "accuracy": PaperReward(1.0, 0.0, 0.0),
-    "flops": PaperReward(1.0, 0.25, 0.0),
-    "params": PaperReward(1.0, 0.0, 0.25),
-}
 VECTOR_REWARDS = {"vector": VectorReward()}
 
 
-def make_reward(reward: str | Reward, weights: tuple[float, float, float] | None = None) -> Reward | VectorReward:
-    """A reward by name, or a function (before, after, baseline) of scores to a number as it is.
+def make_reward(reward: Reward, weights: tuple[float, float, float] | None = None) -> Formula | VectorReward:
+    """A reward by name, by the text of a formula, or a function of yours: of the scores ``(before, after, baseline)``, or of
+    these, the :class:`~prune_gym.simulation.target.Target` and whether the episode ends.
 
-    ``weights`` (alpha, beta, gamma) are for ``"paper"`` alone. Raises ValueError for an unknown name and other weights, TypeError
-    for a function that takes other arguments.
+    ``weights`` (alpha, beta, gamma) are for ``"paper"`` alone. Raises ValueError for an unknown name, a text that is no formula,
+    and other weights, TypeError for a function that takes other arguments.
     """
     if weights is not None:
         if reward != "paper":
             raise ValueError(f"reward_weights: expected None unless reward is 'paper', got {weights} with reward {reward!r}.")
         if np.shape(weights) != (3,) or not all(isinstance(w, int | float) and isfinite(w) for w in weights):
             raise ValueError(f"reward_weights: expected three finite numbers (alpha, beta, gamma), got {weights}.")
-        return PaperReward(*weights)
-    if callable(reward):
-        check_takes("reward", reward, ("before", "after", "baseline"))
+        return paper_reward(*weights)
+    if isinstance(reward, VectorReward):
         return reward
     named = REWARDS | VECTOR_REWARDS
-    if not isinstance(reward, str) or reward not in named:
+    match reward:
+        case str() if reward in named:
+            return named[reward]
+        case str() if not reward.isidentifier() or reward in QUANTITIES:
+            return formula(reward, "reward")
+        case str():
+            raise unknown("reward", reward, named)
+    if not callable(reward):
         raise unknown("reward", reward, named)
-    return named[reward]
+    return formula(reward, "reward")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from itertools import starmap
+from itertools import repeat, starmap
 from math import isfinite
 from numbers import Real
 from typing import Any, TypeVar
@@ -15,18 +15,23 @@ import numpy as np
 from prune_gym.scoring.evaluation import Score
 
 
+def takes_as_many(function: Callable[..., Any], parameters: Sequence[str]) -> bool:
+    """Whether a function can be called with as many positional arguments as there are ``parameters``."""
+    try:
+        inspect.signature(function).bind(*parameters)
+    except TypeError:
+        return False
+    except ValueError:  # some callables written in C do not say what they take
+        return True
+    return True
+
+
 def check_takes(argument: str, function: Callable[..., Any], parameters: Sequence[str]) -> None:
     """Raise TypeError unless ``function`` can be called with as many positional arguments as there are ``parameters``."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some callables written in C do not say what they take
-        return
-    try:
-        signature.bind(*parameters)
-    except TypeError:
+    if not takes_as_many(function, parameters):
         raise TypeError(
-            f"{argument}: expected a function of ({', '.join(parameters)}), got {_name(function)}{signature}."
-        ) from None
+            f"{argument}: expected a function of ({', '.join(parameters)}), got {_name(function)}{inspect.signature(function)}."
+        )
 
 
 def finite(argument: str, value: object, score: Score) -> float:
@@ -48,16 +53,18 @@ def elementwise(function: Function) -> Function:
     return function
 
 
-def of_rows(argument: str, function: Callable[..., Any], scores: Sequence[Score], baseline: Score) -> np.ndarray:
-    """What a function of scores makes of the rows of scores of arrays (N,), and of the baseline; float64 (N,). Raises like
-    :func:`finite`."""
+def of_rows(argument: str, function: Callable[..., Any], scores: Sequence[Score], *others: Any) -> np.ndarray:
+    """What a function of scores makes of the rows of scores of arrays (N,), and of ``others``: arrays (N,), or what is the same
+    for all rows; float64 (N,). Raises like :func:`finite`."""
+    n = len(scores[0].accuracy)  # type: ignore[arg-type]  # an array
     if getattr(function, "elementwise", False):
-        values = np.asarray(function(*scores, baseline), np.float64)
+        values = np.asarray(function(*scores, *others), np.float64)
         if not np.isfinite(values).all():
             raise ValueError(f"{argument}: expected finite numbers, got {values[~np.isfinite(values)][0]}.")
-        return np.broadcast_to(values, scores[0].accuracy.shape)  # type: ignore[attr-defined]  # an array
-    rows = zip(*map(_rows, scores), strict=True)
-    return np.array([finite(argument, function(*row, baseline), row[-1]) for row in rows], np.float64)
+        return np.broadcast_to(values, (n,))
+    columns = [other.tolist() if isinstance(other, np.ndarray) else repeat(other, n) for other in others]
+    rows = zip(*map(_rows, scores), *columns, strict=True)
+    return np.array([finite(argument, function(*row), row[len(scores) - 1]) for row in rows], np.float64)
 
 
 def _rows(score: Score) -> list[Score]:

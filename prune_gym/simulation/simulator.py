@@ -25,8 +25,9 @@ from prune_gym.simulation.recipes import Network
 from prune_gym.simulation.result_cache import NamespacedCache, ResultCache
 from prune_gym.simulation.schedule import EXACT, Schedule, step_budget, target_budget
 from prune_gym.simulation.scorer import Scorer
-from prune_gym.simulation.space import UNITS, MinWidth, PruningSpace
+from prune_gym.simulation.space import MinWidth, PruningSpace
 from prune_gym.simulation.state import Process, PruningState, initial, replay
+from prune_gym.simulation.target import the_target
 from prune_gym.simulation.weight_store import WeightStore
 from prune_gym.surgery.pruned_network import PrunedNetwork
 from prune_gym.tasks import Task
@@ -54,17 +55,6 @@ def make_posttraining(settings: PostTraining | Mapping[str, Any] | None) -> Post
         if name not in names:
             raise unknown("posttraining", name, names)
     return PostTraining(**settings)
-
-
-def the_target(sparsity: float | None, macs_reduction: float | None, params_reduction: float | None) -> tuple[str, float]:
-    """The name of the one target that is given, and its value. Raises ValueError unless it is one, in (0, 1)."""
-    targets = zip(UNITS, (sparsity, macs_reduction, params_reduction), strict=True)
-    given = {name: value for name, value in targets if value is not None}
-    if len(given) != 1:
-        raise ValueError(f"target: expected one of {', '.join(UNITS)}, got {' and '.join(given) or 'none'}.")
-    ((name, value),) = given.items()
-    check_number(name, value, "(0, 1)")
-    return name, float(value)
 
 
 def removal(gone: np.ndarray, filters_per_unit: np.ndarray) -> np.ndarray:
@@ -138,7 +128,7 @@ class Simulator:
         if not isinstance(task, Task):
             raise TypeError(f"task: expected a prune_gym.tasks.Task, got {type(task).__name__}.")
         graph = task.graph
-        kind, reduction = the_target(sparsity, macs_reduction, params_reduction)
+        self.target = kind, reduction = the_target(sparsity, macs_reduction, params_reduction)
         self.space = PruningSpace(graph, kind, min_width, tuple(exclude), round_to, levels)
         target = target_budget(self.space.total, reduction)
         if target > self.space.largest:

@@ -20,10 +20,11 @@ from prune_gym.simulation.blocks import fractions_of, take_blocks
 from prune_gym.simulation.compute import NOTHING, Compute, passes
 from prune_gym.simulation.result_cache import NamespacedCache, ResultCache
 from prune_gym.simulation.schedule import Schedule, step_budget, target_budget
-from prune_gym.simulation.simulator import Simulator, removal, the_target
+from prune_gym.simulation.simulator import Simulator, removal
 from prune_gym.simulation.space import UNITS, levels_at
 from prune_gym.simulation.state import DetachedGraph, Process, PruningState, trajectory
 from prune_gym.simulation.table import Table
+from prune_gym.simulation.target import the_target
 from prune_gym.surgery.pruned_network import PrunedNetwork
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
@@ -101,7 +102,8 @@ class TabularSimulator(Simulator):
     ):
         check_number("step_ratio", step_ratio, "(0, 1]")
         world = world_of(table)
-        self.game = BlockGame(world, *the_target(sparsity, macs_reduction, params_reduction))
+        self.target = the_target(sparsity, macs_reduction, params_reduction)
+        self.game = BlockGame(world, *self.target)
         self.table, self.world, self._step_ratio = table, world, step_ratio
         self.space = TableSpace(self.game)  # type: ignore[assignment]
         self.cache = NamespacedCache(ResultCache(), "")  # nothing is computed that would be kept

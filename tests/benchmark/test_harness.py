@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,8 @@ def test_a_plan_is_settings_by_name(tmp_path: Path) -> None:
         ({"agents": ("ppo", "ppo")}, "agents: expected one or more, all different"),
         ({"macs_reductions": (1.0,)}, "macs_reductions: expected"),
         ({"settings": ("best",)}, "settings: .*'best'"),
+        ({"rewards": ("acuracy",)}, "reward: .*'acuracy'"),
+        ({"rewards": ("vector",)}, "rewards: expected rewards that are numbers, got 'vector'"),
         ({"seeds": 0}, "seeds: expected"),
         ({"first_seed": -1}, "first_seed: expected"),
         ({"base": 2}, "base: expected"),
@@ -206,6 +209,11 @@ def test_a_plan_is_settings_by_name(tmp_path: Path) -> None:
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BenchmarkConfig(**settings)
+
+
+def test_every_agent_plays_under_every_reward(tmp_path: Path) -> None:
+    config = config_in(tmp_path, rewards=("accuracy", "self_competition", "1 - macs / baseline.macs"), seeds=1)
+    assert [(play.reward, play.agent) for play in config.plays()] == list(product(config.rewards, config.agents))
 
 
 def test_keys_are_json(tmp_path: Path) -> None:

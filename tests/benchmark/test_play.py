@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from prune_gym.agents.registry import AGENTS
-from prune_gym.benchmark.games import BASES, TASKS, Game, replay
+from prune_gym.benchmark.games import BASES, SELF_COMPETITION, TASKS, Game, replay
 from prune_gym.benchmark.harness import PLAYERS
-from prune_gym.benchmark.play import DEFAULT, KINDS, Play, play
+from prune_gym.benchmark.play import DEFAULT, KINDS, Play, Record, play
 from prune_gym.envs import TabularEnv
 from prune_gym.simulation.schedule import target_budget
 
@@ -34,7 +34,7 @@ def test_uniform_pruning_by_hand() -> None:
     best = env.simulator.game.best(env.yardstick)[1]
     assert record.key == {
         "task": "tabular-digits-mobilenet", "base": 1, "macs_reduction": 0.6, "budget": 40,
-        "agent": "uniform", "settings": DEFAULT, "seed": 100,
+        "agent": "uniform", "settings": DEFAULT, "reward": "accuracy", "seed": 100,
     }  # fmt: skip
     assert record.found == {
         "val_accuracy": accuracies[-1],
@@ -129,3 +129,24 @@ def test_games() -> None:
 def test_a_budget_that_is_too_small() -> None:
     with pytest.raises(ValueError, match="expected at least"):
         play(Play(Game("tabular-digits", 1, 0.7, 3), "random", 0))
+
+
+def test_agents_learn_from_the_reward_and_are_judged_by_the_accuracy() -> None:
+    usual, other = (play(Play(MOBILENET, "ppo", 3, reward=reward)) for reward in ("accuracy", "0 - accuracy"))
+    assert usual.found["val_accuracy"] > 0
+    assert usual.networks["accuracy"].tolist() != other.networks["accuracy"].tolist()
+    assert other.found["val_accuracy"] == max(_at_the_target(other))
+    assert str(Play(MOBILENET, "ppo", 3, reward="final")) == "ppo under final on tabular-digits-mobilenet-1 at -60%, seed 3"
+
+
+def _at_the_target(record: Record) -> list[float]:
+    limit = 0.4 * record.found["full_macs"] + 1e-9
+    return record.networks["accuracy"][record.networks["macs"] <= limit].tolist()
+
+
+def test_competition_with_oneself_is_a_reward_of_the_benchmark_too() -> None:
+    one = Play(MOBILENET, "dqn", 3, reward=SELF_COMPETITION)
+    record = play(one)
+    assert record.found["val_accuracy"] == max(_at_the_target(record))
+    with pytest.raises(ValueError, match="SelfCompetition"):
+        play(Play(MOBILENET, "rl_pruner", 3, reward=SELF_COMPETITION))

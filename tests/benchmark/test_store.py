@@ -39,6 +39,7 @@ def test_plays_that_differ_have_files_of_their_own() -> None:
     plays = [ONE, OTHER, Play(GAME, "uniform", 7), Play(GAME, "random", 7, '{"scale": 1.0}')]
     plays += [Play(Game("digits", 1, 0.7, 100), "random", 7), Play(Game("tabular-digits", 0, 0.7, 100), "random", 7)]
     plays += [Play(Game("tabular-digits", 1, 0.8, 100), "random", 7), Play(Game("tabular-digits", 1, 0.7, 99), "random", 7)]
+    plays.append(Play(GAME, "random", 7, reward="final"))
     assert len({play.digest for play in plays}) == len(plays)
 
 

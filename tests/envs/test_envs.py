@@ -17,6 +17,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 import prune_gym
 from prune_gym.envs import PruningEnv, SoftmaxAction
 from prune_gym.registration import LIVE
+from prune_gym.simulation.terms import Function
 from prune_gym.testing import assert_same
 from prune_gym.training.distillation import PostTraining
 
@@ -456,8 +457,8 @@ def test_functions_are_in_no_json():
     env = gymnasium.make("PruneGym/Digits-v0", reward=lambda before, after, baseline: 1.0, device="cpu")
     with pytest.raises(TypeError, match="not JSON serializable"):
         env.spec.to_json()
-    assert env.spec.kwargs["reward"] is env.unwrapped.reward
-    assert gymnasium.make(env.spec).unwrapped.reward is env.unwrapped.reward
+    assert env.unwrapped.reward == Function(env.spec.kwargs["reward"])
+    assert gymnasium.make(env.spec).unwrapped.reward == env.unwrapped.reward
 
 
 def test_pickled_snapshots_are_small_and_lead_on(env, tiny_task):

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
-from itertools import pairwise
-
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import wrappers
 from stable_baselines3.common.monitor import Monitor
 
-from prune_gym.envs import GroupAction, ImprovementReward, PruningEnv, SoftmaxAction, TabularEnv, reward_wrapper
+from prune_gym.envs import (
+    GroupAction,
+    ImprovementReward,
+    PruningEnv,
+    SelfCompetition,
+    ShapingReward,
+    SoftmaxAction,
+    TabularEnv,
+    reward_wrapper,
+)
 from prune_gym.testing import EnvironmentConformance, assert_same
 
 
@@ -100,65 +107,6 @@ def test_a_group_loses_the_whole_step(env):
     np.testing.assert_array_equal(wrapped.action(2), [0, 0, 1, 0, 0])
 
 
-# ------------------------------------------------------------------------------------------------ improvement
-
-
-@pytest.mark.parametrize("gamma", [1.0, 0.9, 0.0])
-@pytest.mark.parametrize("reward", ["paper", "flops", "state"])
-def test_improvements_telescope(tiny_task, gamma, reward):
-    """By another formula for the reward of a state than the environment's, whatever the actions were."""
-
-    def potential(accuracy, flops, baseline_accuracy):
-        return {"paper": accuracy, "flops": accuracy + 0.25 * flops, "state": 2 * accuracy - baseline_accuracy}[reward]
-
-    given = (lambda before, after, baseline: 2 * after.accuracy - baseline.accuracy) if reward == "state" else reward
-    env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.1, reward=given, device="cpu")
-    wrapped = ImprovementReward(env, gamma)
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        _, info = wrapped.reset()
-        baseline = info["accuracy"]
-        phi = [potential(baseline, 0.0, baseline)]
-        rewards, terminated = [], False
-        while not terminated:
-            _, step_reward, terminated, _, info = wrapped.step(rng.random(5))
-            rewards.append(step_reward)
-            phi.append(potential(info["accuracy"], info["flops_reduction"], baseline))
-        assert rewards == pytest.approx([gamma * b - a for a, b in pairwise(phi)], abs=1e-12)
-        assert type(rewards[0]) is float
-        discounted = sum(gamma**t * r for t, r in enumerate(rewards))
-        assert discounted == pytest.approx(gamma ** len(rewards) * phi[-1] - phi[0], abs=1e-12)
-        assert len(set(phi)) > 2
-
-
-def test_improvements_after_restore(env):
-    wrapped = ImprovementReward(env, 1.0)
-    wrapped.reset()
-    action = np.array([0.0, 0, 1, 0, 0])
-    wrapped.step(env.uniform_action)
-    here, before = env.snapshot(), env.score().accuracy
-    first = wrapped.step(action)[1]
-    env.restore(here)
-    assert wrapped.step(action)[1] == first == env.score().accuracy - before
-
-
-def test_improvement_needs_a_discount_and_a_reward_of_its_own(env, tiny_task):
-    with pytest.raises(TypeError, match="gamma"):
-        ImprovementReward(env)
-    with pytest.raises(ValueError, match=r"gamma: expected a number in \[0, 1\], got 1.5"):
-        ImprovementReward(env, 1.5)
-    with pytest.raises(
-        ValueError, match=r"env: TransformReward changes the reward, .* wrap the environment in ImprovementReward first"
-    ):
-        ImprovementReward(wrappers.TransformReward(env, lambda reward: -reward), 1.0)
-    with pytest.raises(TypeError, match="env: expected an environment whose reward is a number, got one with reward='vector'"):
-        ImprovementReward(PruningEnv(tiny_task, sparsity=0.5, reward="vector", device="cpu"), 1.0)
-    wrapped = wrappers.TransformReward(ImprovementReward(env, 1.0), lambda reward: -reward)
-    wrapped.reset()
-    _, reward, _, _, info = wrapped.step(env.uniform_action)
-    assert reward == env.simulator.baseline.accuracy - info["accuracy"]
-
-
 # ------------------------------------------------------------------------------------------------ which wrappers change rewards
 
 
@@ -220,6 +168,8 @@ def test_wrappers_that_hand_the_reward_on(env, wrap):
         lambda env: wrappers.ClipReward(env, 0, 1),
         wrappers.NormalizeReward,
         lambda env: ImprovementReward(env, 0.9),
+        lambda env: ShapingReward(env, lambda score, baseline: 0.0, 0.9),
+        SelfCompetition,
         lambda env: LoudTimeLimit(env, 100),
         lambda env: wrappers.RepeatAction(env, 2) if hasattr(wrappers, "RepeatAction") else Silent(env),
         Scaled,
@@ -239,7 +189,15 @@ def test_environments_of_gymnasium_make_have_none():
     assert reward_wrapper(gymnasium.make("PruneGym/Digits-v0", max_episode_steps=50, device="cpu")) is None
 
 
-@pytest.mark.parametrize("wrap", [SoftmaxAction, lambda env: ImprovementReward(env, 1.0)])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        SoftmaxAction,
+        lambda env: ImprovementReward(env, 1.0),
+        lambda env: ShapingReward(env, lambda score, baseline: 0.0, 1.0),
+        SelfCompetition,
+    ],
+)
 def test_wrappers_need_a_pruning_environment(wrap):
     env = gymnasium.make("Pendulum-v1")
     with pytest.raises(TypeError, match="env: expected a PruningEnv inside, got PendulumEnv"):

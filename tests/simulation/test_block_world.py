@@ -7,44 +7,21 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from chain_table import FULL, chain_table
 
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.block_world import BlockGame, BlockWorld
-from prune_gym.simulation.rewards import PaperReward, Reward
+from prune_gym.simulation.rewards import Reward, VectorReward, make_reward, paper_reward
 from prune_gym.simulation.table import Table
+from prune_gym.simulation.target import Target
 from prune_gym.simulation.yardsticks import accuracy
 
 Levels = tuple[int, ...]
-FULL = (2, 3, 1)  # the levels of the original network
 
 
 @pytest.fixture(scope="module")
 def table() -> Table:
-    """Three groups of a chain of layers, one of which has two blocks; accuracies are random."""
-    rng = np.random.default_rng(3)
-    shape = tuple(level + 1 for level in FULL)
-    form = np.zeros((4, 4))
-    form[0, 3], form[0, 1], form[1, 2] = 9, 9, 1  # the MACs of the first layer, and of two that read the one before
-    params = form.copy()
-    params[[0, 1, 2], 3] += 2
-    return Table(
-        task="chain",
-        base=0,
-        base_network="none",
-        levels=4,
-        groups=("a", "b", "c"),
-        allowed=(np.array([2, 4, 6]), np.array([1, 2, 3, 4]), np.array([3, 6])),
-        filters_per_unit=np.array([1, 2, 1]),
-        layer_filters=np.array([[6, 0, 0], [0, 8, 0], [0, 0, 6]]),
-        group_features=np.zeros((3, 6), np.int64),
-        val_hits=rng.integers(0, 100, shape).astype(np.uint16),
-        test_hits=rng.integers(0, 50, shape).astype(np.uint16),
-        images=(100, 50),
-        recalibration_images=50,
-        ranking_images=20,
-        macs_form=form,
-        params_form=params,
-    )
+    return chain_table()
 
 
 def state(levels: Levels) -> int:
@@ -122,8 +99,9 @@ def test_ends_and_the_best_of_them(table: Table, target: str, reduction: float) 
 
 
 REWARDS: dict[str, Reward] = {
-    "accuracy": PaperReward(),
-    "paper": PaperReward(1.0, 0.5, 0.25),
+    "accuracy": "accuracy",
+    "paper": paper_reward(1.0, 0.5, 0.25),
+    "of the end": "terminal * accuracy + 0.1 * (target - removed)",
     "difference": lambda before, after, baseline: after.accuracy - before.accuracy - 0.1 * baseline.accuracy,
 }
 
@@ -131,28 +109,31 @@ REWARDS: dict[str, Reward] = {
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
 @pytest.mark.parametrize("name", REWARDS)
 def test_the_best_play_against_recursion(table: Table, name: str, gamma: float) -> None:
-    target, reduction, reward = "macs_reduction", 0.6, REWARDS[name]
+    target, reduction, chosen = "macs_reduction", 0.6, make_reward(REWARDS[name])
+    assert not isinstance(chosen, VectorReward)
     whole, baseline = cost(table, FULL, target), score(table, FULL)
+
+    def over(levels: Levels) -> bool:
+        return whole - cost(table, levels, target) >= reduction * whole - 1e-9
+
+    def reward(one: Levels, other: Levels) -> float:
+        return chosen(score(table, one), score(table, other), baseline, Target(target, reduction), over(other))
 
     @lru_cache
     def value(levels: Levels) -> float:
-        if whole - cost(table, levels, target) >= reduction * whole - 1e-9:
+        if over(levels):
             return 0.0
         after = [moved(levels, group) for group in range(3)]
-        before = score(table, levels)
-        return max(reward(before, score(table, each), baseline) + gamma * value(each) for each in after)
+        return max(reward(levels, each) + gamma * value(each) for each in after)
 
     game = BlockGame(BlockWorld(table), target, reduction)
-    values = game.optimal_values(reward, gamma)
+    values = game.optimal_values(chosen, gamma)
     for levels in product(range(3), range(4), range(2)):
         if game.reachable[state(levels)]:
             assert values[state(levels)] == pytest.approx(value(levels))
         else:
             assert np.isnan(values[state(levels)])
-    best = max(
-        sum(gamma**t * reward(score(table, a), score(table, b), baseline) for t, (a, b) in enumerate(pairwise(way)))
-        for way in games(table, target, reduction)
-    )
+    best = max(sum(gamma**t * reward(a, b) for t, (a, b) in enumerate(pairwise(way))) for way in games(table, target, reduction))
     assert values[game.world.start] == pytest.approx(best)
 
 

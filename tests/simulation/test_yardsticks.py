@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from prune_gym.scoring.evaluation import Score
-from prune_gym.simulation.rewards import PaperReward, make_reward
+from prune_gym.simulation.rewards import make_reward, paper_reward
 from prune_gym.simulation.score_functions import check_takes, finite
+from prune_gym.simulation.terms import Function
 from prune_gym.simulation.yardsticks import YARDSTICKS, make_yardstick
 
 BASELINE = Score(accuracy=0.9, macs=1000, params=200, flops_reduction=0.0, params_reduction=0.0, channel_sparsity=0.0)
@@ -66,8 +67,8 @@ def test_rewards_of_other_arguments_are_refused_when_they_are_given(function: An
 def test_yardsticks_of_other_arguments_too() -> None:
     with pytest.raises(TypeError, match=r"yardstick: expected a function of \(after, baseline\), got one\("):
         make_yardstick(one)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"yardstick: expected a function of \(after, baseline\), got PaperReward\(before"):
-        make_yardstick(PaperReward())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"yardstick: expected a function of \(after, baseline\), got Operation\(before"):
+        make_yardstick(paper_reward(2.0))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,6 @@ def test_yardsticks_of_other_arguments_too() -> None:
         lambda a, b, c: 1.0,
         lambda *scores: 1.0,
         lambda a, b, c, d=1: 1.0,
-        PaperReward(),
         Methods().three,
         partial(Methods.three, 0),
         max,
@@ -84,7 +84,7 @@ def test_yardsticks_of_other_arguments_too() -> None:
 )
 def test_functions_that_can_be_called_are_taken(function: Any) -> None:
     check_takes("reward", function, ("before", "after", "baseline"))
-    assert make_reward(function) is function
+    assert make_reward(function) == Function(function)
 
 
 @pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5), np.int64(2), True, np.bool_(True), -3.5])

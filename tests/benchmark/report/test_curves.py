@@ -24,7 +24,8 @@ from prune_gym.benchmark.results import Played
 def play(best: list[list[float]], seed: int = 0, task: str = "digits") -> Played:
     """Evaluation, compute, MACs and accuracy of each network that was the best so far; the original one has 1,000 MACs."""
     row = {
-        "task": task, "base": 1, "macs_reduction": 0.7, "budget": 100, "agent": "a", "settings": DEFAULT, "seed": seed,
+        "task": task, "base": 1, "macs_reduction": 0.7, "budget": 100, "agent": "a", "settings": DEFAULT,
+        "reward": "accuracy", "seed": seed,
         "val_accuracy": best[-1][3], "regret": float("nan"), "policy_accuracy": 0.0, "policy_macs": 0,
         "full_cost": 10, "full_macs": 1000,
     }  # fmt: skip

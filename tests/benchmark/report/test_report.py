@@ -38,6 +38,7 @@ def made_up(agents: tuple[str, ...] = ("good", "random", "<b>bad</b>"), seeds: i
                     accuracy = 0.8 - 0.1 * rank - 0.05 * rng.random()
                     row: dict[str, Any] = {
                         "task": task, "base": 1, "macs_reduction": reduction, "budget": 100, "agent": agent, "settings": DEFAULT,
+        "reward": "accuracy",
                         "seed": seed, "val_accuracy": accuracy, "test_accuracy": accuracy, "policy_accuracy": accuracy - 0.1,
                         "compute": 9000, "policy_macs": 250, "hypervolume": 0.4, "full_cost": 100, "full_macs": 1000,
                         "commit": "abc",

@@ -17,7 +17,8 @@ from prune_gym.benchmark.results import Played
 
 def played(agent: str, accuracy: float, seed: int = 0, task: str = "tabular-digits", best: float = 0.9, **others: Any) -> Played:
     row = {
-        "task": task, "base": 1, "macs_reduction": 0.7, "budget": 100, "agent": agent, "settings": DEFAULT, "seed": seed,
+        "task": task, "base": 1, "macs_reduction": 0.7, "budget": 100, "agent": agent, "settings": DEFAULT,
+        "reward": "accuracy", "seed": seed,
         "val_accuracy": accuracy, "test_accuracy": accuracy - 0.01, "policy_accuracy": accuracy - 0.1, "compute": 500,
         "policy_macs": 300, "hypervolume": 0.5, "full_cost": 10, "full_macs": 1000,
         "regret": best - accuracy if task.startswith("tabular") else float("nan"),
@@ -127,3 +128,5 @@ def test_names_of_players(monkeypatch: pytest.MonkeyPatch) -> None:
     assert player_name("a", json.dumps({"scale": 1.0})) == "a, tuned"
     assert player_name("a", '{"scale": 2.0}') == 'a, {"scale": 2.0}'
     assert player_name("b", '{"scale": 1.0}') == 'b, {"scale": 1.0}'
+    assert player_name("a", DEFAULT, "final") == "a, final"
+    assert player_name("a", json.dumps({"scale": 1.0}), "macs / params") == "a, tuned, macs / params"

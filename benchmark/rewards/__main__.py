@@ -1,0 +1,135 @@
+"""The reward laboratory on tables, where every architecture is known: ``python -m prune_gym.benchmark.rewards --help``
+
+``optimum`` says what the best play under each reward leads to; ``lint`` says what is wrong with a reward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import subcommand
+
+from prune_gym import tables
+from prune_gym.arguments import AtLeast, Within, check_choice, check_settings
+from prune_gym.benchmark.rewards.lint import FAULT, lint
+from prune_gym.benchmark.rewards.optimum import optimum, same_policy, without_shaping
+from prune_gym.benchmark.table import markdown_table
+from prune_gym.files import csv_text, write_atomically
+from prune_gym.simulation.block_world import BlockGame, world_of
+from prune_gym.simulation.rewards import REWARDS, VectorReward, make_reward
+from prune_gym.simulation.terms import Formula, Number
+from prune_gym.simulation.yardsticks import make_yardstick
+
+Fraction = Annotated[float, Within("(0, 1)")]
+
+
+@dataclass(frozen=True)
+class Games:
+    """Tables, targets, and a learner's discount."""
+
+    tasks: tuple[str, ...] = tuple(tables.DIGESTS)
+    """Tasks whose tables come with the package."""
+    macs_reductions: tuple[Fraction, ...] = (0.75,)
+    """MACs to remove, as fractions of the original network's."""
+    base: Annotated[int, AtLeast(0)] = 0
+    """Which of a task's base networks."""
+    gamma: Annotated[float, Within("[0, 1]")] = 0.99
+    """The learner's discount."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for task in self.tasks:
+            check_choice("tasks", task, tables.DIGESTS)
+
+    def games(self) -> Iterator[tuple[str, BlockGame]]:
+        for task in self.tasks:
+            world = world_of(tables.load(task, self.base))
+            for reduction in self.macs_reductions:
+                yield task, BlockGame(world, "macs_reduction", reduction)
+
+
+@dataclass(frozen=True)
+class OptimumConfig(Games):
+    """What the best play under each reward leads to, by dynamic programming."""
+
+    rewards: tuple[str, ...] = tuple(REWARDS)
+    """Rewards by name or as formulas."""
+    out: Path | None = None
+    """A CSV for the numbers; a table in Markdown lies beside it."""
+
+
+@dataclass(frozen=True)
+class LintConfig(Games):
+    """What is wrong with a reward. Ends with status 1 if anything is."""
+
+    reward: str = "accuracy"
+    """A reward by name or as a formula."""
+
+
+Commands = Annotated[OptimumConfig, subcommand("optimum")] | Annotated[LintConfig, subcommand("lint")]
+
+
+def scalar_reward(text: str) -> Formula:
+    """A reward that is a number. Raises ValueError for another one."""
+    reward = make_reward(text)
+    if isinstance(reward, VectorReward):
+        raise ValueError("rewards: expected rewards that are numbers, got 'vector'.")
+    return reward
+
+
+COLUMNS = ("task", "macs_reduction", "gamma", "reward", "formula", "steps", "accuracy", "regret", "without_shaping")
+
+
+def optima(config: OptimumConfig) -> Iterator[dict[str, Any]]:
+    """A row for every game and reward: the worst network that best play ends with, how much less it is worth than the best one,
+    and, of rewards with shaping, whether the best moves are those without it."""
+    yardstick = make_yardstick("accuracy")
+    rewards = {text: scalar_reward(text) for text in config.rewards}
+    for task, game in config.games():
+        for name, reward in rewards.items():
+            found = optimum(game, reward, config.gamma, yardstick)
+            plain = without_shaping(reward)
+            if plain == reward:
+                same = ""
+            elif plain == Number(0):
+                same = "nothing is left"
+            else:
+                same = "same" if same_policy(game, found, optimum(game, plain, config.gamma, yardstick)) else "other"
+            steps = " to ".join(str(number) for number in dict.fromkeys(found.steps))
+            numbers = f"{found.worth.min():.4f}", f"{found.regret:.4f}"
+            row = (task, game.reduction, config.gamma, name, str(reward), steps, *numbers, same)
+            yield dict(zip(COLUMNS, row, strict=True))
+
+
+def main(config: OptimumConfig | LintConfig) -> int:
+    """Print what was asked for; gives the exit status."""
+    if isinstance(config, OptimumConfig):
+        return print_optima(config)
+    reward, faults = scalar_reward(config.reward), 0
+    for task, game in config.games():
+        print(f"{reward}  on {task} at -{game.reduction:.0%} of the MACs, gamma {config.gamma:g}")
+        for finding in lint(reward, game, config.gamma, make_yardstick("accuracy")):
+            print(f"  {finding.verdict:5}  {finding.check:9}  {finding.text}")
+            faults += finding.verdict == FAULT
+    return int(faults > 0)
+
+
+def print_optima(config: OptimumConfig) -> int:
+    rows = []
+    for row in optima(config):
+        rows.append(row)
+        print("  ".join(str(row[name]) for name in COLUMNS if name != "formula"), flush=True)
+    if config.out is not None:
+        write_atomically(config.out, csv_text(COLUMNS, rows))
+        write_atomically(
+            config.out.with_suffix(".md"), markdown_table(COLUMNS, ([str(cell) for cell in row.values()] for row in rows))
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(tyro.cli(Commands, description=__doc__)))
