@@ -16,6 +16,7 @@ from prune_gym.agents.config import RunConfig
 from prune_gym.agents.eagle_eye import EagleEyeAgent, EagleEyeConfig
 from prune_gym.agents.gnn_rl import GNNRL, GNNRLConfig
 from prune_gym.agents.greedy import GreedyAgent
+from prune_gym.agents.lagrange import LagrangianCallback, PIDLagrangianCallback
 from prune_gym.agents.lookahead import Lookahead, LookaheadConfig
 from prune_gym.agents.purl import make_purl
 from prune_gym.agents.registry import register_agent
@@ -43,8 +44,10 @@ __all__ = [
     "GlobalSurgeonAgent",
     "GlobalTaylorAgent",
     "GreedyAgent",
+    "LagrangianCallback",
     "Lookahead",
     "LookaheadConfig",
+    "PIDLagrangianCallback",
     "RLPruner",
     "RLPrunerConfig",
     "RandomAgent",

@@ -13,10 +13,11 @@ from prune_gym import tables
 from prune_gym.arguments import as_integer, check_integer
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.block_world import BlockGame, world_of
-from prune_gym.simulation.rewards import Reward, VectorReward, make_reward
+from prune_gym.simulation.rewards import Reward, VectorReward, make_cost, make_reward
 from prune_gym.simulation.score_functions import finite
 from prune_gym.simulation.table import Table
 from prune_gym.simulation.target import the_target
+from prune_gym.simulation.terms import Transition
 from prune_gym.simulation.yardsticks import Yardstick, make_yardstick
 
 DEFAULT_REDUCTION = 0.75  # of the MACs, if no target is given: there the good architectures stand apart
@@ -51,7 +52,7 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
         table: the accuracies of all architectures, or the name of a task whose table comes with the package; of its networks
             ``base`` chooses one, see :func:`prune_gym.tables.load`.
         sparsity, macs_reduction, params_reduction: the target, at most one of them, in (0, 1); by default 75% of the MACs.
-        reward, reward_weights, yardstick: as of :class:`prune_gym.envs.PruningEnv`, but for ``"vector"``.
+        reward, reward_weights, yardstick, cost: as of :class:`prune_gym.envs.PruningEnv`, but for ``"vector"``.
 
     Raises TypeError or ValueError for a bad argument, by its name.
     """
@@ -68,6 +69,7 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
         reward_weights: tuple[float, float, float] | None = None,
         yardstick: str | Yardstick = "accuracy",
         base: int = 0,
+        cost: Reward | None = None,
     ):
         table = tables.find(table, base)
         if sparsity is macs_reduction is params_reduction is None:
@@ -75,7 +77,7 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
         chosen = make_reward(reward, reward_weights)
         if isinstance(chosen, VectorReward):
             raise ValueError("reward: expected one that is a number, got 'vector'.")
-        self.reward, self.yardstick = chosen, make_yardstick(yardstick)
+        self.reward, self.yardstick, self.cost = chosen, make_yardstick(yardstick), make_cost(cost)
         self.world = world_of(table)
         self.target = the_target(sparsity, macs_reduction, params_reduction)
         self.game = BlockGame(self.world, *self.target)
@@ -101,13 +103,14 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
         self.evaluations += 1
         score = self.world.score(after)
         over = bool(self.game.over[after])
-        given = self.reward(self.world.score(before), score, self.world.baseline, self.target, over)
-        reward = finite("reward", given, score)
+        transition = Transition(self.world.score(before), score, self.world.baseline, self.target, over)
+        reward = finite("reward", self.reward(*transition), score)
+        cost = {} if self.cost is None else {"cost": finite("cost", self.cost(*transition), score)}
         if over:
             worth = finite("yardstick", self.yardstick(score, self.world.baseline), score)
             if self.best is None or worth > self.best.yardstick:
                 self.best = Found(after, score, worth)
-        return self._observe(), reward, over, False, self._info(score)
+        return self._observe(), reward, over, False, self._info(score) | cost
 
     def snapshot(self) -> int:
         """The present state, to hand to :meth:`restore`. Raises RuntimeError before reset."""

@@ -25,11 +25,12 @@ from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.allocation import check_action
 from prune_gym.simulation.compute import NOTHING
 from prune_gym.simulation.result_cache import ResultCache
-from prune_gym.simulation.rewards import Reward, VectorReward, make_reward
+from prune_gym.simulation.rewards import Reward, VectorReward, make_cost, make_reward
 from prune_gym.simulation.score_functions import finite
 from prune_gym.simulation.simulator import Simulator
 from prune_gym.simulation.space import MinWidth
 from prune_gym.simulation.state import PruningState
+from prune_gym.simulation.terms import Formula
 from prune_gym.simulation.yardsticks import Yardstick, make_yardstick
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
@@ -124,6 +125,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             the reward of a step is that after it.
         cache: where accuracies and importance rankings are kept, see :mod:`prune_gym.simulation.result_cache`.
         importance_seed: of the ranking that ``importance="random"`` draws.
+        cost: what a step costs beside its reward, for agents with constraints: a formula or a function as for ``reward``. It is
+            in the info of every step as ``cost``, as in Safety-Gymnasium; without it there is none.
 
     Raises ValueError or TypeError for any bad argument, by its name, when the environment is made.
 
@@ -162,13 +165,14 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         round_to: int = 1,
         levels: int | None = None,
         ranking: str = "current",
+        cost: Reward | None = None,
         **others: Any,
     ):
         if others:
             known = [name for name in inspect.signature(PruningEnv).parameters if name != "others"]
             name = next(iter(others))  # the words are Python's own, which tools look for (TorchRL tries a keyword of Gym's)
             raise TypeError(f"PruningEnv got an unexpected keyword argument {name!r}. {unknown('keyword', name, known)}")
-        self._show(reward, reward_weights, yardstick, observation, render_mode)
+        self._show(reward, reward_weights, yardstick, observation, render_mode, cost)
         if not isinstance(task, str | Task):
             raise TypeError(f"task: expected a name or a prune_gym.tasks.Task, got {type(task).__name__}.")
         if sparsity is macs_reduction is params_reduction is None:
@@ -204,13 +208,14 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         yardstick: str | Yardstick,
         observation: str,
         render_mode: str | None,
+        cost: Reward | None,
     ) -> None:
         """Set what agents and people see."""
         if render_mode is not None:
             check_choice("render_mode", render_mode, self.metadata["render_modes"])
         check_choice("observation", observation, OBSERVATIONS)
         self.reward = make_reward(reward, reward_weights)
-        self.yardstick = make_yardstick(yardstick)
+        self.yardstick, self.cost = make_yardstick(yardstick), make_cost(cost)
         if isinstance(self.reward, VectorReward):
             self.reward_dim = len(self.reward.OBJECTIVES)
             self.reward_space = spaces.Box(0.0, 1.0, (self.reward_dim,), np.float32)
@@ -293,7 +298,10 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             state = self.simulator.step(self.check_running("step"), action)
         preview = self._enter(now, state)
         reward = preview.reward.copy() if isinstance(preview.reward, np.ndarray) else preview.reward  # wrappers may write to it
-        return self._observe(state), reward, preview.terminated, False, self._info(state)
+        info = self._info(state)
+        if self.cost is not None:
+            info["cost"] = self._value("cost", self.cost, self.simulator.score(now), preview.score, preview.terminated)
+        return self._observe(state), reward, preview.terminated, False, info
 
     def prepare(self, action: np.ndarray) -> PruningState:
         """Where a step leads, which need not be computed again if it comes next: for vector environments, which score the states
@@ -406,7 +414,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._pay(now, zip(states, scores, strict=True))
         return [
             Preview(
-                self._reward(before, score, terminal),
+                self._value("reward", self.reward, before, score, terminal),
                 terminal,
                 score,
                 state,
@@ -424,10 +432,10 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         for state, its in scored:
             self.compute += self.simulator.scoring_cost(state, its)
 
-    def _reward(self, before: Score, after: Score, terminal: bool) -> Any:
-        """The reward of a step. Raises TypeError or ValueError for one that is no finite number."""
-        reward = self.reward(before, after, self.simulator.baseline, self.simulator.target, terminal)
-        return reward if isinstance(self.reward, VectorReward) else finite("reward", reward, after)
+    def _value(self, argument: str, function: Formula | VectorReward, before: Score, after: Score, terminal: bool) -> Any:
+        """The reward or the cost of a step. Raises TypeError or ValueError for one that is no finite number."""
+        value = function(before, after, self.simulator.baseline, self.simulator.target, terminal)
+        return value if isinstance(function, VectorReward) else finite(argument, value, after)
 
     def _remember(self, preview: Preview) -> None:
         if preview.terminated and (self.best is None or preview.yardstick > self.best.yardstick):

@@ -51,6 +51,7 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.action_space = batch_space(single.action_space, num_envs)
         self.observation_space = batch_space(single.observation_space, num_envs)
         self.reward, self.yardstick, self.game, self.world = single.reward, single.yardstick, game, game.world
+        self.cost = single.cost
         self.target = Target(game.target, game.reduction)
         self.evaluations = 0
         self.best: Found | None = None
@@ -123,7 +124,11 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         before, after = self.world.scores_of(self._states[running]), self.world.scores_of(states[running])
         rewards = np.zeros(self.num_envs)
         over = self.game.over[states]
-        rewards[running] = of_rows("reward", self.reward, [before, after], self.world.baseline, self.target, over[running])
+        others = (self.world.baseline, self.target, over[running])
+        rewards[running] = of_rows("reward", self.reward, [before, after], *others)
+        costs = np.zeros(self.num_envs)
+        if self.cost is not None:
+            costs[running] = of_rows("cost", self.cost, [before, after], *others)
         terminated = over & running
         worth = of_rows("yardstick", self.yardstick, [self.world.scores_of(states[terminated])], self.world.baseline)
         self._restart(~running)
@@ -139,9 +144,17 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 final[copy] = seen[copy]
             infos = {"final_obs": final, "_final_obs": terminated.copy()}
             infos |= {"final_info": self._infos(terminated), "_final_info": terminated.copy()}
+            infos["final_info"] |= self._costs(costs, terminated)
             self._restart(terminated)
-        infos |= self._infos(everyone)
+            running = running & ~terminated  # of the others the info is that of their reset, which costs nothing
+        infos |= self._infos(everyone) | self._costs(costs, running)
         return self._observe(), rewards, terminated.copy(), np.zeros(self.num_envs, bool), infos
+
+    def _costs(self, costs: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        """What the steps of the copies of ``mask`` cost, as an entry of infos."""
+        if self.cost is None or not mask.any():
+            return {}
+        return {"cost": np.where(mask, costs, 0.0), "_cost": mask.copy()}
 
     def _restart(self, mask: np.ndarray) -> None:
         self._states = np.where(mask, self.world.start, self._states)

@@ -25,7 +25,7 @@ class TabularEnv(PruningEnv):
         table: the accuracies of all architectures, or the name of a task whose table comes with the package; of its networks
             ``base`` chooses one, see :func:`prune_gym.tables.load`.
         sparsity, macs_reduction, params_reduction: the target, at most one of them, in (0, 1); by default 75% of the MACs.
-        step_ratio, reward, reward_weights, yardstick, observation, render_mode: as of :class:`PruningEnv`.
+        step_ratio, reward, reward_weights, yardstick, observation, render_mode, cost: as of :class:`PruningEnv`.
 
     Raises TypeError or ValueError for a bad argument, by its name.
     """
@@ -45,8 +45,9 @@ class TabularEnv(PruningEnv):
         macs_reduction: float | None = None,
         params_reduction: float | None = None,
         base: int = 0,
+        cost: Reward | None = None,
     ):
-        self._show(reward, reward_weights, yardstick, observation, render_mode)
+        self._show(reward, reward_weights, yardstick, observation, render_mode, cost)
         if sparsity is macs_reduction is params_reduction is None:
             macs_reduction = DEFAULT_REDUCTION
         self._play(TabularSimulator(tables.find(table, base), sparsity, step_ratio, macs_reduction, params_reduction))

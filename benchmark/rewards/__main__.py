@@ -1,6 +1,7 @@
 """The reward laboratory on tables, where every architecture is known: ``python -m prune_gym.benchmark.rewards --help``
 
-``optimum`` says what the best play under each reward leads to; ``lint`` says what is wrong with a reward.
+``optimum`` says what the best play under each reward leads to; ``lint`` says what is wrong with a reward; ``rescore`` says what
+other rewards would have said about a run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from prune_gym import tables
 from prune_gym.arguments import AtLeast, Within, check_choice, check_settings
 from prune_gym.benchmark.rewards.lint import FAULT, lint
 from prune_gym.benchmark.rewards.optimum import optimum, same_policy, without_shaping
+from prune_gym.benchmark.rewards.rescore import read_run
 from prune_gym.benchmark.table import markdown_table
 from prune_gym.files import csv_text, write_atomically
 from prune_gym.simulation.block_world import BlockGame, world_of
@@ -70,7 +72,22 @@ class LintConfig(Games):
     """A reward by name or as a formula."""
 
 
-Commands = Annotated[OptimumConfig, subcommand("optimum")] | Annotated[LintConfig, subcommand("lint")]
+@dataclass(frozen=True)
+class RescoreConfig:
+    """What rewards say of the networks that a run scored."""
+
+    run: Path
+    """Folder of a run of scripts/train_agent.py that is finished."""
+    rewards: tuple[str, ...] = ("accuracy", "final", "n2n", "huang", "distiller_harmonic")
+    """Rewards by name or as formulas."""
+
+
+Config = OptimumConfig | LintConfig | RescoreConfig
+Commands = (
+    Annotated[OptimumConfig, subcommand("optimum")]
+    | Annotated[LintConfig, subcommand("lint")]
+    | Annotated[RescoreConfig, subcommand("rescore")]
+)
 
 
 def scalar_reward(text: str) -> Formula:
@@ -105,10 +122,18 @@ def optima(config: OptimumConfig) -> Iterator[dict[str, Any]]:
             yield dict(zip(COLUMNS, row, strict=True))
 
 
-def main(config: OptimumConfig | LintConfig) -> int:
+def main(config: Config) -> int:
     """Print what was asked for; gives the exit status."""
-    if isinstance(config, OptimumConfig):
-        return print_optima(config)
+    match config:
+        case OptimumConfig():
+            return print_optima(config)
+        case RescoreConfig():
+            return print_rescored(config)
+        case LintConfig():
+            return print_findings(config)
+
+
+def print_findings(config: LintConfig) -> int:
     reward, faults = scalar_reward(config.reward), 0
     for task, game in config.games():
         print(f"{reward}  on {task} at -{game.reduction:.0%} of the MACs, gamma {config.gamma:g}")
@@ -116,6 +141,18 @@ def main(config: OptimumConfig | LintConfig) -> int:
             print(f"  {finding.verdict:5}  {finding.check:9}  {finding.text}")
             faults += finding.verdict == FAULT
     return int(faults > 0)
+
+
+def print_rescored(config: RescoreConfig) -> int:
+    """For each reward the network at the target that it would have chosen, and how it ranks all of them."""
+    recorded = read_run(config.run)
+    lines = []
+    for name in config.rewards:
+        found = recorded.under(scalar_reward(name))
+        chosen = found.chosen
+        lines.append([name, f"{chosen.accuracy:.2%}", f"{chosen.macs:,}", f"{chosen.params:,}", f"{found.tau:.2f}"])
+    print(markdown_table(["reward", "accuracy", "MACs", "parameters", "tau with accuracy"], lines))
+    return 0
 
 
 def print_optima(config: OptimumConfig) -> int:

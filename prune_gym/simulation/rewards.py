@@ -64,6 +64,12 @@ POTENTIALS = ("accuracy", "removed", "params_reduction", "accuracy + removed", "
 REWARDS: dict[str, Formula] = {"paper": paper_reward()} | {name: formula(text) for name, text in FORMS.items()}
 
 
+def make_cost(cost: Reward | None) -> Formula | None:
+    """What a step costs, beside its reward, as of :func:`make_reward`; None for nothing. Raises ValueError or TypeError for what
+    is no formula and no function."""
+    return None if cost is None else formula(cost, "cost")
+
+
 @dataclass(frozen=True)
 class VectorReward:
     """For multi-objective agents: accuracy, MACs reduction and parameter reduction after the step, float32 (3,), in [0, 1]."""

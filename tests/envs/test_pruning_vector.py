@@ -25,7 +25,11 @@ SETTINGS: dict[str, Any] = {"macs_reduction": 0.5, "step_ratio": 0.1, "reward": 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"observation": "full", "fidelity": "compensated", "importance": "obs"}, {"levels": 4, "ranking": "initial"}],
+    [
+        {"cost": "1 - accuracy"},
+        {"observation": "full", "fidelity": "compensated", "importance": "obs"},
+        {"levels": 4, "ranking": "initial"},
+    ],
     ids=str,
 )
 def test_equal_to_single_environments(tiny_task: Task, mode: AutoresetMode, settings: dict[str, Any]) -> None:

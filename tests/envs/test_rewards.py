@@ -12,7 +12,7 @@ from prune_gym.agents.config import RunConfig
 from prune_gym.agents.registry import make_agent
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.sb3 import PPOConfig
-from prune_gym.envs import ImprovementReward, PruningEnv, SelfCompetition, ShapingReward, SoftmaxAction, TabularEnv
+from prune_gym.envs import BlocksEnv, ImprovementReward, PruningEnv, SelfCompetition, ShapingReward, SoftmaxAction, TabularEnv
 from prune_gym.envs.rewards import check_discount
 
 
@@ -217,3 +217,48 @@ def test_agents_check_their_discount(agent, theirs, settings):
     learn(theirs)
     with pytest.raises(ValueError, match=rf"gamma: the learner discounts by {theirs:g}, and shaping\(accuracy, 0.75\) by 0.75"):
         learn(0.75)
+
+
+# ------------------------------------------------------------------------------------------------ costs
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **settings: TabularEnv("digits-mobilenet", macs_reduction=0.3, step_ratio=0.1, **settings),
+        lambda **settings: BlocksEnv("digits-mobilenet", macs_reduction=0.3, **settings),
+    ],
+)
+def test_the_cost_of_a_step_is_in_its_info(make):
+    env, plain = make(cost="terminal + before.accuracy - accuracy"), make()
+    _, info = env.reset()
+    assert "cost" not in info
+    plain.reset()
+    before, ended = info["accuracy"], False
+    while not ended:
+        action = getattr(env.unwrapped, "uniform_action", 1)
+        _, reward, ended, _, info = env.step(action)
+        _, same, _, _, without = plain.step(action)
+        assert reward == same
+        assert info["cost"] == pytest.approx(ended + before - info["accuracy"])
+        assert type(info["cost"]) is float
+        assert "cost" not in without
+        before = info["accuracy"]
+    with pytest.raises(ValueError, match=r"cost: expected one of accuracy, .*; got 'acuracy'"):
+        make(cost="acuracy + 1")
+    with pytest.raises(TypeError, match="cost: expected a formula, its text or a function, got 3"):
+        make(cost=3)
+    broken = make(cost="1 / 0")
+    broken.reset()
+    with pytest.raises(ValueError, match="cost: expected a finite number"):
+        broken.step(action)
+
+
+def test_the_converter_of_safety_gymnasium_runs_unmodified():
+    conversion = pytest.importorskip("safety_gymnasium.wrappers.gymnasium_conversion")
+    env = conversion.Gymnasium2SafetyGymnasium(tabular(cost="1 - accuracy"))
+    env.reset()
+    _, reward, cost, terminated, truncated, info = env.step(env.unwrapped.uniform_action)
+    assert (reward, cost) == (info["accuracy"], 1 - info["accuracy"])
+    assert not terminated
+    assert not truncated

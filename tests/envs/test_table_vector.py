@@ -23,8 +23,9 @@ SETTINGS: dict[str, Any] = {"macs_reduction": 0.5, "reward": "flops"}
 @pytest.mark.parametrize(
     ("kinds", "settings"),
     [
-        ((BlocksVectorEnv, BlocksEnv), {}),
+        ((BlocksVectorEnv, BlocksEnv), {"cost": "1 - accuracy"}),
         ((TabularVectorEnv, TabularEnv), {"step_ratio": 0.02}),
+        ((TabularVectorEnv, TabularEnv), {"cost": lambda before, after, baseline: before.accuracy - after.accuracy}),
         ((TabularVectorEnv, TabularEnv), {"step_ratio": 0.1, "observation": "full"}),
     ],
 )
@@ -66,6 +67,7 @@ def test_rewards_and_yardsticks_of_ones_own_are_checked(table: Table, kind: type
     for settings, error, message in [
         ({"reward": lambda before, after, baseline: float("nan")}, ValueError, "reward: expected a finite number, got nan"),
         ({"reward": lambda before, after, baseline: "x"}, TypeError, "reward: expected a finite number, got 'x'"),
+        ({"cost": lambda before, after, baseline: "x"}, TypeError, "cost: expected a finite number, got 'x'"),
         ({"yardstick": lambda after, baseline: float("inf")}, ValueError, "yardstick: expected a finite number, got inf"),
         ({"reward": elementwise(lambda before, after, baseline: after.accuracy * np.nan)}, ValueError, "reward: expected finite"),
     ]:

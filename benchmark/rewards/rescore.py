@@ -1,0 +1,96 @@
+"""What another reward would have said about a run: read off its ``evaluations.csv``, without running a network."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from prune_gym.agents.results import read_summary
+from prune_gym.agents.run_folder import CONFIG
+from prune_gym.envs.pruning import DEFAULT_SPARSITY
+from prune_gym.files import parse_json
+from prune_gym.scoring.evaluation import Score
+from prune_gym.simulation.space import UNITS
+from prune_gym.simulation.target import Target
+from prune_gym.simulation.terms import Formula, Shaping, Transition
+
+EVALUATIONS = "evaluations.csv"
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """A reward on the networks of a run.
+
+    Attributes:
+        rewards: of every network that was scored, float64 (networks,).
+        chosen: the score of the network at the target that has the highest reward, the first of equal ones.
+        tau: Kendall's tau between the reward and the accuracy of the networks at the target; NaN if either is the same for all.
+    """
+
+    rewards: np.ndarray
+    chosen: Score
+    tau: float
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The networks that a run scored, as the transitions that led to them.
+
+    Attributes:
+        transitions: one for each row of ``evaluations.csv``.
+        rewards: what the run's own reward was, float64 (networks,).
+        went_back: whether a network came after a smaller one within an episode, so that it is not known what was before it.
+    """
+
+    transitions: list[Transition]
+    rewards: np.ndarray
+    went_back: bool
+
+    def under(self, reward: Formula) -> Rescored:
+        """What a reward says of them. Raises ValueError if none is at the target, for a reward that is not finite, and for one
+        that reads what was before a step, if the agent went back to larger networks on the way."""
+        if self.went_back and any(isinstance(part, Shaping) or getattr(part, "of", "") == "before" for part in reward.walk()):
+            raise ValueError(f"reward: {reward} reads what was before a step, and this run's agent went back on its way.")
+        found = np.array([float(reward(*transition)) for transition in self.transitions])
+        if not np.isfinite(found).all():
+            raise ValueError(f"reward: expected finite numbers, {reward} gives {found[~np.isfinite(found)][0]}.")
+        ends = np.array([bool(transition.terminal) for transition in self.transitions])
+        if not ends.any():
+            raise ValueError("run: expected one that scored a network at its target, got none.")
+        accuracies = np.array([transition.after.accuracy for transition in self.transitions])
+        best = int(np.flatnonzero(ends)[np.argmax(found[ends])])
+        varied = np.ptp(found[ends]) > 0 and np.ptp(accuracies[ends]) > 0
+        tau = float(kendalltau(found[ends], accuracies[ends]).statistic) if varied else float("nan")
+        return Rescored(found, self.transitions[best].after, tau)
+
+
+def read_run(folder: Path) -> Recorded:
+    """The networks of a run that is finished. Raises FileNotFoundError for a folder that holds none."""
+    folder = folder.expanduser()
+    summary, settings = read_summary(folder), parse_json((folder / CONFIG).read_text())
+    given = {kind: settings[kind] for kind in UNITS if settings[kind] is not None} or {"sparsity": DEFAULT_SPARSITY}
+    ((kind, reduction),) = given.items()
+    target = Target(kind, reduction)
+    baseline = _score(summary["before"] | {"accuracy": summary["before"]["val_accuracy"]})
+    transitions, rewards, before = [], [], baseline
+    with (folder / EVALUATIONS).open(newline="") as file:
+        for row in csv.DictReader(file):
+            before = baseline if row["step"] == "0" else before
+            after = _score(row)
+            ends = row["kind"] == "target" or target.removed(after) >= target.reduction - ROUNDING
+            transitions.append(Transition(before, after, baseline, target, ends))
+            rewards.append(float(row["reward"]))
+            before = after if row["kind"] == "step" else before
+    went_back = any(after.params > before.params for before, after, *_ in transitions)
+    return Recorded(transitions, np.array(rewards), went_back)
+
+
+def _score(row: Any) -> Score:
+    kinds: dict[str, Any] = {"macs": int, "params": int}
+    return Score(**{field.name: kinds.get(field.name, float)(row[field.name]) for field in fields(Score)})

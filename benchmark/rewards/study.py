@@ -1,0 +1,203 @@
+"""Which reward teaches an agent to prune well? Agents x rewards x seeds on tables, all judged by the accuracy and by regret.
+
+A reward is read in two ways: by the best network that the agent came across while it learned, and by the network that its final
+policy leads to without noise, which is what the reward taught it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+from scipy.stats import kendalltau
+
+from prune_gym import tables
+from prune_gym.benchmark.games import REWARD, SELF_COMPETITION, TABULAR
+from prune_gym.benchmark.harness import BenchmarkConfig
+from prune_gym.benchmark.play import DEFAULT, Play
+from prune_gym.benchmark.report.curves import regret_line
+from prune_gym.benchmark.report.figures import Figure
+from prune_gym.benchmark.report.standings import Field, Problem, Standing, player_name
+from prune_gym.benchmark.rewards.episodes import random_episodes
+from prune_gym.benchmark.rewards.lint import EPISODES
+from prune_gym.benchmark.rewards.optimum import optimum
+from prune_gym.benchmark.statistics import Interval
+from prune_gym.benchmark.table import markdown_table
+from prune_gym.simulation.block_world import BlockGame, world_of
+from prune_gym.simulation.rewards import REWARDS, VectorReward, make_reward
+from prune_gym.simulation.yardsticks import make_yardstick
+
+AGENTS = ("ppo", "sac", "dqn", "rl_pruner")
+PREVIEWING = ("rl_pruner",)  # which see the rewards of the environment itself, and none of a wrapper
+GAMMA = 0.99  # of PPO, SAC and DQN
+SUITE = (*(name for name in REWARDS if name != "paper"), SELF_COMPETITION)  # the paper's default weights are "accuracy"
+
+
+@dataclass(frozen=True)
+class StudyConfig(BenchmarkConfig):
+    """What is played: every agent under every reward."""
+
+    tasks: tuple[str, ...] = tuple(TABULAR + name for name in tables.DIGESTS)
+    macs_reductions: tuple[float, ...] = (0.75,)
+    agents: tuple[str, ...] = AGENTS
+    rewards: tuple[str, ...] = SUITE
+    seeds: int = 20
+    store: Path = Path("runs/reward_study")
+
+    def plays(self) -> list[Play]:
+        """All plays but those of competition with oneself by agents that would not see it."""
+        return [play for play in super().plays() if play.reward != SELF_COMPETITION or play.agent not in PREVIEWING]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a reward taught. Regrets are in points.
+
+    Attributes:
+        reward: its name or its formula.
+        standings: of the agents that learned from it, by their names.
+        clear: by agent, how the regret of the network that was found differs from that under the benchmark's reward where that is
+            clear: ``"better"``, ``"worse"`` or ``""``; by a permutation test, corrected for the number of rewards.
+        best_play: the regret of the best play under the reward in the game of single blocks, for a learner that discounts by
+            :data:`GAMMA`, the mean over the problems; None for a reward that is no formula.
+        tau: Kendall's tau between the return of random games and the yardstick, the mean over the problems; None likewise.
+    """
+
+    reward: str
+    standings: dict[str, Standing]
+    clear: dict[str, str]
+    best_play: float | None
+    tau: float | None
+
+    @property
+    def regret(self) -> float:
+        """The mean over the agents."""
+        return float(np.mean([standing.regret.value for standing in self.standings.values()]))
+
+
+def lessons(of: Field, agents: Sequence[str]) -> list[Lesson]:
+    """What every reward taught that the plays of a field learned from, the best first."""
+    standings = {one.name: one for one in of.standings}
+    played = (play for by_problem in of.plays.values() for plays in by_problem.values() for play in plays)
+    rewards = list(dict.fromkeys(play.row["reward"] for play in played))
+    taught = {
+        reward: {agent: standings[name] for agent in agents if (name := player_name(agent, DEFAULT, reward)) in standings}
+        for reward in rewards
+    }
+    clear = {
+        agent: _differences(of, {reward: taught[reward][agent] for reward in rewards if agent in taught[reward]})
+        for agent in agents
+    }
+    found = [
+        Lesson(reward, theirs, {agent: clear[agent].get(reward, "") for agent in theirs}, *_known(of.problems, reward))
+        for reward, theirs in taught.items()
+        if theirs
+    ]
+    return sorted(found, key=lambda lesson: lesson.regret)
+
+
+def _differences(of: Field, by_reward: dict[str, Standing]) -> dict[str, str]:
+    """By reward, how an agent's regret differs from that under the benchmark's reward."""
+    others = [reward for reward in by_reward if reward != REWARD]
+    if REWARD not in by_reward or not others:
+        return {}
+    compared = of.compared(by_reward[REWARD].name, [by_reward[reward].name for reward in others])
+    return {
+        reward: ("worse" if one.difference > 0 else "better") if one.clear else ""
+        for reward, one in zip(others, compared, strict=True)
+    }
+
+
+def _known(problems: Sequence[Problem], reward: str) -> tuple[float | None, float | None]:
+    """What the best play and random games say of a reward, without any agent."""
+    if reward == SELF_COMPETITION:
+        return None, None
+    made, yardstick = make_reward(reward), make_yardstick("accuracy")
+    assert not isinstance(made, VectorReward)
+    regrets, taus = [], []
+    for problem in problems:
+        table = tables.load(problem.task.removeprefix(TABULAR), problem.base)
+        game = BlockGame(world_of(table), "macs_reduction", problem.macs_reduction)
+        regrets.append(100 * optimum(game, made, GAMMA, yardstick).regret)
+        episodes = random_episodes(game, EPISODES)
+        taus.append(kendalltau(episodes.returns(made, GAMMA), episodes.worth(yardstick)).statistic)
+    return float(np.mean(regrets)), float(np.mean(taus))
+
+
+def table(of_all: Sequence[Lesson], agents: Sequence[str]) -> str:
+    """Markdown: for every reward and agent the regret of the network that was found, behind it in brackets that of the final
+    policy; a + or - where the first is clearly better or worse than under the benchmark's reward."""
+    signs = {"better": "+", "worse": "-", "": ""}
+    lines = []
+    for lesson in of_all:
+        cells = []
+        for agent in agents:
+            one = lesson.standings.get(agent)
+            sign = signs[lesson.clear.get(agent, "")]
+            cells.append(f"{one.regret.value:.1f}{sign} ({one.policy.value:.1f})" if one else "")
+        best_play = "" if lesson.best_play is None else f"{lesson.best_play:.1f}"
+        lines.append([f"`{lesson.reward}`", *cells, best_play, "" if lesson.tau is None else f"{lesson.tau:.2f}"])
+    return markdown_table(["reward", *agents, "best play", "tau"], lines)
+
+
+def verdict(of_all: Sequence[Lesson], agents: Sequence[str]) -> list[str]:
+    """What the study shows, in sentences: a reward is only said to be better or worse where that is clear."""
+    sentences = []
+    for agent in agents:
+        with_it = [lesson for lesson in of_all if agent in lesson.standings]
+        if not with_it:
+            continue
+        best = min(with_it, key=lambda lesson: lesson.standings[agent].regret.value)
+        better = [lesson.reward for lesson in with_it if lesson.clear.get(agent) == "better"]
+        worse = [lesson.reward for lesson in with_it if lesson.clear.get(agent) == "worse"]
+        sentences.append(
+            f"{agent} finds its best networks under {best.reward} ({best.standings[agent].regret.value:.1f} points of regret). "
+            f"Clearly better than under {REWARD}: {', '.join(better) or 'none'}. Clearly worse: {', '.join(worse) or 'none'}."
+        )
+    return sentences
+
+
+def picture(of_all: Sequence[Lesson], agents: Sequence[str]) -> Canvas:
+    """A row for every reward, the best on top, with a point for every agent: what it found on the left, what its policy does on
+    the right."""
+    canvas = Canvas(figsize=(9.5, 1.4 + 0.36 * len(of_all)), layout="constrained")
+    left, right = canvas.subplots(1, 2, sharey=True)
+    for axes, title, of_one in (
+        (left, "the best network it found", lambda one: one.regret),
+        (right, "what its final policy does", lambda one: one.policy),
+    ):
+        for i, agent in enumerate(agents):
+            rows = [(row, of_one(lesson.standings[agent])) for row, lesson in enumerate(of_all) if agent in lesson.standings]
+            _points(axes, rows, (i - (len(agents) - 1) / 2) * 0.16, f"C{i}", agent)
+        axes.set(title=title, xlabel="regret, points")
+        axes.grid(alpha=0.3)
+    left.set_yticks(range(len(of_all)), [lesson.reward for lesson in of_all])
+    left.invert_yaxis()
+    right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return canvas
+
+
+def _points(axes: Any, rows: Sequence[tuple[int, Interval]], shift: float, colour: str, label: str) -> None:
+    values = np.array([interval for _, interval in rows])
+    places = np.array([row for row, _ in rows]) + shift
+    axes.hlines(places, values[:, 1], values[:, 2], color=colour, linewidth=1.2, alpha=0.6)
+    axes.plot(values[:, 0], places, "o", color=colour, markersize=4, label=label)
+
+
+def learning_curves(of: Field, of_all: Sequence[Lesson], agent: str) -> Figure:
+    """The regret of the best network so far by evaluations, a line for every reward; the benchmark's, the best and the worst are
+    shown at first."""
+    lines = [
+        replace(regret_line(of, lesson.standings[agent].name), name=lesson.reward)
+        for lesson in of_all
+        if agent in lesson.standings
+    ]
+    names = [line.name for line in lines]
+    shown = tuple(dict.fromkeys([*names[:4], *([REWARD] if REWARD in names else []), *names[-2:]]))
+    caption = "How far the best network so far is behind the best one of the table, under each reward."
+    name, title = f"{agent}_curves", f"Regret of {agent} by evaluations"
+    return Figure(name, title, caption, "evaluations", "regret, points", tuple(lines), shown, log_x=True)

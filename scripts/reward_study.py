@@ -1,0 +1,65 @@
+"""Which reward teaches an agent to prune well? Agents x rewards x seeds on tables, into a store, and a report of it.
+
+The same command goes on where it stopped; with other --rewards it plays those alone, and adds them to the report.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from command import run_command
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from benchmark import show
+from prune_gym.agents.progress import count
+from prune_gym.benchmark.harness import forecast, run_benchmark
+from prune_gym.benchmark.report.drawing import to_png
+from prune_gym.benchmark.report.standings import fields_of
+from prune_gym.benchmark.results import add_results
+from prune_gym.benchmark.rewards.study import StudyConfig, learning_curves, lessons, picture, table, verdict
+from prune_gym.benchmark.store import Store
+from prune_gym.files import write_atomically
+
+
+@dataclass(frozen=True)
+class RewardStudyConfig(StudyConfig):
+    """What is played, and where the report goes."""
+
+    out: Path = Path("results/rewards")
+    """Folder of the results, the table and the pictures; results that it holds are kept."""
+
+
+def main(config: RewardStudyConfig) -> None:
+    """Play what is missing, and report."""
+    if config.dry_run:
+        show(config, forecast(config))
+        return
+    failures = run_benchmark(config)
+    report(config)
+    for failure in failures:
+        print(f"\nfailed: {failure.play}\n{failure.why}", file=sys.stderr)
+    if failures:
+        sys.exit(f"{count(len(failures), 'play')} failed; the same command tries them again.")
+
+
+def report(config: RewardStudyConfig) -> None:
+    """Add the store's plays to the results, and write the table and the pictures."""
+    folder = config.out.expanduser()
+    for of in fields_of(add_results(folder, Store(config.store))):
+        found = lessons(of, config.agents)
+        text = "\n".join(verdict(found, config.agents)) + "\n\n" + table(found, config.agents)
+        print(text)
+        write_atomically(folder / f"{of.world}_{of.budget}.md", text)
+        content = BytesIO()
+        FigureCanvasAgg(picture(found, config.agents)).print_png(content)
+        write_atomically(folder / f"{of.world}_{of.budget}.png", content.getvalue())
+        for agent in config.agents:
+            if any(agent in lesson.standings for lesson in found):
+                write_atomically(folder / f"{of.world}_{of.budget}_{agent}.png", to_png(learning_curves(of, found, agent)))
+
+
+if __name__ == "__main__":
+    run_command(main, RewardStudyConfig, __doc__, "the same command goes on")

@@ -1,0 +1,72 @@
+"""Other rewards read off old runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prune_gym.agents.config import RunConfig
+from prune_gym.agents.run import run
+from prune_gym.benchmark.rewards.__main__ import RescoreConfig, main
+from prune_gym.benchmark.rewards.rescore import Recorded, read_run
+from prune_gym.simulation.formula import formula
+from prune_gym.simulation.rewards import REWARDS
+from prune_gym.simulation.target import Target
+from prune_gym.simulation.terms import Transition
+from prune_gym.tasks import Task
+
+REWARD = "accuracy - 0.5 * before.accuracy + terminal * removed"
+
+
+@pytest.fixture(scope="module", params=["random", "lookahead", "rl_pruner", "ppo"])
+def folder(request: pytest.FixtureRequest, tiny_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that learned from a reward that reads all parts of a transition."""
+    config = RunConfig(
+        agent=request.param, evaluations=40, macs_reduction=0.5, step_ratio=0.2, reward=REWARD, device="cpu",
+        out=tmp_path_factory.mktemp("runs") / "run",
+    )  # fmt: skip
+    return run(config, task=tiny_task).folder
+
+
+@pytest.mark.filterwarnings("ignore:.* learns for the first time")
+def test_a_runs_own_reward_is_read_off_again(folder: Path) -> None:
+    recorded = read_run(folder)
+    assert 30 < len(recorded.rewards) <= 40
+    assert not recorded.went_back
+    np.testing.assert_allclose(recorded.under(formula(REWARD)).rewards, recorded.rewards, atol=1e-6)
+    assert recorded.transitions[0].target == Target("macs_reduction", 0.5)
+    assert any(transition.terminal for transition in recorded.transitions)
+
+
+@pytest.mark.filterwarnings("ignore:.* learns for the first time")
+def test_the_network_that_another_reward_would_have_chosen(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded = read_run(folder)
+    ends = [transition.after for transition in recorded.transitions if transition.terminal]
+    found = recorded.under(REWARDS["accuracy"])
+    assert found.chosen.accuracy == max(score.accuracy for score in ends)
+    assert np.isnan(found.tau) or found.tau == pytest.approx(1.0)
+    assert main(RescoreConfig(folder, ("accuracy", "0 - params"))) == 0
+    first, second = capsys.readouterr().out.splitlines()[2:4]
+    assert first.startswith(f"| accuracy | {found.chosen.accuracy:.2%} |")
+    assert f"| {min(score.params for score in ends):,} |" in second
+
+
+def test_what_was_before_must_be_known(folder: Path) -> None:
+    recorded = read_run(folder)
+    before, after, *rest = recorded.transitions[-1]
+    back = Recorded([Transition(after, before, *rest[:2], True)], np.zeros(1), went_back=True)
+    back.under(REWARDS["accuracy"])
+    for name in ("improvement", "shaped"):
+        with pytest.raises(ValueError, match="reads what was before a step, and this run's agent went back on its way"):
+            back.under(REWARDS[name])
+    with pytest.raises(ValueError, match=r"reward: expected finite numbers, .* gives -inf"):
+        recorded.under(REWARDS["accuracy"] - REWARDS["accuracy"] / 0)
+    with pytest.raises(ValueError, match="run: expected one that scored a network at its target"):
+        Recorded([recorded.transitions[0]._replace(terminal=False)], np.zeros(1), False).under(REWARDS["accuracy"])
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no finished run"):
+        read_run(tmp_path)
