@@ -77,7 +77,8 @@ class RunConfig:
     ranking: Annotated[str, OneOf(RANKINGS)] = "current"
     """Whose importance says which channels of a layer go: current, or initial, that of the original network."""
     reward: str = "accuracy"
-    """Reward strategy: accuracy, flops, params, or paper (equation 17 with --reward-weights)."""
+    """What the agent learns from: a name (accuracy, flops, params, final, improvement, ..., or paper, equation 17 with
+    --reward-weights), or a formula such as 'accuracy - 0.1 * macs / baseline.macs', see docs/rewards.md."""
     reward_weights: tuple[float, float, float] | None = None
     """Alpha, beta and gamma of equation 17, with --reward paper."""
     yardstick: str = "accuracy"

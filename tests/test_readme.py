@@ -17,14 +17,16 @@ from prune_gym.benchmark.comparison import ComparisonConfig, compare
 from prune_gym.benchmark.report.report import markdown
 from prune_gym.benchmark.report.standings import fields_of
 from prune_gym.benchmark.results import read_results
+from prune_gym.benchmark.rewards.__main__ import optima_table
 from prune_gym.benchmark.table import comparison_table
 from prune_gym.benchmark.transfer import TransferConfig, transfer
 from prune_gym.benchmark.transfer import table as transfer_table
 from prune_gym.scoring.candidates import FIDELITY
+from prune_gym.simulation.rewards import REWARDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [README, *((ROOT / "docs" / name).read_text() for name in ("agents.md", "tables.md"))]  # others need files
+PAGES = [README, *((ROOT / "docs" / name).read_text() for name in ("agents.md", "tables.md", "rewards.md"))]  # others need files
 BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 
 
@@ -137,3 +139,20 @@ def test_the_benchmark_is_that_of_the_committed_results():
     table = markdown(fields_of(read_results(folder)))
     assert table == (folder / "report.md").read_text()
     assert table.rstrip("\n") in README
+
+
+def test_the_best_plays_are_those_of_the_committed_results() -> None:
+    results, docs = ROOT / "results" / "rewards", (ROOT / "docs" / "rewards.md").read_text()
+    with (results / "optimum.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert (results / "optimum.md").read_text() == optima_table(rows)
+    assert optima_table(rows) in docs
+    assert [row["reward"] for row in rows[: len(REWARDS)]] == list(REWARDS)
+    assert all(row["formula"] == str(REWARDS[row["reward"]]) for row in rows)
+
+
+def test_every_reward_is_in_the_docs() -> None:
+    docs = (ROOT / "docs" / "rewards.md").read_text()
+    for name, reward in REWARDS.items():
+        assert f"`{name}`" in docs
+        assert f"| `{reward}` |" in docs or name == "paper"

@@ -1,21 +1,24 @@
 """The reward laboratory on tables, where every architecture is known: ``python -m prune_gym.benchmark.rewards --help``
 
-``optimum`` says what the best play under each reward leads to; ``lint`` says what is wrong with a reward; ``rescore`` says what
-other rewards would have said about a run.
+``optimum`` says what the best play under each reward leads to, and ``gallery`` draws it; ``lint`` says what is wrong with a
+reward; ``rescore`` says what other rewards would have said about a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tyro.conf import subcommand
 
 from prune_gym import tables
 from prune_gym.arguments import AtLeast, Within, check_choice, check_settings
+from prune_gym.benchmark.rewards.gallery import gallery
 from prune_gym.benchmark.rewards.lint import FAULT, lint
 from prune_gym.benchmark.rewards.optimum import optimum, same_policy, without_shaping
 from prune_gym.benchmark.rewards.rescore import read_run
@@ -82,11 +85,22 @@ class RescoreConfig:
     """Rewards by name or as formulas."""
 
 
-Config = OptimumConfig | LintConfig | RescoreConfig
+@dataclass(frozen=True)
+class GalleryConfig(Games):
+    """Pictures of the best play under each reward, one for each table."""
+
+    rewards: tuple[str, ...] = ("final", "improvement", "accuracy", "distiller_harmonic", "distiller_budget", "purl", "huang")
+    """Rewards by name or as formulas."""
+    out: Path = Path("results/rewards")
+    """Folder of the pictures."""
+
+
+Config = OptimumConfig | LintConfig | RescoreConfig | GalleryConfig
 Commands = (
     Annotated[OptimumConfig, subcommand("optimum")]
     | Annotated[LintConfig, subcommand("lint")]
     | Annotated[RescoreConfig, subcommand("rescore")]
+    | Annotated[GalleryConfig, subcommand("gallery")]
 )
 
 
@@ -129,6 +143,8 @@ def main(config: Config) -> int:
             return print_optima(config)
         case RescoreConfig():
             return print_rescored(config)
+        case GalleryConfig():
+            return draw_gallery(config)
         case LintConfig():
             return print_findings(config)
 
@@ -143,6 +159,19 @@ def print_findings(config: LintConfig) -> int:
     return int(faults > 0)
 
 
+def draw_gallery(config: GalleryConfig) -> int:
+    rewards = {name: scalar_reward(name) for name in config.rewards}
+    yardstick = make_yardstick("accuracy")
+    for task, game in config.games():
+        optima = {name: optimum(game, reward, config.gamma, yardstick) for name, reward in rewards.items()}
+        content = BytesIO()
+        FigureCanvasAgg(gallery(game, optima)).print_png(content)
+        path = config.out.expanduser() / f"gallery_{task.replace('-', '_')}_{round(100 * game.reduction)}.png"
+        write_atomically(path, content.getvalue())
+        print(path)
+    return 0
+
+
 def print_rescored(config: RescoreConfig) -> int:
     """For each reward the network at the target that it would have chosen, and how it ranks all of them."""
     recorded = read_run(config.run)
@@ -155,6 +184,17 @@ def print_rescored(config: RescoreConfig) -> int:
     return 0
 
 
+def optima_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: for every reward and game the regret of the best play in points, and its moves."""
+    games = list(dict.fromkeys((row["task"], float(row["macs_reduction"])) for row in rows))
+    found: dict[str, dict[tuple[str, float], str]] = {}
+    for row in rows:
+        cell = f"{100 * float(row['regret']):.1f} ({row['steps']} moves)"
+        found.setdefault(row["reward"], {})[row["task"], float(row["macs_reduction"])] = cell
+    lines = ([f"`{reward}`", *(cells.get(game, "") for game in games)] for reward, cells in found.items())
+    return markdown_table(["reward", *(f"{task}, -{reduction:.0%}" for task, reduction in games)], lines)
+
+
 def print_optima(config: OptimumConfig) -> int:
     rows = []
     for row in optima(config):
@@ -162,9 +202,7 @@ def print_optima(config: OptimumConfig) -> int:
         print("  ".join(str(row[name]) for name in COLUMNS if name != "formula"), flush=True)
     if config.out is not None:
         write_atomically(config.out, csv_text(COLUMNS, rows))
-        write_atomically(
-            config.out.with_suffix(".md"), markdown_table(COLUMNS, ([str(cell) for cell in row.values()] for row in rows))
-        )
+        write_atomically(config.out.with_suffix(".md"), optima_table(rows))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The ten minutes of docs/benchmark.md, command by command."""
+"""The ten minutes of docs/benchmark.md and of docs/rewards.md, command by command."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ pytest.importorskip("plotly")
 ROOT = Path(__file__).parents[2]
 
 
+def run(command: str, folder: Path) -> str:
+    """What a command prints, in a folder that has the scripts."""
+    if not (folder / "scripts").exists():
+        (folder / "scripts").symlink_to(ROOT / "scripts")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    found = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, f"{command}\n{found.stdout}\n{found.stderr}"
+    return found.stdout
+
+
 @pytest.mark.slow
 def test_every_command_of_the_ten_minutes(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "benchmark.md").read_text()
@@ -24,11 +34,18 @@ def test_every_command_of_the_ten_minutes(tmp_path: Path) -> None:
     assert install == 'pip install -e ".[report]"'  # done, or this test would not run
     assert len(commands) == 4
     (tmp_path / "my_agent.py").write_text(program.replace("seeds=5", 'seeds=2, budget="Prune-100"'))
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for command in commands:
-        found = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert found.returncode == 0, f"{command}\n{found.stdout}\n{found.stderr}"
+    *_, said = (run(command, tmp_path) for command in commands)
     assert (tmp_path / "my_report" / "report.html").stat().st_size > 10**6
-    assert "| greater |" in found.stdout
-    assert "greater.csv is right" in found.stdout
+    assert "| greater |" in said
+    assert "greater.csv is right" in said
+
+
+@pytest.mark.slow
+def test_every_command_of_the_study_of_your_own_reward(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "rewards.md").read_text()
+    _, tutorial = text.split("## Study your own reward in ten minutes")
+    commands = [line for block in re.findall(r"```bash\n(.*?)```", tutorial, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 5
+    *_, said = (run(command.replace("--seeds 3", "--seeds 2 --budget Prune-100"), tmp_path) for command in commands)
+    assert "rl_pruner finds its best networks under " in said
+    assert (tmp_path / "my_study" / "tabular_100.png").stat().st_size > 10_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prune_gym import tables
-from prune_gym.benchmark.rewards.__main__ import LintConfig, OptimumConfig, main, optima
+from prune_gym.benchmark.rewards.__main__ import GalleryConfig, LintConfig, OptimumConfig, main, optima
 from prune_gym.benchmark.rewards.episodes import random_episodes
 from prune_gym.benchmark.rewards.lint import FAULT, Finding, lint
 from prune_gym.scoring.evaluation import Score
@@ -105,6 +105,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     assert main(LintConfig(tasks=("digits-mobilenet",), reward="final", gamma=1.0)) == 0
     assert capsys.readouterr().out.startswith("terminal * accuracy  on digits-mobilenet at -75% of the MACs, gamma 1\n  fine")
     assert main(LintConfig(tasks=("digits-mobilenet",), reward="gnn_rl")) == 1
+    assert main(GalleryConfig(tasks=("digits-mobilenet",), rewards=("final", "removed"), out=tmp_path)) == 0
+    assert (tmp_path / "gallery_digits_mobilenet_75.png").stat().st_size > 10_000
     config = OptimumConfig(tasks=("digits-mobilenet",), rewards=("final", "shaped", "removed"), out=tmp_path / "found.csv")
     assert main(config) == 0
     rows = list(optima(config))
@@ -112,7 +114,13 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     assert [row["steps"] for row in rows] == ["10", "10", "18"]
     lines = (tmp_path / "found.csv").read_text().splitlines()
     assert lines[1] == "digits-mobilenet,0.75,0.99,final,terminal * accuracy,10,0.6625,0.0125,"
-    assert (tmp_path / "found.md").read_text().splitlines()[2].startswith("| digits-mobilenet | 0.75 | 0.99 | final |")
+    assert (tmp_path / "found.md").read_text().splitlines() == [
+        "| reward | digits-mobilenet, -75% |",
+        "|---|---|",
+        "| `final` | 1.2 (10 moves) |",
+        "| `shaped` | 1.2 (10 moves) |",
+        "| `removed` | 38.0 (18 moves) |",
+    ]
     with pytest.raises(ValueError, match="rewards: expected rewards that are numbers, got 'vector'"):
         list(optima(OptimumConfig(rewards=("vector",))))
     with pytest.raises(ValueError, match=r"tasks: expected one of digits, .*; got 'digit'"):
