@@ -21,7 +21,6 @@ from stable_baselines3.common.utils import polyak_update
 
 from prune_gym.arguments import AtLeast, Within, check_settings
 from prune_gym.envs.layerwise import LayerwiseEnv
-from prune_gym.envs.rewards import check_discount
 from prune_gym.envs.wrappers import pruning_env, reward_wrapper
 
 Positive = Annotated[float, Within("(0, inf)")]
@@ -177,13 +176,12 @@ def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
 def make_amc(env: gymnasium.Env, config: AMCConfig, evaluations: int, seed: int | None = None) -> AMC:
     """AMC on the networks of a :class:`prune_gym.envs.PruningEnv`, or CACP with settings of it, for so many evaluations.
 
-    Raises TypeError for another environment, ValueError if it would learn nothing within them, for a wrapper that changes
-    rewards, and for shaping that discounts.
+    Raises TypeError for another environment, ValueError if it would learn nothing within them, and for a wrapper that changes
+    rewards. Shaping adds the same to all its episodes, whose one reward is that of a single step.
     """
     inner = pruning_env(env)
     if (wrapper := reward_wrapper(env)) is not None:
         raise ValueError(f"env: AMC plays a game of its own on the networks, and would not see {type(wrapper).__name__}.")
-    check_discount(env, 1.0)
     targets = None
     if isinstance(config, CACPConfig):
         space = inner.simulator.space

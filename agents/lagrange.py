@@ -8,7 +8,11 @@ Safety-Gymnasium's do, and those of this project with ``cost="1 - accuracy"`` or
     env = SoftmaxAction(TabularEnv("digits", reward="params_reduction", cost="terminal * (1 - accuracy)"))
     PPO("MlpPolicy", env).learn(20_000, LagrangianCallback(limit=0.1))
 
-The settings of both callbacks are those of OmniSafe's ``Lagrange`` and ``PIDLagrangian``.
+Made for agents that learn from what they have just done (PPO, A2C, TRPO, recurrent PPO). A replay buffer keeps rewards with the
+multiplier of the time when they were stored, so SAC, DQN and their like follow it with a delay. The step size and the initial
+value are those of OmniSafe's ``Lagrange``, which takes steps of Adam, and the gains those of its ``PIDLagrangian``.
+
+A callback that reads rewards, such as a recorder, comes before these in a list of callbacks.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from collections import deque
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from prune_gym.arguments import check_integer, check_number
 
@@ -30,7 +36,8 @@ class MultiplierCallback(BaseCallback):
         multiplier: what it is now.
         limit: what an episode may cost, on average.
 
-    Raises ValueError in a step whose info has no cost.
+    Raises TypeError for an algorithm that stores no steps, ValueError for rewards that VecNormalize changes or keeps apart, and
+    in a step whose info has no cost.
     """
 
     def __init__(self, limit: float, initial: float):
@@ -46,7 +53,14 @@ class MultiplierCallback(BaseCallback):
         """The multiplier after episodes of this mean cost."""
 
     def _on_training_start(self) -> None:
-        self._costs, self._ended = np.zeros(self.training_env.num_envs), []
+        if not isinstance(self.model, OnPolicyAlgorithm | OffPolicyAlgorithm):
+            raise TypeError(f"model: expected an algorithm that learns from steps, got {type(self.model).__name__}.")
+        if self.model.get_vec_normalize_env() is not None:
+            raise ValueError(
+                "env: expected rewards as the environment gives them, got VecNormalize; costs would not be in its unit."
+            )
+        if self.locals.get("reset_num_timesteps", True) or len(self._costs) != self.training_env.num_envs:
+            self._costs, self._ended = np.zeros(self.training_env.num_envs), []
 
     def _on_step(self) -> bool:
         infos, rewards = self.locals["infos"], self.locals["rewards"]

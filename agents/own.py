@@ -18,6 +18,7 @@ from torch import Tensor
 
 from prune_gym.fingerprint import fingerprint
 from prune_gym.simulation.rewards import Reward
+from prune_gym.simulation.terms import Formula, Function
 from prune_gym.simulation.yardsticks import Yardstick
 from prune_gym.tasks import Task
 
@@ -49,7 +50,11 @@ class Own:
 
 def describe_function(function: Any) -> str:
     """The qualified name of a function or callable object, and a fingerprint of what it computes: bytecode, constants, defaults,
-    and the values and functions that it refers to. Functions and classes of other modules count by their names."""
+    and the values and functions that it refers to. Functions and classes of other modules count by their names. A formula is
+    described by its text, and by the functions in it."""
+    if isinstance(function, Formula):
+        functions = [describe_function(part.function) for part in function.walk() if isinstance(part, Function)]
+        return "; ".join([str(function), *functions])
     named = function
     while isinstance(named, partial):
         named = named.func

@@ -184,17 +184,18 @@ class RLPruner(ConfiguredAgent[RLPrunerConfig]):
     layer_policy = layer_groups = channels = np.zeros(0)
 
     def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
-        """Like :meth:`SearchAgent.set_env`; for another network, the policy is the initial one again."""
+        """Like :meth:`SearchAgent.set_env`; for another network, the policy is the initial one again. Raises ValueError for
+        shaping that discounts otherwise than the agent does."""
         known = self.group_filters
         super().set_env(env, force_reset)
+        if self.config.sample_steps > 1:  # else it looks one step ahead, and discounts nothing
+            check_discount(self.pruning_env, self.config.discount)
         self.layer_groups, self.channels = layers_by_group(self.pruning_env.graph)
         if self.group_filters != known:
             self.layer_policy = initial_policy(self.channels, self.layer_groups)
 
     def search(self, env: BudgetedEnv) -> None:
         config = self.config
-        if config.sample_steps > 1:  # else it looks one step ahead, and discounts nothing
-            check_discount(self.pruning_env, config.discount)
         for _ in env.episodes():
             self.layer_policy = initial_policy(self.channels, self.layer_groups)
             steps = env.steps_left

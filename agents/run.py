@@ -100,7 +100,7 @@ def run(
         agent: a function of the settings and the environment that makes an agent of your own: an algorithm of
             Stable-Baselines3, or a :class:`prune_gym.agents.SearchAgent`.
         task: a task of your own, in place of one by name.
-        reward: a function (before, after, baseline) of scores to float, in place of one by name.
+        reward: a function (before, after, baseline) of scores to float, or a formula, in place of one by name.
         yardstick: a function (after, baseline) of scores to float, in place of one by name.
 
     The folder notes what describes ``task``, ``reward`` and ``yardstick``; to go on, pass the same again.

@@ -11,10 +11,12 @@ from math import log, sqrt
 from typing import Annotated, Any
 
 import numpy as np
+from stable_baselines3.common.type_aliases import GymEnv
 
 from prune_gym.agents.budgeted_env import BudgetedEnv
 from prune_gym.agents.configured_agent import ConfiguredAgent
 from prune_gym.arguments import Within, check_settings
+from prune_gym.simulation.terms import Formula
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,16 @@ class UCT(ConfiguredAgent[UCTConfig]):
     group that led to the best network takes the step, and its part of the tree is kept."""
 
     config_type = UCTConfig
+
+    def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
+        """Like :meth:`SearchAgent.set_env`. Raises ValueError for a reward that reads what was before a step: that of the last
+        one says nothing of the steps on the way."""
+        super().set_env(env, force_reset)
+        reward = self.pruning_env.reward
+        if isinstance(reward, Formula) and reward.reads_before:
+            raise ValueError(
+                f"reward: UCT values a network at the target by the reward of it alone, and {reward} reads another one."
+            )
 
     def search(self, env: BudgetedEnv) -> None:
         for _ in env.episodes():

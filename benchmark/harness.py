@@ -32,6 +32,9 @@ PLAYERS = (
 )  # fmt: skip
 
 
+LEARNERS = ("ppo", "recurrent_ppo", "trpo", "a2c", "sac", "tqc", "td3", "ddpg", "dqn", "ars")  # step by step, from any reward
+
+
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """What is played: every agent on every task at every target under every reward with every seed."""
@@ -77,6 +80,9 @@ class BenchmarkConfig:
         for value in self.rewards:
             if value != SELF_COMPETITION and isinstance(make_reward(value), VectorReward):
                 raise ValueError("rewards: expected rewards that are numbers, got 'vector'.")
+        formulas = [value if value == SELF_COMPETITION else make_reward(value) for value in self.rewards]
+        if len(set(formulas)) < len(formulas):
+            raise ValueError(f"rewards: expected different ones, got {self.rewards}, of which some are the same formula.")
         for name in ("tasks", "agents", "settings", "rewards", "macs_reductions"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -86,7 +92,8 @@ class BenchmarkConfig:
         check_integer("base", self.base, 0, 2)
 
     def plays(self) -> list[Play]:
-        """All plays; those with the first seed come first, so that an interrupted benchmark has some of everything."""
+        """All plays; those with the first seed come first, so that an interrupted benchmark has some of everything. In
+        competition with themselves are only agents that see a wrapper's reward."""
         seeds = range(self.first_seed, self.first_seed + self.seeds)
         games = [
             Game(task, self.base, reduction, BUDGETS[self.budget])
@@ -95,6 +102,7 @@ class BenchmarkConfig:
         return [
             Play(game, agent, seed, settings, reward)
             for seed, game, reward, agent in product(seeds, games, self.rewards, self.agents)
+            if reward != SELF_COMPETITION or agent in LEARNERS
             for settings in self._settings_of(agent)
         ]
 

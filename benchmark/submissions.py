@@ -15,13 +15,14 @@ import numpy as np
 from tqdm import tqdm
 
 from prune_gym.arguments import check_choice, check_integer, check_number
-from prune_gym.benchmark.games import BASES, TASKS, Game, replay
+from prune_gym.benchmark.games import BASES, SELF_COMPETITION, TASKS, Game, replay
 from prune_gym.benchmark.harness import BUDGETS
 from prune_gym.benchmark.play import KEY
 from prune_gym.benchmark.report.standings import Field, fields_of
 from prune_gym.benchmark.results import Played
 from prune_gym.benchmark.store import Store
 from prune_gym.files import csv_text, parse_json, to_json, write_atomically
+from prune_gym.simulation.rewards import make_reward
 from prune_gym.training.train import deterministic, one_thread
 
 COLUMNS = (*KEY, "tried", "val_accuracy", "test_accuracy", "architecture")
@@ -77,6 +78,8 @@ def _read_row(row: Mapping[str | None, Any]) -> dict[str, Any]:
         if read[name] not in known:
             raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {read[name]}")
     check_number("macs_reduction", read["macs_reduction"], "(0, 1)")
+    if read["reward"] != SELF_COMPETITION:
+        make_reward(read["reward"])
     check_integer("seed", read["seed"], 0)
     return read
 

@@ -18,6 +18,7 @@ from prune_gym.graph.features import min_max
 from prune_gym.simulation.rewards import VectorReward
 from prune_gym.simulation.schedule import target_budget
 from prune_gym.simulation.space import nearest
+from prune_gym.simulation.target import Target
 
 
 class LayerwiseEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -122,9 +123,12 @@ class LayerwiseEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._kept = self._widths[group] / self._full[group]
         self._next += 1
         if self._next < len(self._full):
-            return self._observe(), 0.0, False, False, self._info(scored=False)
-        reward = self.pruning.prune_to(self._widths).reward
-        return self._observe(), reward, True, False, self._info(scored=True)
+            costs = {} if self.pruning.cost is None else {"cost": 0.0}
+            return self._observe(), 0.0, False, False, self._info(scored=False) | costs
+        target = None if self.targets is None else Target(self.pruning.simulator.target.kind, self.target)
+        preview = self.pruning.prune_to(self._widths, target)
+        costs = {} if preview.cost is None else {"cost": preview.cost}
+        return self._observe(), preview.reward, True, False, self._info(scored=True) | costs
 
     def width(self, ratio: float) -> int:
         """The width that the next group keeps for a ratio: the nearest that it may have, the larger of two, but no more than the

@@ -30,7 +30,8 @@ from prune_gym.simulation.score_functions import finite
 from prune_gym.simulation.simulator import Simulator
 from prune_gym.simulation.space import MinWidth
 from prune_gym.simulation.state import PruningState
-from prune_gym.simulation.terms import Formula
+from prune_gym.simulation.target import Target
+from prune_gym.simulation.terms import Formula, Function, Transition
 from prune_gym.simulation.yardsticks import Yardstick, make_yardstick
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
@@ -50,6 +51,7 @@ class Preview:
         snapshot: the state itself: ``env.unwrapped.restore(preview.snapshot)`` goes there, without the post-training that a
             step may end with.
         yardstick: what the network is worth by the environment's yardstick.
+        cost: what the step would cost, in an environment with costs; else None.
     """
 
     reward: Any
@@ -57,6 +59,7 @@ class Preview:
     score: Score
     snapshot: PruningState
     yardstick: float
+    cost: float | None = None
 
 
 class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -254,8 +257,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
-        if spec is not None and isinstance(spec.kwargs.get("posttraining"), PostTraining):
-            spec = replace(spec, kwargs={**spec.kwargs, "posttraining": asdict(spec.kwargs["posttraining"])})
+        if spec is not None:
+            spec = replace(spec, kwargs={name: _as_json(value) for name, value in spec.kwargs.items()})
         self._spec = spec
 
     def __setstate__(self, content: dict[str, Any]) -> None:
@@ -299,8 +302,8 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         preview = self._enter(now, state)
         reward = preview.reward.copy() if isinstance(preview.reward, np.ndarray) else preview.reward  # wrappers may write to it
         info = self._info(state)
-        if self.cost is not None:
-            info["cost"] = self._value("cost", self.cost, self.simulator.score(now), preview.score, preview.terminated)
+        if preview.cost is not None:
+            info["cost"] = preview.cost
         return self._observe(state), reward, preview.terminated, False, info
 
     def prepare(self, action: np.ndarray) -> PruningState:
@@ -309,13 +312,19 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._prepared = self.simulator.step(self.check_running("step"), self.check_action(action))
         return self._prepared
 
-    def prune_to(self, widths: np.ndarray) -> Preview:
+    def prune_to(self, widths: np.ndarray, target: Target | None = None) -> Preview:
         """Go to the network of these widths, int64 (groups,), whose groups keep the units that are most important in the original
         one. It is one step from there, with the post-training that the step ends with; costs one evaluation. Widths are not
         checked: those that the simulator's space allows.
+
+        A ``target`` that they are at takes the place of the environment's own in what the step rewards and costs.
         """
         start, state = self.simulator.initial(), self.simulator.at(widths)
-        return self._enter(start, self.simulator.posttrained(state) if self.simulator.trains(state) else state)
+        preview = self._enter(start, self.simulator.posttrained(state) if self.simulator.trains(state) else state)
+        if target is None:
+            return preview
+        worth = self._worth(Transition(self.simulator.baseline, preview.score, self.simulator.baseline, target, True))
+        return replace(preview, reward=worth["reward"], cost=worth["cost"])
 
     # ------------------------------------------------------------------------------------ beyond Gymnasium's interface
 
@@ -412,13 +421,14 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """What steps from ``now`` to each of ``states`` are worth."""
         before, scores = self.simulator.score(now), self.simulator.scores(states)
         self._pay(now, zip(states, scores, strict=True))
+        baseline, target = self.simulator.baseline, self.simulator.target
         return [
             Preview(
-                self._value("reward", self.reward, before, score, terminal),
-                terminal,
-                score,
-                state,
-                finite("yardstick", self.yardstick(score, self.simulator.baseline), score),
+                terminated=terminal,
+                score=score,
+                snapshot=state,
+                yardstick=finite("yardstick", self.yardstick(score, baseline), score),
+                **self._worth(Transition(before, score, baseline, target, terminal)),
             )
             for score, state, terminal in zip(scores, states, map(self.simulator.is_terminal, states), strict=True)
         ]
@@ -432,10 +442,12 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         for state, its in scored:
             self.compute += self.simulator.scoring_cost(state, its)
 
-    def _value(self, argument: str, function: Formula | VectorReward, before: Score, after: Score, terminal: bool) -> Any:
-        """The reward or the cost of a step. Raises TypeError or ValueError for one that is no finite number."""
-        value = function(before, after, self.simulator.baseline, self.simulator.target, terminal)
-        return value if isinstance(function, VectorReward) else finite(argument, value, after)
+    def _worth(self, transition: Transition) -> dict[str, Any]:
+        """The reward of a step, and its cost or None. Raises TypeError or ValueError for one that is no finite number."""
+        reward, after = self.reward(*transition), transition.after
+        if not isinstance(self.reward, VectorReward):
+            reward = finite("reward", reward, after)
+        return {"reward": reward, "cost": None if self.cost is None else finite("cost", self.cost(*transition), after)}
 
     def _remember(self, preview: Preview) -> None:
         if preview.terminated and (self.best is None or preview.yardstick > self.best.yardstick):
@@ -470,3 +482,13 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             "evaluations": self.evaluations - self._evaluations_before,
             "compute": self.compute.macs - self._compute_before.macs,
         }
+
+
+def _as_json(value: Any) -> Any:
+    """A setting as JSON can hold it: post-training as a dict, a formula as its text unless a function of yours is in it."""
+    match value:
+        case PostTraining():
+            return asdict(value)
+        case Formula() if not any(isinstance(part, Function) for part in value.walk()):
+            return str(value)
+    return value

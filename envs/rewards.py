@@ -46,11 +46,11 @@ class ImprovementReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np
     stay in the sum. Do not add it to another reward.
 
     Args:
-        env: a pruning environment; its reward should be one of the state after the step, as all named ones are.
+        env: a pruning environment; its reward has to be one of the state after the step alone.
         gamma: the discount of the learner, in [0, 1].
 
-    Raises TypeError for an environment without a pruning environment inside or with a vector reward, ValueError for one in a
-    wrapper that changes the reward, as it would be ignored.
+    Raises TypeError for an environment without a pruning environment inside or with a vector reward, ValueError for a reward that
+    reads what was before or whether it is the end, and for one in a wrapper that changes the reward, as it would be ignored.
     """
 
     def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], gamma: float):
@@ -162,14 +162,14 @@ def worth_of(env: PruningEnv) -> float:
 def check_discount(env: gymnasium.Env, gamma: float) -> None:
     """Raise ValueError where the shaping in the reward of ``env``, or in its wrappers, discounts otherwise than the learner, by
     ``gamma``: such shaping changes what the best policy is."""
-    found = {}
+    found = []
     reward = pruning_env(env).reward
     if isinstance(reward, Formula):
-        found = {str(part): part.gamma for part in reward.walk() if isinstance(part, Shaping)}
+        found = [(str(part), part.gamma) for part in reward.walk() if isinstance(part, Shaping)]
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, ShapingReward | ImprovementReward):
-            found[type(env).__name__] = env.gamma
+            found.append((type(env).__name__, env.gamma))
         env = env.env
-    for name, discount in found.items():
+    for name, discount in found:
         if discount != gamma:
             raise ValueError(f"gamma: the learner discounts by {gamma:g}, and {name} by {discount:g}; give both the same.")

@@ -6,6 +6,7 @@ reward; ``rescore`` says what other rewards would have said about a run.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -207,4 +208,7 @@ def print_optima(config: OptimumConfig) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Commands, description=__doc__)))
+    try:
+        sys.exit(main(tyro.cli(Commands, description=__doc__)))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

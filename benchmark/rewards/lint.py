@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from prune_gym.benchmark.rewards.episodes import Episodes, random_episodes
-from prune_gym.benchmark.rewards.optimum import optimum
+from prune_gym.benchmark.rewards.optimum import optimum, without_shaping
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.block_world import BlockGame
 from prune_gym.simulation.score_functions import of_rows
@@ -22,6 +22,7 @@ EPISODES = 1000
 LARGEST_REGRET = 0.01  # of the yardstick: a point, if that is the accuracy
 MORE_ACCURATE = 0.05
 SMALLER = 0.9  # of what is left
+ROUNDING = 1e-12
 EDGE = 1e-6  # how near to the target both sides of it are looked at
 LARGEST_CLIFF = 1.0  # of the spread of rewards between networks at the target
 SCALES = (0.01, 10.0)  # standard deviations of returns that agents learn with as they are
@@ -49,10 +50,15 @@ class Subject:
     yardstick: Yardstick
     episodes: Episodes
 
-    def of(self, transition: Transition) -> np.ndarray:
+    def of(self, transition: Transition, reward: Formula | None = None) -> np.ndarray:
         """The reward of many transitions."""
         before, after, *others = transition
-        return of_rows("reward", self.reward, [before, after], *others)
+        return of_rows("reward", reward or self.reward, [before, after], *others)
+
+    def change(self, transition: Transition, other: Transition) -> np.ndarray:
+        """By how much it changes from transitions to others, but for shaping, which adds the same to every game."""
+        reward = without_shaping(self.reward)
+        return self.of(other, reward) - self.of(transition, reward)
 
 
 def lint(reward: Formula, game: BlockGame, gamma: float, yardstick: Yardstick, seed: int = 0) -> list[Finding]:
@@ -76,7 +82,7 @@ def finite_everywhere(subject: Subject) -> Finding:
         else:
             subject.episodes.rewards(subject.reward)
             where = f"the moves of {EPISODES:,} random games"
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         return Finding("finite", FAULT, str(error))
     return Finding("finite", FINE, f"a finite number for {where}")
 
@@ -86,14 +92,23 @@ def grows_with_accuracy(subject: Subject) -> Iterator[Finding]:
     transition = subject.episodes.transitions()
     after = transition.after
     better = transition._replace(after=replace(after, accuracy=np.minimum(after.accuracy + MORE_ACCURATE, 1)))
-    yield _growth("accuracy", subject.of(better) - subject.of(transition), f"{MORE_ACCURATE:.0%} more accuracy", FAULT)
+    change = subject.change(transition, better)
+    yield _growth("accuracy", change, f"{MORE_ACCURATE:.0%} more accuracy", FAULT)
 
 
 def grows_with_savings(subject: Subject) -> Iterator[Finding]:
-    """A network that is smaller, and all else the same, must not get less."""
+    """A network that is smaller, and all else the same, must not get less: on the way, where it stays on the way, and at the end,
+    where a reward may well punish what is gone beyond the target."""
     transition = subject.episodes.transitions()
     smaller = transition._replace(after=_smaller(transition.after, transition.baseline))
-    yield _growth("savings", subject.of(smaller) - subject.of(transition), f"{1 - SMALLER:.0%} less of a network", NOTE)
+    ends = np.asarray(transition.terminal)
+    on_the_way = ~ends & (transition.target.removed(smaller.after) < transition.target.reduction)
+    change = subject.change(transition, smaller)
+    cause = f"{1 - SMALLER:.0%} less of a network"
+    if (change[ends] < -ROUNDING).any() and not (change[on_the_way] < -ROUNDING).any():
+        yield Finding("savings", NOTE, f"{cause} gives less reward in the last step alone, {-change[ends].min():.3g} at most")
+    else:
+        yield _growth("savings", change[ends | on_the_way], cause, NOTE)
 
 
 def _smaller(score: Score, baseline: Score) -> Score:
@@ -110,7 +125,7 @@ def _smaller(score: Score, baseline: Score) -> Score:
 
 
 def _growth(check: str, change: np.ndarray, cause: str, if_flat: str) -> Finding:
-    falls, rises = change < -1e-12, change > 1e-12
+    falls, rises = change < -ROUNDING, change > ROUNDING
     if falls.any():
         return Finding(check, FAULT, f"{cause} gives less reward in {falls.mean():.0%} of the moves, {-change.min():.3g} at most")
     if not rises.any():
@@ -124,16 +139,25 @@ def no_cliff(subject: Subject) -> Iterator[Finding]:
     transition = subject.episodes.transitions()
     last = np.asarray(transition.terminal)
     ends = Transition(_rows(transition.before, last), _rows(transition.after, last), *transition[2:4], np.ones(last.sum(), bool))
-    name = REMOVED[transition.target.kind]
-    at: list[dict[str, Any]] = [{name: np.full(last.sum(), transition.target.reduction + step)} for step in (-EDGE, EDGE)]
-    short, beyond = (ends._replace(after=replace(ends.after, **removed)) for removed in at)
-    cliff = float(np.median(np.abs(subject.of(beyond) - subject.of(short))))
-    spread = float(np.subtract(*np.percentile(subject.of(ends), [75, 25])))
-    if cliff > 1e3 * EDGE * max(spread, 1.0) and cliff > LARGEST_CLIFF * spread:
+    short, beyond = (ends._replace(after=_at(ends, transition.target.reduction + step)) for step in (-EDGE, EDGE))
+    cliff = float(np.median(np.abs(subject.change(short, beyond))))
+    rewards = subject.of(ends)
+    spread, size = float(np.subtract(*np.percentile(rewards, [75, 25]))), float(np.abs(rewards).max())
+    if cliff > 1e3 * EDGE * size and cliff > LARGEST_CLIFF * spread:
         times = f"{cliff / spread:.1f} times " if spread else "more than "
         yield Finding("cliff", FAULT, f"the target is a cliff of {cliff:.3g}, {times}the spread between networks at it")
     else:
         yield Finding("cliff", FINE, "the target is no cliff")
+
+
+def _at(ends: Transition, reduction: float) -> Score:
+    """The networks with another share gone of what the target counts."""
+    share = np.full(np.shape(ends.after.accuracy), reduction)
+    changed: dict[str, Any] = {REMOVED[ends.target.kind]: share}
+    counted = {"macs_reduction": "macs", "params_reduction": "params"}.get(ends.target.kind)
+    if counted:
+        changed[counted] = (1 - share) * getattr(ends.baseline, counted)
+    return replace(ends.after, **changed)
 
 
 def _rows(score: Score, chosen: np.ndarray) -> Score:
@@ -151,9 +175,10 @@ def scale(subject: Subject) -> Iterator[Finding]:
 
 
 def shaping_is_neutral(subject: Subject) -> Iterator[Finding]:
-    """Shaping leaves the best policy as it is with the learner's own discount, and without a potential at the end."""
-    terms = [part for part in subject.reward.walk() if isinstance(part, Shaping)]
-    for term in terms:
+    """Shaping leaves the best policy as it is with the learner's own discount, without a potential at the end, and as a summand
+    of the reward."""
+    inside = [part for part in without_shaping(subject.reward).walk() if isinstance(part, Shaping)]
+    for term in (part for part in subject.reward.walk() if isinstance(part, Shaping)):
         if term.gamma != subject.gamma:
             yield Finding("gamma", FAULT, f"{term} discounts by {term.gamma:g}, the learner by {subject.gamma:g}")
         else:
@@ -161,6 +186,8 @@ def shaping_is_neutral(subject: Subject) -> Iterator[Finding]:
         if term.kept:
             also = " and for few steps" if term.gamma < 1 else ""
             yield Finding("potential", NOTE, f"{term} keeps its potential at the end: it rewards the last network{also}")
+        elif term in inside:
+            yield Finding("potential", FAULT, f"{term} is no summand of the reward, so it may change what is best")
         else:
             yield Finding("potential", FINE, f"{term} has no potential at the end")
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from prune_gym.simulation.block_world import BlockGame
 from prune_gym.simulation.score_functions import of_rows
-from prune_gym.simulation.terms import Formula, Named, Number, Operation, Shaping
+from prune_gym.simulation.terms import Formula, Named, Number, Operation, Shaping, operation
 from prune_gym.simulation.yardsticks import Yardstick
 
-EQUAL = 1e-9  # values that differ by less, as a fraction of the largest, are the same
+EQUAL = 1e-12  # values that differ by less, as a fraction of the largest, are the same
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def optimum(game: BlockGame, reward: Formula, gamma: float, yardstick: Yardstick
     running = np.flatnonzero(game.reachable & ~game.over)
     groups = len(game.world.table.groups)
     best_actions = np.zeros((len(values), groups), bool)
-    tolerance = EQUAL * max(1.0, float(np.nanmax(np.abs(values))))
+    tolerance = EQUAL * float(np.nanmax(np.abs(values)))
     best_actions[running] = game.action_values(running, values, reward, gamma) >= values[running, None] - tolerance
     ends, steps = _ends_of(game, best_actions)
     worth = of_rows("yardstick", yardstick, [game.world.scores_of(ends)], game.world.baseline)
@@ -70,15 +70,29 @@ def same_policy(game: BlockGame, one: Optimum, other: Optimum) -> bool:
 
 
 def without_shaping(reward: Formula) -> Formula:
-    """The reward without its terms that are shaping by a potential, kept at the end or not."""
+    """The reward without its summands that are neutral shaping, times a number or not; 0 if nothing is left."""
     match reward:
-        case Shaping():
+        case Shaping(kept=False):
             return Number(0)
         case Named():
             return without_shaping(reward.formula)
+        case Operation("negative", (inner,)):
+            return _unless(reward, inner, -without_shaping(inner))
+        case Operation("*", (Number() as number, inner)):
+            return _unless(reward, inner, number * without_shaping(inner))
+        case Operation("*" | "/" as name, (inner, Number() as number)):
+            return _unless(reward, inner, operation(name, without_shaping(inner), number))
         case Operation("+" | "-" as name, (left, right)):
             one, other = without_shaping(left), without_shaping(right)
             if other == Number(0):
                 return one
-            return other if one == Number(0) and name == "+" else Operation(name, (one, other))
+            if one == Number(0):
+                return other if name == "+" else -other
+            return operation(name, one, other)
     return reward
+
+
+def _unless(reward: Formula, inner: Formula, changed: Formula) -> Formula:
+    """The reward itself where nothing was taken from ``inner``, and 0 where all of it was."""
+    left = without_shaping(inner)
+    return reward if left == inner else Number(0) if left == Number(0) else changed

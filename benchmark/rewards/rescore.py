@@ -17,7 +17,7 @@ from prune_gym.files import parse_json
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.space import UNITS
 from prune_gym.simulation.target import Target
-from prune_gym.simulation.terms import Formula, Shaping, Transition
+from prune_gym.simulation.terms import Formula, Function, Transition
 
 EVALUATIONS = "evaluations.csv"
 ROUNDING = 1e-9
@@ -45,18 +45,19 @@ class Recorded:
     Attributes:
         transitions: one for each row of ``evaluations.csv``.
         rewards: what the run's own reward was, float64 (networks,).
-        went_back: whether a network came after a smaller one within an episode, so that it is not known what was before it.
+        straight: whether the agent went from state to state without going back, as far as its kind and its networks tell; else it
+            is not known what was before them.
     """
 
     transitions: list[Transition]
     rewards: np.ndarray
-    went_back: bool
+    straight: bool
 
     def under(self, reward: Formula) -> Rescored:
         """What a reward says of them. Raises ValueError if none is at the target, for a reward that is not finite, and for one
-        that reads what was before a step, if the agent went back to larger networks on the way."""
-        if self.went_back and any(isinstance(part, Shaping) or getattr(part, "of", "") == "before" for part in reward.walk()):
-            raise ValueError(f"reward: {reward} reads what was before a step, and this run's agent went back on its way.")
+        that reads what was before a step, or is a function of yours, if the agent went back on its way."""
+        if not self.straight and (reward.reads_before or any(isinstance(part, Function) for part in reward.walk())):
+            raise ValueError(f"reward: {reward} may read what was before a step, and this run's agent went back on its way.")
         found = np.array([float(reward(*transition)) for transition in self.transitions])
         if not np.isfinite(found).all():
             raise ValueError(f"reward: expected finite numbers, {reward} gives {found[~np.isfinite(found)][0]}.")
@@ -77,8 +78,8 @@ def read_run(folder: Path) -> Recorded:
     given = {kind: settings[kind] for kind in UNITS if settings[kind] is not None} or {"sparsity": DEFAULT_SPARSITY}
     ((kind, reduction),) = given.items()
     target = Target(kind, reduction)
-    baseline = _score(summary["before"] | {"accuracy": summary["before"]["val_accuracy"]})
-    transitions, rewards, before = [], [], baseline
+    baseline = _score(summary["before"] | {"accuracy": summary["before"][f"{settings['reward_split']}_accuracy"]})
+    transitions, rewards, before, kinds = [], [], baseline, set()
     with (folder / EVALUATIONS).open(newline="") as file:
         for row in csv.DictReader(file):
             before = baseline if row["step"] == "0" else before
@@ -87,8 +88,16 @@ def read_run(folder: Path) -> Recorded:
             transitions.append(Transition(before, after, baseline, target, ends))
             rewards.append(float(row["reward"]))
             before = after if row["kind"] == "step" else before
-    went_back = any(after.params > before.params for before, after, *_ in transitions)
-    return Recorded(transitions, np.array(rewards), went_back)
+            kinds.add(row["kind"])
+    shrinks = all(after.params <= before.params for before, after, *_ in transitions)
+    return Recorded(transitions, np.array(rewards), shrinks and _goes_straight(summary["agent"], settings, kinds))
+
+
+def _goes_straight(agent: str, settings: dict[str, Any], kinds: set[str]) -> bool:
+    """Whether an agent previews from the state that its next step goes from, if it previews at all."""
+    if agent == "rl_pruner":
+        return bool(settings["rl_pruner"]["sample_steps"] == 1)
+    return kinds == {"step"} or agent == "lookahead"
 
 
 def _score(row: Any) -> Score:

@@ -6,7 +6,7 @@ policy leads to without noise, which is what the reward taught it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from scipy.stats import kendalltau
 from prune_gym import tables
 from prune_gym.benchmark.games import REWARD, SELF_COMPETITION, TABULAR
 from prune_gym.benchmark.harness import BenchmarkConfig
-from prune_gym.benchmark.play import DEFAULT, Play
+from prune_gym.benchmark.play import DEFAULT
 from prune_gym.benchmark.report.curves import regret_line
 from prune_gym.benchmark.report.figures import Figure
 from prune_gym.benchmark.report.standings import Field, Problem, Standing, player_name
@@ -32,7 +32,6 @@ from prune_gym.simulation.rewards import REWARDS, VectorReward, make_reward
 from prune_gym.simulation.yardsticks import make_yardstick
 
 AGENTS = ("ppo", "sac", "dqn", "rl_pruner")
-PREVIEWING = ("rl_pruner",)  # which see the rewards of the environment itself, and none of a wrapper
 GAMMA = 0.99  # of PPO, SAC and DQN
 SUITE = (*(name for name in REWARDS if name != "paper"), SELF_COMPETITION)  # the paper's default weights are "accuracy"
 
@@ -48,9 +47,10 @@ class StudyConfig(BenchmarkConfig):
     seeds: int = 20
     store: Path = Path("runs/reward_study")
 
-    def plays(self) -> list[Play]:
-        """All plays but those of competition with oneself by agents that would not see it."""
-        return [play for play in super().plays() if play.reward != SELF_COMPETITION or play.agent not in PREVIEWING]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.settings != ("default",):
+            raise ValueError(f"settings: the study is of rewards, with default settings; got {self.settings}.")
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,13 @@ class Lesson:
     best_play: float | None
     tau: float | None
 
-    @property
-    def regret(self) -> float:
-        """The mean over the agents."""
-        return float(np.mean([standing.regret.value for standing in self.standings.values()]))
+    def regret(self, agents: Iterable[str]) -> float:
+        """The mean over these agents."""
+        return float(np.mean([self.standings[agent].regret.value for agent in agents]))
 
 
 def lessons(of: Field, agents: Sequence[str]) -> list[Lesson]:
-    """What every reward taught that the plays of a field learned from, the best first."""
+    """What every reward taught that the plays of a field learned from, the best first: by the agents that learned from all."""
     standings = {one.name: one for one in of.standings}
     played = (play for by_problem in of.plays.values() for plays in by_problem.values() for play in plays)
     rewards = list(dict.fromkeys(play.row["reward"] for play in played))
@@ -97,7 +96,8 @@ def lessons(of: Field, agents: Sequence[str]) -> list[Lesson]:
         for reward, theirs in taught.items()
         if theirs
     ]
-    return sorted(found, key=lambda lesson: lesson.regret)
+    common = [agent for agent in agents if all(agent in lesson.standings for lesson in found)]
+    return sorted(found, key=lambda lesson: lesson.regret(common or lesson.standings))
 
 
 def _differences(of: Field, by_reward: dict[str, Standing]) -> dict[str, str]:
@@ -124,7 +124,8 @@ def _known(problems: Sequence[Problem], reward: str) -> tuple[float | None, floa
         game = BlockGame(world_of(table), "macs_reduction", problem.macs_reduction)
         regrets.append(100 * optimum(game, made, GAMMA, yardstick).regret)
         episodes = random_episodes(game, EPISODES)
-        taus.append(kendalltau(episodes.returns(made, GAMMA), episodes.worth(yardstick)).statistic)
+        returns = episodes.returns(made, GAMMA)
+        taus.append(kendalltau(returns, episodes.worth(yardstick)).statistic if np.ptp(returns) else 0.0)
     return float(np.mean(regrets)), float(np.mean(taus))
 
 
@@ -145,19 +146,21 @@ def table(of_all: Sequence[Lesson], agents: Sequence[str]) -> str:
 
 
 def verdict(of_all: Sequence[Lesson], agents: Sequence[str]) -> list[str]:
-    """What the study shows, in sentences: a reward is only said to be better or worse where that is clear."""
+    """What the study shows, in sentences: a reward is better or worse than the benchmark's only where that is clear."""
     sentences = []
     for agent in agents:
         with_it = [lesson for lesson in of_all if agent in lesson.standings]
         if not with_it:
             continue
         best = min(with_it, key=lambda lesson: lesson.standings[agent].regret.value)
-        better = [lesson.reward for lesson in with_it if lesson.clear.get(agent) == "better"]
-        worse = [lesson.reward for lesson in with_it if lesson.clear.get(agent) == "worse"]
-        sentences.append(
-            f"{agent} finds its best networks under {best.reward} ({best.standings[agent].regret.value:.1f} points of regret). "
-            f"Clearly better than under {REWARD}: {', '.join(better) or 'none'}. Clearly worse: {', '.join(worse) or 'none'}."
-        )
+        sentence = f"{agent} has least regret under {best.reward}: {best.standings[agent].regret.value:.1f} points."
+        if any(lesson.reward == REWARD for lesson in with_it):
+            better, worse = (
+                ", ".join(lesson.reward for lesson in with_it if lesson.clear.get(agent) == kind) or "none"
+                for kind in ("better", "worse")
+            )
+            sentence += f" Clearly better than under {REWARD}: {better}. Clearly worse: {worse}."
+        sentences.append(sentence)
     return sentences
 
 

@@ -15,7 +15,6 @@ episode, else 0.
 from __future__ import annotations
 
 import ast
-from math import isfinite
 from typing import Any
 
 from prune_gym.arguments import unknown
@@ -33,7 +32,9 @@ from prune_gym.simulation.terms import (
     operation,
 )
 
-MOST_CHARACTERS = 2000  # of a formula: deep ones would overflow the stack
+MOST_CHARACTERS = 2000
+MOST_DEEP = 100  # operations in each other: more of them would overflow the stack
+MOST = 1e300  # the largest number
 
 
 def formula(value: Any, argument: str = "reward") -> Formula:
@@ -55,16 +56,23 @@ def _parsed(text: str, argument: str) -> Formula:
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{argument}: expected a formula of at most {MOST_CHARACTERS} characters, got {len(text)}.")
     name, colon, rest = text.partition(":")
-    if colon and name.strip().isidentifier():
-        return _parsed(rest, argument).named(name.strip())
+    named = colon and name.strip().isidentifier()
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        tree = ast.parse((rest if named else text).strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(f"{argument}: expected a formula such as 'accuracy + 0.25 * flops_reduction', got {text!r}.") from error
-    try:
-        return _formula_of(tree.body, argument)
-    except RecursionError:
-        raise ValueError(f"{argument}: expected a formula that is not so deeply nested.") from None
+    if _depth(tree.body) > MOST_DEEP:
+        raise ValueError(f"{argument}: expected a formula of at most {MOST_DEEP} operations in each other.")
+    made = _formula_of(tree.body, argument)
+    return made.named(name.strip()) if named else made
+
+
+def _depth(tree: ast.AST) -> int:
+    """How deep an expression is, at most one more than is allowed."""
+    depth, layer = 0, [tree]
+    while layer and depth <= MOST_DEEP:
+        depth, layer = depth + 1, [child for node in layer for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
+    return depth
 
 
 OPERATORS: dict[type, str] = {
@@ -82,7 +90,7 @@ OPERATORS: dict[type, str] = {
 def _formula_of(node: ast.expr, argument: str) -> Formula:
     """The formula that an expression of Python says. Nothing is evaluated."""
     match node:
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool) and isfinite(number):
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool) and abs(number) <= MOST:
             return Number(number)
         case ast.Name(id=name):
             _check_quantity(argument, name, QUANTITIES)

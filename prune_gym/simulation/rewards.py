@@ -65,9 +65,12 @@ REWARDS: dict[str, Formula] = {"paper": paper_reward()} | {name: formula(text) f
 
 
 def make_cost(cost: Reward | None) -> Formula | None:
-    """What a step costs, beside its reward, as of :func:`make_reward`; None for nothing. Raises ValueError or TypeError for what
-    is no formula and no function."""
-    return None if cost is None else formula(cost, "cost")
+    """What a step costs, beside its reward, as of :func:`make_reward`; None for nothing. Raises ValueError for an unknown name, a
+    vector, and a text that is no formula, TypeError for a function that takes other arguments."""
+    made = None if cost is None else _made("cost", cost)
+    if isinstance(made, VectorReward):
+        raise ValueError("cost: expected one that is a number, got 'vector'.")
+    return made
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,18 @@ def make_reward(reward: Reward, weights: tuple[float, float, float] | None = Non
         if np.shape(weights) != (3,) or not all(isinstance(w, int | float) and isfinite(w) for w in weights):
             raise ValueError(f"reward_weights: expected three finite numbers (alpha, beta, gamma), got {weights}.")
         return paper_reward(*weights)
-    if isinstance(reward, VectorReward):
-        return reward
+    return _made("reward", reward)
+
+
+def _made(argument: str, reward: Reward) -> Formula | VectorReward:
     named = REWARDS | VECTOR_REWARDS
     match reward:
+        case VectorReward():
+            return reward
         case str() if reward in named:
             return named[reward]
         case str() if not reward.isidentifier() or reward in QUANTITIES:
-            return formula(reward, "reward")
-        case str():
-            raise unknown("reward", reward, named)
-    if not callable(reward):
-        raise unknown("reward", reward, named)
-    return formula(reward, "reward")
+            return formula(reward, argument)
+    if isinstance(reward, str) or not callable(reward):
+        raise unknown(argument, reward, named)
+    return formula(reward, argument)

@@ -26,6 +26,21 @@ def takes_as_many(function: Callable[..., Any], parameters: Sequence[str]) -> bo
     return True
 
 
+def wants_all(function: Callable[..., Any], some: Sequence[str], everything: Sequence[str]) -> bool:
+    """Whether a function is to be given ``everything``, whose first parameters are ``some``: it cannot be called with these
+    alone, takes any number, or has a parameter with the name of another one."""
+    if not takes_as_many(function, everything):
+        return False
+    if not takes_as_many(function, some):
+        return True
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        return False
+    others = set(everything) - set(some)
+    return any(one.kind is one.VAR_POSITIONAL or name in others for name, one in parameters.items())
+
+
 def check_takes(argument: str, function: Callable[..., Any], parameters: Sequence[str]) -> None:
     """Raise TypeError unless ``function`` can be called with as many positional arguments as there are ``parameters``."""
     if not takes_as_many(function, parameters):

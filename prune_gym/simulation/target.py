@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from prune_gym.arguments import check_number
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.space import UNITS
@@ -19,8 +21,9 @@ class Target(NamedTuple):
     reduction: float
 
     def removed(self, score: Score) -> Any:
-        """The fraction that is gone of what the target counts; of scores of arrays, an array."""
-        return getattr(score, REMOVED[self.kind])
+        """The fraction that is gone of what the target counts, to nine digits, so that a target that is met is reached; of scores
+        of arrays, an array."""
+        return np.round(getattr(score, REMOVED[self.kind]), 9)
 
 
 def the_target(sparsity: float | None, macs_reduction: float | None, params_reduction: float | None) -> Target:

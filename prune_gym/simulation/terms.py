@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from prune_gym.arguments import check_number
 from prune_gym.scoring.evaluation import Score
-from prune_gym.simulation.score_functions import check_takes, takes_as_many
+from prune_gym.simulation.score_functions import check_takes, wants_all
 from prune_gym.simulation.target import Target
 
 SCORES = tuple(field.name for field in fields(Score))
@@ -68,6 +67,16 @@ class Formula(ABC):
         """Whether it takes scores of arrays, see :mod:`prune_gym.simulation.score_functions`."""
         return all(part.elementwise for part in self.parts())
 
+    @property
+    def reads_before(self) -> bool:
+        """Whether it reads the network before the step; of functions of yours this is not known, and they count as if not."""
+        return any(isinstance(part, Shaping) or (isinstance(part, Quantity) and part.of == "before") for part in self.walk())
+
+    @property
+    def reads_end(self) -> bool:
+        """Whether it reads whether the episode ends; functions of yours count as if not."""
+        return any(isinstance(part, Shaping) or part == Quantity("terminal") for part in self.walk())
+
     def __repr__(self) -> str:
         return f"Formula({str(self)!r})"
 
@@ -116,12 +125,13 @@ class Number(Formula):
 
     def __post_init__(self) -> None:
         check_number("number", self.number, "(-inf, inf)")
+        object.__setattr__(self, "number", float(self.number))
 
     def value(self, transition: Transition) -> Any:
         return self.number
 
     def __str__(self) -> str:
-        return str(int(self.number)) if float(self.number).is_integer() and abs(self.number) < 1e15 else repr(float(self.number))
+        return str(int(self.number)) if self.number.is_integer() and abs(self.number) < 1e15 else repr(self.number)
 
     def __neg__(self) -> Formula:
         return Number(-self.number)
@@ -144,7 +154,7 @@ class Quantity(Formula):
                 return transition.target.reduction
             case "removed":
                 return transition.target.removed(getattr(transition, self.of))
-        return getattr(getattr(transition, self.of), self.name)
+        return getattr(getattr(transition, self.of), self.name) * 1.0  # products of MACs are too large for integers
 
     def __str__(self) -> str:
         return self.name if self.of == "after" else f"{self.of}.{self.name}"
@@ -165,10 +175,6 @@ def _where(condition: Any, one: Any, other: Any) -> Any:
     return one if condition else other
 
 
-def _chosen(choose: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    return lambda *values: reduce(choose, values)
-
-
 CALL = 9
 RULES: dict[str, Rule] = {
     ">=": Rule(lambda a, b: (a >= b) * 1.0, "{} >= {}", 2, 1),
@@ -183,8 +189,8 @@ RULES: dict[str, Rule] = {
     "log": Rule(np.log, "log({})", 1, CALL),
     "exp": Rule(np.exp, "exp({})", 1, CALL),
     "abs": Rule(np.abs, "abs({})", 1, CALL),
-    "min": Rule(_chosen(np.minimum), "min({}, {})", 2, CALL),
-    "max": Rule(_chosen(np.maximum), "max({}, {})", 2, CALL),
+    "min": Rule(np.minimum, "min({}, {})", 2, CALL),
+    "max": Rule(np.maximum, "max({}, {})", 2, CALL),
     "clip": Rule(np.clip, "clip({}, {}, {})", 3, CALL),
     "where": Rule(_where, "where({}, {}, {})", 3, CALL),
 }
@@ -240,6 +246,9 @@ class Named(Formula):
     def value(self, transition: Transition) -> Any:
         return self.formula.value(transition)
 
+    def __neg__(self) -> Formula:
+        return -self.formula
+
     def parts(self) -> tuple[Formula, ...]:
         return (self.formula,)
 
@@ -258,13 +267,16 @@ class Shaping(Formula):
     :math:`\gamma < 1` that reward shrinks with the number of steps, too.
 
     Args:
-        potential: the potential.
+        potential: a formula of one network: of scores, ``removed`` and ``target``, not of what was before or of the end.
         gamma: the discount of the agent that learns, in [0, 1].
         shift: a constant that is added to the potential of every state but the last: it changes no best policy, but what deep
             networks have to learn (arXiv 2502.01307).
         kept: whether the last state has its potential.
 
     Its text is ``shaping(potential, gamma)`` or ``shaping(potential, gamma, shift)``, and ``difference(...)`` where it is kept.
+
+    Raises TypeError for a potential that is no formula, ValueError for one that is not of one network, and for numbers out of
+    range.
     """
 
     potential: Formula
@@ -273,6 +285,14 @@ class Shaping(Formula):
     kept: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.potential, Formula):
+            raise TypeError(f"potential: expected a formula, got {self.potential!r}; formula(text) makes one of a text.")
+        if isinstance(self.potential, Named):
+            object.__setattr__(self, "potential", self.potential.formula)
+        if self.potential.reads_before or self.potential.reads_end:
+            raise ValueError(
+                f"potential: expected a formula of one network, and {self.potential} reads what was before, or the end."
+            )
         check_number("gamma", self.gamma, "[0, 1]")
         check_number("shift", self.shift, "(-inf, inf)")
 
@@ -294,8 +314,8 @@ class Shaping(Formula):
 
 @dataclass(frozen=True, repr=False)
 class Function(Formula):
-    """A function of yours: of ``(before, after, baseline)`` or, if it cannot be called with these alone, of ``(before, after,
-    baseline, target, terminal)``. It prints as its name, which no text leads back to.
+    """A function of yours: of ``(before, after, baseline)``, or of ``(before, after, baseline, target, terminal)`` if it needs
+    five arguments, takes any number of them, or calls the last two so. It prints as its name, which no text leads back to.
 
     Raises TypeError for a function that takes other arguments.
     """
@@ -305,7 +325,7 @@ class Function(Formula):
 
     def __post_init__(self) -> None:
         scores, everything = Transition._fields[:3], Transition._fields
-        takes = everything if takes_as_many(self.function, everything) and not takes_as_many(self.function, scores) else scores
+        takes = everything if wants_all(self.function, scores, everything) else scores
         check_takes(self.argument, self.function, takes)
         object.__setattr__(self, "_takes", len(takes))
 
@@ -324,6 +344,8 @@ def _operand(value: Any) -> Formula:
     match value:
         case Formula():
             return value
+        case bool():
+            pass
         case int() | float() | np.integer() | np.floating():
             return Number(float(value))
     if callable(value):

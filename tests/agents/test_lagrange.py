@@ -10,8 +10,9 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from prune_gym.agents import LagrangianCallback, PIDLagrangianCallback
+from prune_gym.agents import LagrangianCallback, PIDLagrangianCallback, RandomAgent
 from prune_gym.agents.lagrange import MultiplierCallback
 from prune_gym.envs import SoftmaxAction, TabularEnv
 
@@ -103,6 +104,14 @@ def test_costs_that_are_missing() -> None:
     env = SoftmaxAction(TabularEnv("digits-mobilenet"))
     with pytest.raises(ValueError, match=r"env: expected infos with a 'cost'; make the environment with cost="):
         PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu").learn(8, LagrangianCallback(1.0))
+
+
+def test_algorithms_and_wrappers_that_it_is_not_for() -> None:
+    env = DummyVecEnv([lambda: SoftmaxAction(tabular())])
+    with pytest.raises(ValueError, match="env: expected rewards as the environment gives them, got VecNormalize"):
+        SAC("MlpPolicy", VecNormalize(env), device="cpu").learn(10, LagrangianCallback(1.0))
+    with pytest.raises(TypeError, match="model: expected an algorithm that learns from steps, got RandomAgent"):
+        RandomAgent(tabular()).learn(10, LagrangianCallback(1.0))
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import wrappers
+from gymnasium.envs.registration import EnvSpec
 
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.registry import make_agent
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.sb3 import PPOConfig
-from prune_gym.envs import BlocksEnv, ImprovementReward, PruningEnv, SelfCompetition, ShapingReward, SoftmaxAction, TabularEnv
+from prune_gym.envs import (
+    BlocksEnv,
+    ImprovementReward,
+    LayerwiseEnv,
+    PruningEnv,
+    SelfCompetition,
+    ShapingReward,
+    SoftmaxAction,
+    TabularEnv,
+)
 from prune_gym.envs.rewards import check_discount
+from prune_gym.simulation.formula import formula
 
 
 @pytest.fixture
@@ -202,8 +214,8 @@ def test_a_learner_must_discount_as_the_shaping_does(make, name):
     [
         ("ppo", 0.5, {"ppo": PPOConfig(gamma=0.5)}),
         ("rl_pruner", 0.5, {"rl_pruner": RLPrunerConfig(sample_steps=2, samples=2, discount=0.5)}),
+        ("recurrent_ppo", 0.5, {"ppo": PPOConfig(gamma=0.5)}),
         ("ars", 1.0, {}),
-        ("amc", 1.0, {}),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.* learns for the first time")
@@ -219,7 +231,45 @@ def test_agents_check_their_discount(agent, theirs, settings):
         learn(0.75)
 
 
+def test_every_wrapper_counts():
+    inner = ShapingReward(tabular(), lambda score, baseline: 0.0, 0.5)
+    with pytest.raises(ValueError, match=r"discounts by 0\.99, and ShapingReward by 0\.5"):
+        check_discount(ShapingReward(inner, lambda score, baseline: 0.0, 0.99), 0.99)
+
+
+def test_uct_needs_a_reward_of_one_network():
+    for reward in ("improvement", "shaped"):
+        with pytest.raises(ValueError, match="reward: UCT values a network at the target by the reward of it alone"):
+            make_agent(RunConfig(agent="uct"), tabular(reward=reward))
+    make_agent(RunConfig(agent="uct"), tabular(reward="final"))
+
+
+def test_improvement_is_of_a_reward_of_one_network():
+    for reward in ("final", "improvement"):
+        with pytest.raises(ValueError, match="potential: expected a formula of one network"):
+            ImprovementReward(tabular(reward=reward), 1.0)
+
+
+def test_a_formula_in_a_spec_survives_json():
+    env = gymnasium.make("PruneGym/Tabular-Digits-v0", reward=2 * formula("accuracy"), cost=formula("mine: 1 - accuracy"))
+    again = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.unwrapped.reward == env.unwrapped.reward == formula("2 * accuracy")
+    assert again.unwrapped.cost == formula("mine: 1 - accuracy")
+
+
 # ------------------------------------------------------------------------------------------------ costs
+
+
+def test_costs_and_targets_of_the_layerwise_game():
+    env = LayerwiseEnv(tabular(reward="final", cost="1 - accuracy + target"), targets=(0.3, 0.6))
+    env.reset(options={"target": 0.4})
+    ended, costs = False, []
+    while not ended:
+        _, reward, ended, _, info = env.step(np.array([0.5]))
+        costs.append(info["cost"])
+    assert reward == info["accuracy"] > 0
+    assert costs[:-1] == [0.0] * (len(costs) - 1)
+    assert costs[-1] == pytest.approx(1 - info["accuracy"] + 0.4)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +296,10 @@ def test_the_cost_of_a_step_is_in_its_info(make):
         before = info["accuracy"]
     with pytest.raises(ValueError, match=r"cost: expected one of accuracy, .*; got 'acuracy'"):
         make(cost="acuracy + 1")
-    with pytest.raises(TypeError, match="cost: expected a formula, its text or a function, got 3"):
-        make(cost=3)
+    for bad, message in ((3, r"cost: expected one of paper, .*; got 3"), ("vector", "cost: expected one that is a number")):
+        with pytest.raises(ValueError, match=message):
+            make(cost=bad)
+    assert make(cost="improvement").cost == formula("accuracy - before.accuracy")
     broken = make(cost="1 / 0")
     broken.reset()
     with pytest.raises(ValueError, match="cost: expected a finite number"):

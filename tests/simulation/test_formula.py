@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import fields
 from math import isfinite, log
@@ -50,7 +52,9 @@ EARLIER = LAST._replace(terminal=False)
         ("shaping(accuracy, 0.9)", -0.8),
         ("shaping(accuracy, 0.9, 2)", -2.8),
         ("difference(accuracy, 0.9)", 0.9 * 0.5 - 0.8),
-        ("difference(accuracy + terminal, 0.9, 1)", 0.9 * 1.5 - 1.8),
+        ("difference(accuracy + removed, 0.9, 1)", 0.9 * 2.1 - 2.0),
+        ("-accuracy + 123456789012345678", 123456789012345678 - 0.5),
+        ("macs * macs * macs * macs * macs * macs * macs * macs", 400.0**8),
         ("mine: 1 + accuracy", 1.5),
     ],
 )
@@ -79,7 +83,7 @@ def _joined(inner: st.SearchStrategy[Formula]) -> st.SearchStrategy[Formula]:
         lambda pair: pair[0] / pair[1],
         lambda pair: -pair[0],
         lambda pair: pair[0].clip(-1, 2.5),
-        lambda pair: Shaping(pair[0], 0.9, 0.5, kept=True) + Shaping(pair[1], 0.25),
+        lambda pair: Shaping(formula("accuracy * removed"), 0.9, 0.5, kept=True) + Shaping(Quantity("params"), 0.25) * pair[0],
         lambda pair: formula(f"where(({pair[0]}) >= ({pair[1]}), log({pair[0]}), min({pair[1]}, {pair[0]}))"),
         lambda pair: formula(f"({pair[0]}) < ({pair[1]})"),
     ]
@@ -94,6 +98,8 @@ def test_a_text_leads_back_to_the_formula(made: Formula) -> None:
     assert formula(str(made)) == made
     assert hash(formula(str(made))) == hash(made)
     assert formula(str(made.named("mine"))) == made.named("mine")
+    assert pickle.loads(pickle.dumps(made)) == copy.deepcopy(made) == made
+    assert formula(str(-made.named("mine"))) == -made
 
 
 @given(FORMULAS, st.integers(0, 2**32 - 1))
@@ -149,6 +155,12 @@ def test_functions_go_wherever_a_formula_goes() -> None:
     def at_the_end(before: Score, after: Score, baseline: Score, target: Target, terminal: bool) -> float:
         return target.reduction if terminal else 0.0
 
+    def with_defaults(before: Score, after: Score, baseline: Score, target: Any = None, terminal: bool = False) -> float:
+        return after.accuracy * terminal
+
+    assert formula(with_defaults)(*LAST) == 0.5
+    assert formula(lambda *parts: 2 * formula("terminal * accuracy")(*parts))(*LAST) == 1.0
+    assert formula(lambda before, after, baseline, scale=2: scale * after.accuracy)(*LAST) == 1.0
     both = 2 * formula(drop) + at_the_end
     assert both(*LAST) == pytest.approx(0.6 + 0.5)
     assert both(*EARLIER) == pytest.approx(0.6)
@@ -200,6 +212,12 @@ def test_rows_of_functions_and_of_formulas() -> None:
         ("(" * 500 + "1" + ")" * 500, "reward: expected a formula such as"),
         ("-" * 1900 + "accuracy", "reward: expected a formula"),
         ("1 + " * 600 + "1", "reward: expected a formula of at most 2000 characters, got 2401"),
+        ("1 + " * 300 + "1", "reward: expected a formula of at most 100 operations in each other"),
+        ("x: " * 100 + "1", "reward: expected a formula such as"),
+        ("1" * 400, "reward: expected a formula of numbers"),
+        ("shaping(terminal * accuracy, 0.9)", "potential: expected a formula of one network, and terminal \\* accuracy reads"),
+        ("shaping(before.accuracy, 0.9)", "potential: expected a formula of one network"),
+        ("difference(shaping(accuracy, 1), 1)", "potential: expected a formula of one network"),
         ("one two: accuracy", "reward: expected a formula such as"),
     ],
 )
@@ -213,8 +231,11 @@ def test_what_is_no_formula_at_all() -> None:
         formula(None, "potential")
     with pytest.raises(ValueError, match="number: expected"):
         formula("accuracy") + float("nan")
-    with pytest.raises(TypeError, match="operand: expected a formula, a number or a function, got 'macs'"):
-        formula("accuracy") + "macs"
+    for operand in ("macs", True, None):
+        with pytest.raises(TypeError, match=f"operand: expected a formula, a number or a function, got {operand!r}"):
+            formula("accuracy") + operand
+    with pytest.raises(TypeError, match="potential: expected a formula, got 'accuracy'"):
+        Shaping("accuracy", 0.9)  # type: ignore[arg-type]
 
 
 def test_a_formula_of_the_target_needs_one() -> None:
@@ -227,3 +248,10 @@ def test_what_is_not_finite_is_for_the_caller_to_see() -> None:
     zero = Score(0.0, 0, 0, 0.0, 0.0, 0.0)
     assert formula("1 / accuracy")(zero, zero, zero) == np.inf
     assert np.isnan(formula("log(0 - 1)")(zero, zero, zero))
+
+
+def test_a_target_that_is_met_is_reached() -> None:
+    """1 - 0.55 is a little less than 0.45."""
+    score = Score(0.5, 55, 10, 1 - 55 / 100, 0.5, 0.5)
+    assert score.flops_reduction < 0.45
+    assert formula("removed >= target")(score, score, score, Target("macs_reduction", 0.45)) == 1.0

@@ -71,6 +71,33 @@ def test_faults_made_on_purpose(game: BlockGame, reward: str, expected: set[str]
         assert list(findings(game, reward)) == ["finite"]
 
 
+def test_neutral_shaping_is_no_fault_whatever_its_potential(game: BlockGame) -> None:
+    for potential in ("1 - accuracy", "macs / baseline.macs"):
+        found = findings(game, f"terminal * accuracy + 2 * shaping({potential}, 1)", 1.0)
+        assert {found[check].verdict for check in ("accuracy", "potential", "optimum")} == {"fine"}
+        assert found["savings"].verdict == "note"
+
+
+@pytest.mark.parametrize("reward", ["max(shaping(accuracy, 1), 0)", "terminal * (accuracy + shaping(accuracy, 1))"])
+def test_shaping_that_is_no_summand_is_one(game: BlockGame, reward: str) -> None:
+    found = findings(game, reward, 1.0)["potential"]
+    assert found.verdict == FAULT
+    assert "is no summand of the reward" in found.text
+
+
+def test_cliffs_in_other_words(game: BlockGame) -> None:
+    for reward in (
+        "where(macs <= 0.25 * baseline.macs, 100 * accuracy - 100, -100)",
+        "0.00001 * where(removed >= target, accuracy, -1)",
+    ):
+        assert findings(game, reward)["cliff"].verdict == FAULT
+
+
+def test_what_is_beyond_the_target_may_be_punished(game: BlockGame) -> None:
+    found = findings(game, "accuracy - abs(removed - target)", 1.0)["savings"]
+    assert (found.verdict, found.text[:66]) == ("note", "10% less of a network gives less reward in the last step alone, 0.")
+
+
 def test_a_potential_at_the_end_is_said(game: BlockGame) -> None:
     kept = findings(game, "difference(accuracy, 0.99)")["potential"]
     assert kept.verdict == "note"
@@ -88,6 +115,7 @@ def test_functions_of_yours(game: BlockGame) -> None:
     assert found["accuracy"].verdict == found["savings"].verdict == "fine"
     assert found["optimum"].text.startswith("not computed: mark your function with")
     assert faults(game, lambda before, after, baseline: "much") == {"finite"}  # type: ignore[arg-type, return-value]
+    assert faults(game, lambda before, after, baseline: 1 / (after.macs - after.macs)) == {"finite"}
 
 
 def test_random_games(game: BlockGame) -> None:

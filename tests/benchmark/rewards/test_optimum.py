@@ -69,6 +69,9 @@ def test_the_best_of_all_plays(short: BlockGame, name: str, gamma: float) -> Non
 def test_the_last_network_alone_leads_to_the_best_one(game: BlockGame) -> None:
     assert optimum(game, REWARDS["final"], 1.0, accuracy).regret == 0
     assert optimum(game, REWARDS["improvement"], 1.0, accuracy).regret == 0
+    for text in ("0.0000000001 * terminal * accuracy", "terminal * accuracy + shaping(accuracy, 1, 1000)"):
+        found = optimum(game, formula(text), 1.0, accuracy)
+        assert found.ends.tolist() == optimum(game, REWARDS["final"], 1.0, accuracy).ends.tolist(), text
 
 
 def test_the_papers_reward_on_every_step_pays_for_detours(game: BlockGame) -> None:
@@ -141,5 +144,14 @@ def test_shaping_is_taken_off_sums_alone() -> None:
     assert without_shaping(formula("mine: shaping(accuracy, 1) + accuracy")) == formula("accuracy")
     assert without_shaping(formula("accuracy - macs - shaping(accuracy, 1)")) == formula("accuracy - macs")
     assert without_shaping(formula("shaping(accuracy, 1)")) == Number(0)
-    scaled = formula("2 * shaping(accuracy, 1)")
-    assert without_shaping(scaled) == scaled
+    for text, left in [
+        ("accuracy + 2 * shaping(accuracy, 1)", "accuracy"),
+        ("accuracy - shaping(accuracy, 1) / 2", "accuracy"),
+        ("2 * (accuracy + shaping(accuracy, 1))", "2 * accuracy"),
+        ("-(accuracy + shaping(accuracy, 1))", "-accuracy"),
+        ("shaping(accuracy, 1) - accuracy", "-accuracy"),
+        ("2 * shaping(accuracy, 1)", "0"),
+        ("accuracy + difference(accuracy, 1)", "accuracy + difference(accuracy, 1)"),
+        ("accuracy + terminal * shaping(accuracy, 1)", "accuracy + terminal * shaping(accuracy, 1)"),
+    ]:
+        assert without_shaping(formula(text)) == formula(left), text

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from prune_gym.agents.config import RunConfig
+from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.run import run
 from prune_gym.benchmark.rewards.__main__ import RescoreConfig, main
 from prune_gym.benchmark.rewards.rescore import Recorded, read_run
@@ -34,7 +36,7 @@ def folder(request: pytest.FixtureRequest, tiny_task: Task, tmp_path_factory: py
 def test_a_runs_own_reward_is_read_off_again(folder: Path) -> None:
     recorded = read_run(folder)
     assert 30 < len(recorded.rewards) <= 40
-    assert not recorded.went_back
+    assert recorded.straight
     np.testing.assert_allclose(recorded.under(formula(REWARD)).rewards, recorded.rewards, atol=1e-6)
     assert recorded.transitions[0].target == Target("macs_reduction", 0.5)
     assert any(transition.terminal for transition in recorded.transitions)
@@ -56,17 +58,31 @@ def test_the_network_that_another_reward_would_have_chosen(folder: Path, capsys:
 def test_what_was_before_must_be_known(folder: Path) -> None:
     recorded = read_run(folder)
     before, after, *rest = recorded.transitions[-1]
-    back = Recorded([Transition(after, before, *rest[:2], True)], np.zeros(1), went_back=True)
+    back = Recorded([Transition(after, before, *rest[:2], True)], np.zeros(1), straight=False)
     back.under(REWARDS["accuracy"])
     for name in ("improvement", "shaped"):
-        with pytest.raises(ValueError, match="reads what was before a step, and this run's agent went back on its way"):
+        with pytest.raises(ValueError, match="may read what was before a step, and this run's agent went back on its way"):
             back.under(REWARDS[name])
     with pytest.raises(ValueError, match=r"reward: expected finite numbers, .* gives -inf"):
         recorded.under(REWARDS["accuracy"] - REWARDS["accuracy"] / 0)
     with pytest.raises(ValueError, match="run: expected one that scored a network at its target"):
-        Recorded([recorded.transitions[0]._replace(terminal=False)], np.zeros(1), False).under(REWARDS["accuracy"])
+        Recorded([recorded.transitions[0]._replace(terminal=False)], np.zeros(1), True).under(REWARDS["accuracy"])
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"agent": "uct"}, {"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(sample_steps=2, samples=2)}], ids=str
+)
+def test_agents_that_go_back_are_known(settings: dict[str, Any], tiny_task: Task, tmp_path: Path) -> None:
+    config = RunConfig(
+        evaluations=60, macs_reduction=0.5, step_ratio=0.2, reward="flops", device="cpu", out=tmp_path / "run", **settings
+    )
+    recorded = read_run(run(config, task=tiny_task).folder)
+    assert not recorded.straight
+    np.testing.assert_allclose(recorded.under(REWARDS["flops"]).rewards, recorded.rewards, atol=1e-6)
+    with pytest.raises(ValueError, match="may read what was before a step"):
+        recorded.under(REWARDS["improvement"])
