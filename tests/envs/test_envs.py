@@ -15,7 +15,7 @@ from gymnasium.wrappers import RecordVideo
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import prune_gym
-from prune_gym.envs import PruningEnv, SoftmaxAction
+from prune_gym.envs import PruningEnv, SoftmaxAction, TabularEnv
 from prune_gym.registration import LIVE
 from prune_gym.simulation.terms import Function
 from prune_gym.testing import assert_same
@@ -436,6 +436,23 @@ def test_multi_objective_wrappers_run_unmodified(tiny_task):
         rewards.append(reward)
     np.testing.assert_allclose(info["episode"]["r"], np.sum(rewards, axis=0), rtol=1e-6)
     np.testing.assert_allclose(info["episode"]["dr"], sum(0.9**t * r for t, r in enumerate(rewards)), rtol=1e-6)
+
+
+def test_an_algorithm_of_morl_baselines_runs_unmodified():
+    capql = pytest.importorskip("morl_baselines.multi_policy.capql.capql")
+    made = [SoftmaxAction(TabularEnv("digits-mobilenet", reward="vector", macs_reduction=0.6, step_ratio=0.2)) for _ in range(2)]
+    agent = capql.CAPQL(made[0], learning_starts=20, batch_size=16, net_arch=[16, 16], log=False, seed=0, device="cpu")
+    agent.train(
+        total_timesteps=40,
+        eval_env=made[1],
+        ref_point=np.zeros(3),
+        num_eval_weights_for_front=3,
+        num_eval_weights_for_eval=3,
+        num_eval_episodes_for_front=1,
+        eval_freq=1000,
+    )
+    assert made[0].unwrapped.evaluations == 40
+    assert made[0].unwrapped.best.terminated
 
 
 # ------------------------------------------------------------------------------------------------ specs, pickles and copies

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import doctest
+import inspect
 import pickle
 from collections.abc import Callable
 from dataclasses import fields
@@ -255,3 +257,8 @@ def test_a_target_that_is_met_is_reached() -> None:
     score = Score(0.5, 55, 10, 1 - 55 / 100, 0.5, 0.5)
     assert score.flops_reduction < 0.45
     assert formula("removed >= target")(score, score, score, Target("macs_reduction", 0.45)) == 1.0
+
+
+def test_the_examples_of_the_docstring() -> None:
+    found = doctest.testmod(inspect.getmodule(formula))
+    assert (found.failed, found.attempted) == (0, 2)
