@@ -21,7 +21,8 @@ from prune_gym.benchmark.rewards.__main__ import optima_table
 from prune_gym.benchmark.table import comparison_table
 from prune_gym.benchmark.transfer import TransferConfig, transfer
 from prune_gym.benchmark.transfer import table as transfer_table
-from prune_gym.scoring.candidates import FIDELITY
+from prune_gym.registration import LIVE
+from prune_gym.scoring.candidates import FIDELITIES, FIDELITY
 from prune_gym.simulation.rewards import REWARDS
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +95,16 @@ def test_speed_numbers_are_those_of_the_committed_benchmark():
     slowest = max((name for name in traced if name.startswith("torchvision/")), key=traced.get)
     assert f"{1e3 * traced['vgg19']:.0f} ms for VGG-19" in section
     assert f"{1e3 * traced[slowest]:.0f} ms ({slowest.removeprefix('torchvision/')})" in section
+
+
+def test_ratios_on_a_slower_machine_are_those_of_its_results():
+    speed = json.loads((ROOT / "results" / "speed_cpu_slower.json").read_text())
+    section = (ROOT / "docs" / "speed.md").read_text().split("## On a slower machine")[1]
+    for name, rows in speed["scoring"].items():
+        ratios = [f"{rows[fidelity]['ratio_to_bare_passes']:.2f}" if fidelity in rows else "" for fidelity in FIDELITIES]
+        assert f"| {' | '.join([name, *ratios])} |" in section
+    for name in LIVE:
+        assert f"{speed['environments'][name]['times_those_of_one']:.2f}" in section
 
 
 def test_accuracies_without_training_are_those_of_the_committed_results():
