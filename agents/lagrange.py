@@ -99,6 +99,7 @@ class LagrangianCallback(MultiplierCallback):
         self.learning_rate = learning_rate
 
     def updated(self, cost: float) -> float:
+        """One step of the ascent."""
         return max(0.0, self.multiplier + self.learning_rate * (cost - self.limit))
 
 
@@ -136,6 +137,7 @@ class PIDLagrangianCallback(MultiplierCallback):
         self._earlier = deque([0.0], maxlen=delay)  # smooth costs
 
     def updated(self, cost: float) -> float:
+        """What the controller answers; it remembers the cost."""
         (k_p, k_i, k_d), kept, excess = self.gains, self.smoothing, cost - self.limit
         self._sum = max(0.0, self._sum + k_i * excess)
         self._excess = kept * self._excess + (1 - kept) * excess

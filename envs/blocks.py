@@ -79,8 +79,7 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
             raise ValueError("reward: expected one that is a number, got 'vector'.")
         self.reward, self.yardstick, self.cost = chosen, make_yardstick(yardstick), make_cost(cost)
         self.world = world_of(table)
-        self.target = the_target(sparsity, macs_reduction, params_reduction)
-        self.game = BlockGame(self.world, *self.target)
+        self.game = BlockGame(self.world, *the_target(sparsity, macs_reduction, params_reduction))
         groups = len(table.groups)
         self.action_space = spaces.Discrete(groups)
         self.observation_space = spaces.Box(0.0, 1.0, (groups,), np.float32)
@@ -103,7 +102,7 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
         self.evaluations += 1
         score = self.world.score(after)
         over = bool(self.game.over[after])
-        transition = Transition(self.world.score(before), score, self.world.baseline, self.target, over)
+        transition = Transition(self.world.score(before), score, self.world.baseline, self.game.goal, over)
         reward = finite("reward", self.reward(*transition), score)
         cost = {} if self.cost is None else {"cost": finite("cost", self.cost(*transition), score)}
         if over:

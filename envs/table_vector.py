@@ -21,7 +21,6 @@ from prune_gym.simulation.allocation import normalised
 from prune_gym.simulation.block_world import BlockGame
 from prune_gym.simulation.score_functions import of_rows
 from prune_gym.simulation.tabular import TabularSimulator
-from prune_gym.simulation.target import Target
 
 
 class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -52,7 +51,6 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(single.observation_space, num_envs)
         self.reward, self.yardstick, self.game, self.world = single.reward, single.yardstick, game, game.world
         self.cost = single.cost
-        self.target = Target(game.target, game.reduction)
         self.evaluations = 0
         self.best: Found | None = None
         self._states = np.full(num_envs, self.world.start)
@@ -124,7 +122,7 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         before, after = self.world.scores_of(self._states[running]), self.world.scores_of(states[running])
         rewards = np.zeros(self.num_envs)
         over = self.game.over[states]
-        others = (self.world.baseline, self.target, over[running])
+        others = (self.world.baseline, self.game.goal, over[running])
         rewards[running] = of_rows("reward", self.reward, [before, after], *others)
         costs = np.zeros(self.num_envs)
         if self.cost is not None:

@@ -9,7 +9,6 @@ import numpy as np
 
 from prune_gym.simulation.block_world import BlockGame
 from prune_gym.simulation.score_functions import of_rows
-from prune_gym.simulation.target import Target
 from prune_gym.simulation.terms import Formula, Transition
 from prune_gym.simulation.yardsticks import Yardstick
 
@@ -35,8 +34,7 @@ class Episodes:
         """All their moves, a transition of arrays (moves,), game by game at the same time."""
         before, after = self.states[:-1][self.moved], self.states[1:][self.moved]
         world = self.game.world
-        target = Target(self.game.target, self.game.reduction)
-        return Transition(world.scores_of(before), world.scores_of(after), world.baseline, target, self.game.over[after])
+        return Transition(world.scores_of(before), world.scores_of(after), world.baseline, self.game.goal, self.game.over[after])
 
     def rewards(self, reward: Formula) -> np.ndarray:
         """The reward of every step, float64 (longest game, N); 0 where a game is over. Raises ValueError or TypeError for one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,11 +78,11 @@ def without_shaping(reward: Formula) -> Formula:
         case Named():
             return without_shaping(reward.formula)
         case Operation("negative", (inner,)):
-            return _unless(reward, inner, -without_shaping(inner))
+            return _changed(reward, inner, lambda left: -left)
         case Operation("*", (Number() as number, inner)):
-            return _unless(reward, inner, number * without_shaping(inner))
+            return _changed(reward, inner, lambda left: number * left)
         case Operation("*" | "/" as name, (inner, Number() as number)):
-            return _unless(reward, inner, operation(name, without_shaping(inner), number))
+            return _changed(reward, inner, lambda left: operation(name, left, number))
         case Operation("+" | "-" as name, (left, right)):
             one, other = without_shaping(left), without_shaping(right)
             if other == Number(0):
@@ -92,7 +93,9 @@ def without_shaping(reward: Formula) -> Formula:
     return reward
 
 
-def _unless(reward: Formula, inner: Formula, changed: Formula) -> Formula:
-    """The reward itself where nothing was taken from ``inner``, and 0 where all of it was."""
+def _changed(reward: Formula, inner: Formula, again: Callable[[Formula], Formula]) -> Formula:
+    """The reward made ``again`` of what is left of its part ``inner``; the same where all of it is left, 0 where nothing is."""
     left = without_shaping(inner)
-    return reward if left == inner else Number(0) if left == Number(0) else changed
+    if left == inner:
+        return reward
+    return left if left == Number(0) else again(left)

@@ -145,6 +145,11 @@ class BlockGame:
                 f"{self.target}: {self.reduction} cannot be reached on {table}; the largest that can is {largest:.4f}."
             )
 
+    @property
+    def goal(self) -> Target:
+        """The target as rewards read it."""
+        return Target(self.target, self.reduction)
+
     @cached_property
     def removed(self) -> np.ndarray:
         """How many filters, MACs or parameters are gone in every state, int64 (states,)."""
@@ -222,5 +227,5 @@ class BlockGame:
         after = world.following[states].ravel()
         before = np.repeat(states, groups)
         scores = [world.scores_of(before), world.scores_of(after)]
-        rewards = of_rows("reward", reward, scores, world.baseline, Target(self.target, self.reduction), self.over[after])
+        rewards = of_rows("reward", reward, scores, world.baseline, self.goal, self.over[after])
         return (rewards + gamma * values[after]).reshape(-1, groups)

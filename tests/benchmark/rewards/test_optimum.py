@@ -144,6 +144,8 @@ def test_shaping_is_taken_off_sums_alone() -> None:
     assert without_shaping(formula("mine: shaping(accuracy, 1) + accuracy")) == formula("accuracy")
     assert without_shaping(formula("accuracy - macs - shaping(accuracy, 1)")) == formula("accuracy - macs")
     assert without_shaping(formula("shaping(accuracy, 1)")) == Number(0)
+    deep = "-" * 90 + "accuracy"
+    assert without_shaping(formula(deep)) == formula(deep)
     for text, left in [
         ("accuracy + 2 * shaping(accuracy, 1)", "accuracy"),
         ("accuracy - shaping(accuracy, 1) / 2", "accuracy"),
