@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ FOUND = (
 PLAY_COLUMNS = (*KEY, "evaluations", "compute", "seconds", "hypervolume", *FOUND, "commit")
 NETWORK_COLUMNS = ("play", "role", "evaluation", "compute", "macs", "accuracy")
 ROLES = ("best", "front")
-TEXTS = ("task", "agent", "settings", "reward", "architecture", "commit", "role", "play")
+TEXTS = ("task", "agent", "settings", "reward", "architecture", "commit", "role", "play", "widths")
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,16 @@ def add_results(folder: Path, records: Iterable[Record]) -> list[Played]:
         for role in ROLES
         for evaluation, compute, macs, accuracy in getattr(each, role)
     ]
-    _write(folder / PLAYS, csv_text(PLAY_COLUMNS, [each.row for each in played]))
-    _write(folder / NETWORKS, csv_text(NETWORK_COLUMNS, networks))
+    write_rows(folder / PLAYS, PLAY_COLUMNS, [each.row for each in played])
+    write_rows(folder / NETWORKS, NETWORK_COLUMNS, networks)
     return played
 
 
 def read_results(folder: Path) -> list[Played]:
     """What :func:`add_results` wrote. Raises FileNotFoundError, ValueError for damaged files."""
-    plays = _read(folder / PLAYS, PLAY_COLUMNS)
+    plays = read_rows(folder / PLAYS, PLAY_COLUMNS)
     networks: dict[tuple[str, str], list[list[float]]] = {}
-    for row in _read(folder / NETWORKS, NETWORK_COLUMNS):
+    for row in read_rows(folder / NETWORKS, NETWORK_COLUMNS):
         numbers = [row["evaluation"], row["compute"], row["macs"], row["accuracy"]]
         networks.setdefault((row["play"], row["role"]), []).append(numbers)
     wanted = {digest(row) for row in plays}
@@ -116,11 +116,13 @@ def read_results(folder: Path) -> list[Played]:
     return [Played(row, *(np.array(networks.get((digest(row), role), np.zeros((0, 4)))) for role in ROLES)) for row in plays]
 
 
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, gzip.compress(text.encode(), mtime=0))  # no time in it
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a compressed CSV; the same rows give the same bytes."""
+    write_atomically(path, gzip.compress(csv_text(columns, rows).encode(), mtime=0))  # no time in it
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What :func:`write_rows` wrote. Raises ValueError for a damaged file, and for one with other columns."""
     try:
         with gzip.open(path, "rt", newline="") as file:
             reader = csv.reader(file)

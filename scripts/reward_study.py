@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 from command import run_command
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from benchmark import show
 from prune_gym.agents.progress import count
 from prune_gym.benchmark.harness import forecast, run_benchmark
-from prune_gym.benchmark.report.drawing import to_png
+from prune_gym.benchmark.report.drawing import png, to_png
 from prune_gym.benchmark.report.standings import fields_of
 from prune_gym.benchmark.results import add_results
-from prune_gym.benchmark.rewards.study import StudyConfig, learning_curves, lessons, picture, table, verdict
+from prune_gym.benchmark.rewards.habits import add_habits, habits_picture
+from prune_gym.benchmark.rewards.study import StudyConfig, agents_of, learning_curves, lessons, picture, table, verdict
 from prune_gym.benchmark.store import Store
 from prune_gym.files import write_atomically
 
@@ -49,16 +48,17 @@ def report(config: RewardStudyConfig) -> None:
     """Add the store's plays to the results, and write the table and the pictures."""
     folder = config.out.expanduser()
     for of in fields_of(add_results(folder, Store(config.store))):
-        found = lessons(of, config.agents)
-        text = "\n".join(verdict(found, config.agents)) + "\n\n" + table(found, config.agents)
+        agents = agents_of(of)
+        found = lessons(of, agents)
+        text = "\n".join(verdict(found, agents)) + "\n\n" + table(found, agents)
         print(text)
         write_atomically(folder / f"{of.world}_{of.budget}.md", text)
-        content = BytesIO()
-        FigureCanvasAgg(picture(found, config.agents)).print_png(content)
-        write_atomically(folder / f"{of.world}_{of.budget}.png", content.getvalue())
-        for agent in config.agents:
-            if any(agent in lesson.standings for lesson in found):
-                write_atomically(folder / f"{of.world}_{of.budget}_{agent}.png", to_png(learning_curves(of, found, agent)))
+        write_atomically(folder / f"{of.world}_{of.budget}.png", png(picture(found, agents)))
+        for agent in agents:
+            write_atomically(folder / f"{of.world}_{of.budget}_{agent}.png", to_png(learning_curves(of, found, agent)))
+    habits = add_habits(folder, Store(config.store))
+    for agent in dict.fromkeys(row["agent"] for row in habits):
+        write_atomically(folder / f"habits_{agent}.png", png(habits_picture(habits, agent)))
 
 
 if __name__ == "__main__":

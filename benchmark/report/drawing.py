@@ -54,6 +54,11 @@ def to_png(figure: Figure) -> bytes:
         axes.set_xscale("log")
     axes.set(title=figure.title, xlabel=figure.x_label, ylabel=figure.y_label)
     axes.grid(alpha=0.3)
+    return png(canvas)
+
+
+def png(canvas: Canvas) -> bytes:
+    """A picture as the content of a PNG file."""
     content = io.BytesIO()
     FigureCanvasAgg(canvas).print_png(content)
     return content.getvalue()

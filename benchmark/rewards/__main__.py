@@ -9,16 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tyro.conf import subcommand
 
 from prune_gym import tables
 from prune_gym.arguments import AtLeast, Within, check_choice, check_settings
+from prune_gym.benchmark.report.drawing import png
 from prune_gym.benchmark.rewards.gallery import gallery
 from prune_gym.benchmark.rewards.lint import FAULT, lint
 from prune_gym.benchmark.rewards.optimum import optimum, same_policy, without_shaping
@@ -165,10 +164,8 @@ def draw_gallery(config: GalleryConfig) -> int:
     yardstick = make_yardstick("accuracy")
     for task, game in config.games():
         optima = {name: optimum(game, reward, config.gamma, yardstick) for name, reward in rewards.items()}
-        content = BytesIO()
-        FigureCanvasAgg(gallery(game, optima)).print_png(content)
         path = config.out.expanduser() / f"gallery_{task.replace('-', '_')}_{round(100 * game.reduction)}.png"
-        write_atomically(path, content.getvalue())
+        write_atomically(path, png(gallery(game, optima)))
         print(path)
     return 0
 

@@ -78,6 +78,12 @@ class Lesson:
         return float(np.mean([self.standings[agent].regret.value for agent in agents]))
 
 
+def agents_of(of: Field) -> tuple[str, ...]:
+    """The agents that played, those of :data:`AGENTS` first."""
+    names = {play.row["agent"] for by_problem in of.plays.values() for plays in by_problem.values() for play in plays}
+    return tuple(sorted(names, key=lambda name: (AGENTS.index(name) if name in AGENTS else len(AGENTS), name)))
+
+
 def lessons(of: Field, agents: Sequence[str]) -> list[Lesson]:
     """What every reward taught that the plays of a field learned from, the best first: by the agents that learned from all."""
     standings = {one.name: one for one in of.standings}

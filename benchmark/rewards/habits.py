@@ -1,0 +1,81 @@
+"""What agents do under a reward once they have learned: how long their last games are, and which networks these end with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+
+from prune_gym.benchmark.games import Game
+from prune_gym.benchmark.play import KEY, KINDS, Record
+from prune_gym.benchmark.results import read_rows, write_rows
+from prune_gym.simulation.schedule import target_budget
+
+HABITS = "habits.csv.gz"
+COLUMNS = (*KEY, "moves", "accuracy", "widths")
+GAMES = 10  # the last ones of a play
+
+
+def habit(record: Record) -> dict[str, Any]:
+    """A play's last :data:`GAMES` games that ended: their moves, the accuracy at their ends and, as text, the widths of the
+    groups there, all means. Raises ValueError for a play in which no game ended."""
+    networks, full = record.networks, record.found["full_macs"]
+    steps = networks["kind"] == KINDS.index("step")
+    macs, accuracy, widths = networks["macs"][steps], networks["accuracy"][steps], networks["widths"][steps]
+    ends = np.flatnonzero(macs <= full - target_budget(full, record.key["macs_reduction"]))
+    if not len(ends):
+        raise ValueError(f"habits: expected a play with games that end, got one of {len(macs)} moves.")
+    moves = np.diff(ends, prepend=-1)[-GAMES:]
+    last = ends[-GAMES:]
+    means = {"moves": round(float(moves.mean()), 2), "accuracy": round(float(accuracy[last].mean()), 6)}
+    return {**record.key, **means, "widths": " ".join(f"{width:.2f}" for width in widths[last].mean(0))}
+
+
+def add_habits(folder: Path, records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Add the habits of these plays to those in the folder; gives them all, sorted by the plays' keys."""
+    path = folder / HABITS
+    known = read_rows(path, COLUMNS) if path.exists() else []
+    by_key = {tuple(row[name] for name in KEY): row for row in (*known, *map(habit, records))}
+    rows = [by_key[key] for key in sorted(by_key)]
+    write_rows(path, COLUMNS, rows)
+    return rows
+
+
+def habits_picture(rows: Sequence[Mapping[str, Any]], agent: str) -> Canvas:
+    """For every reward and problem, what is left of the groups at the end of the agent's last games, the moves that they took,
+    and the accuracy; means over the seeds, the best reward on top."""
+    by_problem: dict[Game, dict[str, list[Mapping[str, Any]]]] = {}
+    for row in rows:
+        if row["agent"] == agent:
+            game = Game(row["task"], row["base"], row["macs_reduction"], row["budget"])
+            by_problem.setdefault(game, {}).setdefault(row["reward"], []).append(row)
+
+    def accuracy(reward: str) -> float:
+        return float(np.mean([row["accuracy"] for by_reward in by_problem.values() for row in by_reward.get(reward, [])]))
+
+    rewards = sorted({reward for by_reward in by_problem.values() for reward in by_reward}, key=accuracy, reverse=True)
+    canvas = Canvas(figsize=(2 + 4.2 * len(by_problem), 1.2 + 0.36 * len(rewards)), layout="constrained")
+    canvas.suptitle(f"How {agent} plays in the end under each reward: channels that are left, %")
+    for axes, (game, by_reward) in zip(np.atleast_1d(canvas.subplots(1, len(by_problem))), by_problem.items(), strict=True):
+        full = game.environment().graph.widths
+        kept, labels = np.full((len(rewards), len(full)), np.nan), []
+        for i, reward in enumerate(rewards):
+            plays = by_reward.get(reward, [])
+            if plays:
+                kept[i] = np.mean([100 * np.array(row["widths"].split(), float) / full for row in plays], 0)
+                moves, end = (np.mean([row[name] for row in plays]) for name in ("moves", "accuracy"))
+                labels.append(f"{reward}: {moves:.0f} moves, {100 * end:.0f}%")
+            else:
+                labels.append(reward)
+        axes.imshow(kept, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        for (row, column), share in np.ndenumerate(kept):
+            if np.isfinite(share):
+                colour = "white" if share > 60 else "black"
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize="x-small", color=colour)
+        axes.set(title=f"{game.task}, -{game.macs_reduction:.0%}", xlabel="group")
+        axes.set_xticks(range(len(full)), [str(group + 1) for group in range(len(full))])
+        axes.set_yticks(range(len(rewards)), labels, fontsize="small")
+    return canvas
