@@ -100,6 +100,7 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in ("prune_gym",
     assert run(code, "-W", "error") == "['prune_gym', 'prune_gym.registration', 'prune_gym.version']"
 
 
+@pytest.mark.slow
 def test_a_process_that_imports_gymnasium_alone_finds_the_environments_by_their_long_id() -> None:
     code = """
 import gymnasium, sys
@@ -110,6 +111,7 @@ print(gymnasium.make("prune_gym:PruneGym/Digits-v0").spec.id)
     assert run(code) == "PruneGym/Digits-v0"
 
 
+@pytest.mark.slow
 def test_what_takes_long_to_import_waits_until_it_is_needed() -> None:
     code = """
 import sys
@@ -133,6 +135,7 @@ def test_registering_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert gymnasium.spec("PruneGym/Digits-v0").kwargs == {"task": "digits"}
 
 
+@pytest.mark.slow
 def test_a_spec_makes_its_environment_in_a_process_that_knows_no_id() -> None:
     """What Gymnasium sends to the workers of a vector environment."""
     spec = gymnasium.spec("PruneGym/Digits-v0").to_json()

@@ -31,6 +31,7 @@ PAGES = [README, *((ROOT / "docs" / name).read_text() for name in ("agents.md", 
 BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_examples_run_as_they_are(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "example.py").write_text(BLOCKS[number])

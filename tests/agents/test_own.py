@@ -95,6 +95,7 @@ def test_names_are_told() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_other_processes_describe_functions_alike(tmp_path) -> None:
     """Whatever the order of their sets is."""
     (tmp_path / "mine.py").write_text(SOURCE)

@@ -269,6 +269,7 @@ def test_the_command_line_takes_it(site: Path) -> None:
     assert taken[0].agent == "packaged"
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_finds_it(site: Path) -> None:
     """Without an import; nor is sb3-contrib imported, which it does not need."""
     install(site, "pruning_extras", "packaged = pruning_extras:make")

@@ -83,7 +83,7 @@ def test_killed_at_any_value_it_ends_the_same(config, whole, tmp_path, monkeypat
     kills = 0
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "_append", dying)
-        for alive in (1, 2, 5, 7, 0, 6):
+        for alive in (1, 5, 0, 7):
             left[0] = alive
             with pytest.raises(Killed):
                 run(RunConfig(out=tmp_path / "killed", resume=True, **config))
@@ -91,7 +91,7 @@ def test_killed_at_any_value_it_ends_the_same(config, whole, tmp_path, monkeypat
     result = run(RunConfig(out=tmp_path / "killed", resume=True, **config))
     assert result.summary == whole.summary
     same(whole.folder, result.folder)
-    assert kills == 6
+    assert kills == 4
 
 
 def test_nothing_is_computed_again(config, whole, tmp_path, monkeypatch):

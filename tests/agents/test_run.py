@@ -103,6 +103,7 @@ def test_every_evaluation_is_noted_and_logged_under_the_same_tags(agent, tmp_pat
     assert events.Scalars("search/best_yardstick")[-1].value == pytest.approx(best)
 
 
+@pytest.mark.slow
 def test_the_pruned_network_loads_without_the_code_that_made_it(result):
     program = f"""
 import sys, json, torch, prune_gym
@@ -265,6 +266,7 @@ def test_bad_settings_leave_nothing_behind(settings, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "train_agent.py"), "--device", "cpu"]
     quick = ["--sparsity", "0.2", "--step-ratio", "0.1", "--rl-pruner.stages", "1", "--rl-pruner.samples", "2"]

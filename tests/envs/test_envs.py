@@ -41,7 +41,7 @@ def rollout(env: gymnasium.Env, seed: int) -> list:
     return out
 
 
-@pytest.mark.parametrize("name", LIVE)
+@pytest.mark.parametrize("name", ["PruneGym/Digits-v0", *(pytest.param(name, marks=pytest.mark.slow) for name in list(LIVE)[1:])])
 def test_with_its_wrappers_and_by_its_long_id(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

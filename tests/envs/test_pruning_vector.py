@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from itertools import product
 from typing import Any
 
 import gymnasium
@@ -22,15 +23,15 @@ from prune_gym.tasks import Task
 SETTINGS: dict[str, Any] = {"macs_reduction": 0.5, "step_ratio": 0.1, "reward": "flops", "device": "cpu"}
 
 
-@pytest.mark.parametrize("mode", list(AutoresetMode))
+COST = {"cost": "1 - accuracy"}
+FULL = {"observation": "full", "fidelity": "compensated", "importance": "obs"}
+LEVELS = {"levels": 4, "ranking": "initial"}
+EVERYDAY = [(COST, AutoresetMode.NEXT_STEP), (FULL, AutoresetMode.SAME_STEP), (LEVELS, AutoresetMode.DISABLED)]
+OTHERS = [case for case in product((COST, FULL, LEVELS), AutoresetMode) if case not in EVERYDAY]
+
+
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {"cost": "1 - accuracy"},
-        {"observation": "full", "fidelity": "compensated", "importance": "obs"},
-        {"levels": 4, "ranking": "initial"},
-    ],
-    ids=str,
+    ("settings", "mode"), [*EVERYDAY, *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS)], ids=str
 )
 def test_equal_to_single_environments(tiny_task: Task, mode: AutoresetMode, settings: dict[str, Any]) -> None:
     many = PruningVectorEnv(3, mode, task=tiny_task, **SETTINGS, **settings)

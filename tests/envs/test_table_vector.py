@@ -39,7 +39,7 @@ def test_equal_to_single_environments(
     settings = SETTINGS | settings
     many = kinds[0](COPIES, autoreset_mode=mode, table=table, **settings)  # type: ignore[call-arg]
     single = [kinds[1](table=table, **settings) for _ in range(COPIES)]
-    assert equal_to_single_ones(many, single, mode, 120) > 10
+    assert equal_to_single_ones(many, single, mode, 60) > 10
     found = [env.best for env in single]
     assert many.best is not None
     assert many.best.yardstick == max(each.yardstick for each in found)

@@ -43,7 +43,7 @@ def residual():
 
 
 @pytest.mark.parametrize("format", EXPORTERS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS[:1], *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS[1:])])
 def test_every_format_computes_the_network(name, format):
     network, shape = pruned(name)
     exported = export(network, torch.zeros(1, *shape), format)

@@ -178,6 +178,7 @@ def test_networks_for_digits(name: str, tmp_path: Path) -> None:
     assert [group.width for group in again.groups] == [(group.width + 1) // 2 for group in graph.groups]
 
 
+@pytest.mark.slow
 def test_a_process_that_knows_nothing_of_the_model(network: PrunedNetwork, images: Tensor, path: Path, tmp_path: Path) -> None:
     save_file({"images": images}, tmp_path / "images")
     program = f"""

@@ -19,7 +19,10 @@ HANDFUL = {
 ALL = [n for n in torchvision.models.list_models(module=torchvision.models) if not n.startswith(("vit", "swin", "maxvit"))]
 
 
-@pytest.mark.parametrize("name", HANDFUL)
+EVERYDAY = ("mnasnet0_5", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1")
+
+
+@pytest.mark.parametrize("name", [n if n in EVERYDAY else pytest.param(n, marks=pytest.mark.slow) for n in HANDFUL])
 def test_networks_of_every_family(name: str) -> None:
     check(name, HANDFUL[name])
 

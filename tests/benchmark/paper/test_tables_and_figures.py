@@ -64,6 +64,7 @@ def test_table2(make_experiment: Callable[..., Experiment], tiny: Scale, configs
     assert again.path.read_bytes() == rows.path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_an_interrupted_experiment_goes_on(
     make_experiment: Callable[..., Experiment], brief: Scale, monkeypatch: pytest.MonkeyPatch, stop_after: int

@@ -71,6 +71,7 @@ def test_everything_is_there(folder: Path) -> None:
     assert csv[1].startswith("good,")
 
 
+@pytest.mark.slow
 def test_two_budgets_have_figures_of_their_own(tmp_path: Path) -> None:
     other = [replace(play, row={**play.row, "budget": 1000}) for play in made_up()]
     write_report(tmp_path, [*made_up(), *other])

@@ -47,6 +47,7 @@ def test_a_search(tiny_task: Task) -> None:
     assert result["milliseconds_per_evaluation"] == pytest.approx(1e3 * result["seconds"] / 404, rel=0.01)
 
 
+@pytest.mark.slow
 def test_memory(tiny_task: Task) -> None:
     curve = at_scale.memory_over(PruningEnv(tiny_task, device=CPU), steps=42, samples=4)
     assert [row["step"] for row in curve] == [11, 21, 32, 42]

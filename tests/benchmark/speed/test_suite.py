@@ -39,6 +39,7 @@ def test_the_process_in_the_middle_is_reported() -> None:
     assert middle(rows) is rows[2]
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_has_as_many_threads() -> None:
     assert apart(os.getpid) != os.getpid()
     assert apart(torch.get_num_threads) == torch.get_num_threads()
