@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -10,9 +9,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from prune_gym.agents.search_log import log_step
 from prune_gym.envs.pruning import Preview, PruningEnv
 from prune_gym.files import csv_text
-from prune_gym.scoring.evaluation import Score
+from prune_gym.scoring.evaluation import NUMBERS, Score
 
-SCORED = tuple(field.name for field in fields(Score))
 MEASURES = ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity")
 
 
@@ -72,12 +70,15 @@ class SearchRecorder(BaseCallback):
         reward = float(f"{self.locals['rewards'][0]:.7g}")  # SB3's vectorised environments hand on float32
         if kind == "step":
             info = self.locals["infos"][0]
-            score, widths = Score(**{name: info[name] for name in SCORED}), info["widths"]
+            score, widths = Score(**{name: info[name] for name in NUMBERS}), info["widths"]
         else:
             preview: Preview = self.locals["evaluated"]
             score, widths = preview.score, preview.snapshot.widths
         row = {"evaluation": self._evaluations, "episode": self._episode, "step": self._step, "kind": kind, "reward": reward}
-        row |= {"yardstick": self.inner.yardstick(score, self.inner.simulator.baseline), **asdict(score)}
+        row |= {
+            "yardstick": self.inner.yardstick(score, self.inner.simulator.baseline),
+            **{name: getattr(score, name) for name in NUMBERS},
+        }
         row |= {"compute": self.inner.compute.macs, **dict(zip(self._widths, widths.tolist(), strict=True))}
         self.rows.append(row)
         if kind == "step":
@@ -91,7 +92,7 @@ class SearchRecorder(BaseCallback):
 
     def evaluations_csv(self) -> str:
         """All evaluations."""
-        measures = ["evaluation", "episode", "step", "kind", "reward", "yardstick", *SCORED, "compute"]
+        measures = ["evaluation", "episode", "step", "kind", "reward", "yardstick", *NUMBERS, "compute"]
         return csv_text([*measures, *self._widths], self.rows)
 
     def steps_csv(self) -> str:

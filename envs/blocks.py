@@ -139,9 +139,8 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
         return self.world.observations[self._state].copy()
 
     def _info(self, score: Score) -> dict[str, Any]:
-        widths = self.world.widths[self._state]
         return vars(score) | {
-            "widths": widths.copy(),
-            "action_mask": widths > self.world.least,
+            "widths": score.widths.copy(),
+            "action_mask": score.widths > self.world.least,
             "evaluations": self.evaluations - self._evaluations_before,
         }

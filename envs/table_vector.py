@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from prune_gym.envs.blocks import BlocksEnv, Found
 from prune_gym.envs.observations import full_observation
 from prune_gym.envs.pruning import ROUNDING_ERROR
 from prune_gym.envs.tabular import TabularEnv
-from prune_gym.scoring.evaluation import Score
+from prune_gym.scoring.evaluation import NUMBERS
 from prune_gym.simulation.allocation import normalised
 from prune_gym.simulation.block_world import BlockGame
 from prune_gym.simulation.score_functions import of_rows
@@ -169,8 +168,8 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _infos(self, mask: np.ndarray) -> dict[str, Any]:
         """The infos of the copies of ``mask`` as arrays, with 0 for the others, and for each entry the mask."""
         score = self.world.scores_of(self._states)
-        entries = {field.name: getattr(score, field.name) for field in fields(Score)}
-        entries |= {"widths": self.world.widths[self._states], "evaluations": self._steps.copy()} | self._entries()
+        entries = {name: getattr(score, name) for name in NUMBERS}
+        entries |= {"widths": score.widths, "evaluations": self._steps.copy()} | self._entries()
         if not mask.all():
             entries = {key: np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, np.zeros_like(x)) for key, x in entries.items()}
         return entries | {f"_{key}": mask.copy() for key in entries}

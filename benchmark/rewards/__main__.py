@@ -6,29 +6,34 @@ reward; ``rescore`` says what other rewards would have said about a run.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
+from scipy.stats import kendalltau
 from tyro.conf import subcommand
 
-from prune_gym import tables
-from prune_gym.arguments import AtLeast, Within, check_choice, check_settings
+from prune_gym import tables, tasks
+from prune_gym.arguments import AtLeast, Within, check_choice, check_settings, choose_device
 from prune_gym.benchmark.report.drawing import png
 from prune_gym.benchmark.rewards.gallery import gallery
 from prune_gym.benchmark.rewards.lint import FAULT, lint
 from prune_gym.benchmark.rewards.optimum import optimum, same_policy, without_shaping
 from prune_gym.benchmark.rewards.rescore import read_run
 from prune_gym.benchmark.table import markdown_table
-from prune_gym.files import csv_text, write_atomically
+from prune_gym.files import check_writable, csv_text, write_atomically
+from prune_gym.scoring.latency_model import measure_latency
 from prune_gym.simulation.block_world import BlockGame, world_of
 from prune_gym.simulation.rewards import REWARDS, VectorReward, make_reward
 from prune_gym.simulation.terms import Formula, Number
 from prune_gym.simulation.yardsticks import make_yardstick
 
+UNSEEN = 30  # networks that show how good a model of times is
 Fraction = Annotated[float, Within("(0, 1)")]
 
 
@@ -95,12 +100,34 @@ class GalleryConfig(Games):
     """Folder of the pictures."""
 
 
-Config = OptimumConfig | LintConfig | RescoreConfig | GalleryConfig
+@dataclass(frozen=True)
+class LatencyConfig:
+    """Time networks on this device, for rewards that read latency("FILE")."""
+
+    out: Path
+    """The file."""
+    task: str = "digits"
+    """A task by name."""
+    base: Annotated[int, AtLeast(0)] = 0
+    """Which of its base networks."""
+    images: Annotated[int, AtLeast(1)] = 64
+    """Images at a time."""
+    networks: Annotated[int, AtLeast(1)] = 120
+    """Random networks that are timed, in turns with the original one."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto is the GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+Config = OptimumConfig | LintConfig | RescoreConfig | GalleryConfig | LatencyConfig
 Commands = (
     Annotated[OptimumConfig, subcommand("optimum")]
     | Annotated[LintConfig, subcommand("lint")]
     | Annotated[RescoreConfig, subcommand("rescore")]
     | Annotated[GalleryConfig, subcommand("gallery")]
+    | Annotated[LatencyConfig, subcommand("latency")]
 )
 
 
@@ -145,6 +172,8 @@ def main(config: Config) -> int:
             return print_rescored(config)
         case GalleryConfig():
             return draw_gallery(config)
+        case LatencyConfig():
+            return time_networks(config)
         case LintConfig():
             return print_findings(config)
 
@@ -167,6 +196,24 @@ def draw_gallery(config: GalleryConfig) -> int:
         path = config.out.expanduser() / f"gallery_{task.replace('-', '_')}_{round(100 * game.reduction)}.png"
         write_atomically(path, png(gallery(game, optima)))
         print(path)
+    return 0
+
+
+def time_networks(config: LatencyConfig) -> int:
+    """Time networks, and say how well the times tell those of others."""
+    check_writable(config.out.expanduser())
+    task, device = tasks.load(config.task, seed=config.base), choose_device(config.device)
+    model, images = copy.deepcopy(task.model).eval().to(device), task.val.images[: config.images].to(device)
+    found = measure_latency(model, task.graph, images, config.networks)
+    unseen = measure_latency(model, task.graph, images, UNSEEN, seed=1)
+    found.save(config.out.expanduser())
+    said = found.share(unseen.timed)
+    error, tau = np.abs(said / unseen.shares - 1).mean(), kendalltau(said, unseen.shares).statistic
+    by_macs = kendalltau(task.graph.costs(unseen.timed).macs, unseen.shares).statistic
+    print(f"The original network takes {found.milliseconds:.3g} ms for {len(images)} images on {found.device}.")
+    print(f"Of {UNSEEN} other networks the fastest takes {unseen.shares.min():.0%} of that.")
+    print(f"Their times follow within {error:.0%} in the mean, with a tau of {tau:.2f}; their MACs rank them with {by_macs:.2f}.")
+    print(config.out)
     return 0
 
 

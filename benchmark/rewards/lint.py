@@ -121,6 +121,7 @@ def _smaller(score: Score, baseline: Score) -> Score:
         flops_reduction=1 - macs / baseline.macs,  # type: ignore[arg-type]
         params_reduction=1 - params / baseline.params,  # type: ignore[arg-type]
         channel_sparsity=1 - SMALLER * (1 - np.asarray(score.channel_sparsity)),  # type: ignore[arg-type]
+        widths=np.maximum(SMALLER * score.widths, 1).astype(np.int64),
     )
 
 

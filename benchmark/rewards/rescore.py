@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from prune_gym.agents.results import read_summary
 from prune_gym.agents.run_folder import CONFIG
 from prune_gym.envs.pruning import DEFAULT_SPARSITY
 from prune_gym.files import parse_json
-from prune_gym.scoring.evaluation import Score
+from prune_gym.scoring.evaluation import NUMBERS, Score
 from prune_gym.simulation.space import UNITS
 from prune_gym.simulation.target import Target
 from prune_gym.simulation.terms import Formula, Function, Transition
@@ -102,4 +102,5 @@ def _goes_straight(agent: str, settings: dict[str, Any], kinds: set[str]) -> boo
 
 def _score(row: Any) -> Score:
     kinds: dict[str, Any] = {"macs": int, "params": int}
-    return Score(**{field.name: kinds.get(field.name, float)(row[field.name]) for field in fields(Score)})
+    widths = [int(value) for name, value in row.items() if name.startswith("width:")]
+    return Score(**{name: kinds.get(name, float)(row[name]) for name in NUMBERS}, widths=np.array(widths) if widths else None)

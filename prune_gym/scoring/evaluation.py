@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +21,13 @@ from prune_gym.scoring.masked import MaskedNetwork
 from prune_gym.scoring.threads import side_by_side
 from prune_gym.surgery.slicing import check_architecture, slice_tensors
 
-__all__ = ["Evaluator", "Score", "Split", "batch_size_for", "scores_of"]
+__all__ = ["NUMBERS", "Evaluator", "Score", "Split", "batch_size_for", "scores_of"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy in [0, 1]; MACs per image and parameters; reductions and sparsity as fractions of the original network."""
+    """Accuracy in [0, 1]; MACs per image and parameters; reductions and sparsity as fractions of the original network; and the
+    widths of its groups, an integer array (groups,), from which the cost follows: None where nothing reads them."""
 
     accuracy: float
     macs: int
@@ -33,6 +35,10 @@ class Score:
     flops_reduction: float
     params_reduction: float
     channel_sparsity: float
+    widths: Any = field(default=None, compare=False, repr=False)
+
+
+NUMBERS = tuple(each.name for each in fields(Score) if each.compare)  # of a score
 
 
 PRECISIONS = ("float32", "bfloat16")
@@ -57,6 +63,7 @@ def scores_of(graph: ChannelGraph, architectures: Sequence[Architecture], accura
             flops_reduction=1 - m / all_macs,
             params_reduction=1 - p / all_params,
             channel_sparsity=architecture.channel_sparsity,
+            widths=architecture.widths,
         )
         for architecture, accuracy, m, p in zip(architectures, accuracies, macs, params, strict=True)
     ]

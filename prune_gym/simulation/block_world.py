@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 
-from prune_gym.scoring.evaluation import Score
+from prune_gym.scoring.evaluation import NUMBERS, Score
 from prune_gym.simulation.blocks import fractions_of, take_many_blocks
 from prune_gym.simulation.schedule import target_budget
 from prune_gym.simulation.score_functions import of_rows
@@ -53,12 +53,12 @@ class BlockWorld:
         self.least, self.group_filters = self.widths[0], self.widths[-1] * table.filters_per_unit
         self.observations = (self.widths / self.widths[-1]).astype(np.float32)
         self.blocks = levels.sum(1)
-        scores = vars(self._scores(levels))
+        scores = {name: value for name, value in vars(self._scores(levels)).items() if name in NUMBERS}
         self._records = np.empty(len(states), [(name, array.dtype) for name, array in scores.items()])
         for name, array in scores.items():
             self._records[name] = array
         self._records.flags.writeable = False  # before there are views of it
-        self.scores = _as_score(self._records)
+        self.scores = _as_score(self._records, self.widths)
         self.baseline = self.score(self.start)
         for array in (
             self.following,
@@ -92,12 +92,12 @@ class BlockWorld:
 
     def score(self, state: int) -> Score:
         """The score of one state, with numbers."""
-        return Score(*self._records[state].item())
+        return Score(*self._records[state].item(), self.widths[state])  # type: ignore[call-arg]  # mypy does not count the items
 
     def scores_of(self, states: np.ndarray) -> Score:
         """A score of arrays, those of the states (N,)."""
         records = self._records.take(states)  # at once, as what belongs to a state lies together
-        return _as_score(records)
+        return _as_score(records, self.widths.take(states, axis=0))
 
     @property
     def macs(self) -> np.ndarray:
@@ -110,9 +110,9 @@ class BlockWorld:
         return self.table.test_hits.ravel() / self.table.images[1]
 
 
-def _as_score(records: np.ndarray) -> Score:
+def _as_score(records: np.ndarray, widths: np.ndarray) -> Score:
     """A score of arrays: the fields of the records."""
-    return Score(*[records[field.name] for field in fields(Score)])  # type: ignore[arg-type]  # arrays in place of numbers
+    return Score(**{name: records[name] for name in NUMBERS}, widths=widths)  # type: ignore[arg-type]  # arrays in place of numbers
 
 
 @lru_cache(maxsize=8)

@@ -9,7 +9,8 @@ A formula is made of numbers and quantities, with ``+ - * /``, comparisons (1 wh
 :data:`FUNCTIONS`. The quantities are those of a :class:`~prune_gym.scoring.evaluation.Score`: ``accuracy`` is that after
 the step, ``before.accuracy`` that before it, and ``baseline.accuracy`` that of the original network. ``removed`` is the share
 that is gone of what the target counts, ``target`` the share that has to go, and ``terminal`` is 1 in the step that ends the
-episode, else 0.
+episode, else 0. ``latency("FILE")`` is what the network after the step takes on a device over what the original one takes, see
+:class:`prune_gym.simulation.latency_term.Latency`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import ast
 from typing import Any
 
 from prune_gym.arguments import unknown
+from prune_gym.scoring.evaluation import NUMBERS
 from prune_gym.simulation.terms import (
     FUNCTIONS,
     QUANTITIES,
     RULES,
-    SCORES,
     SHAPINGS,
     Formula,
     Function,
@@ -96,7 +97,7 @@ def _formula_of(node: ast.expr, argument: str) -> Formula:
             _check_quantity(argument, name, QUANTITIES)
             return Quantity(name)
         case ast.Attribute(value=ast.Name(id="before" | "after" | "baseline" as of), attr=name):
-            _check_quantity(argument, name, (*SCORES, "removed"))
+            _check_quantity(argument, name, (*NUMBERS, "removed"))
             return Quantity(name, of)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_formula_of(operand, argument)
@@ -104,6 +105,12 @@ def _formula_of(node: ast.expr, argument: str) -> Formula:
             return operation(OPERATORS[type(op)], _formula_of(left, argument), _formula_of(right, argument))
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in OPERATORS:
             return operation(OPERATORS[type(op)], _formula_of(left, argument), _formula_of(right, argument))
+        case ast.Call(func=ast.Name(id="latency"), args=arguments, keywords=[]):
+            if len(arguments) != 1 or not isinstance(path := getattr(arguments[0], "value", None), str):
+                raise ValueError(f'{argument}: expected latency("FILE"), got {ast.unparse(node)!r}.')
+            from prune_gym.simulation.latency_term import Latency  # of few users, and slow to import
+
+            return Latency(path)
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
             return _call(name, [_formula_of(arg, argument) for arg in args], argument)
     raise ValueError(

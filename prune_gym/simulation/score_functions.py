@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from itertools import repeat, starmap
+from itertools import repeat
 from math import isfinite
 from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
 
-from prune_gym.scoring.evaluation import Score
+from prune_gym.scoring.evaluation import NUMBERS, Score
 
 
 def takes_as_many(function: Callable[..., Any], parameters: Sequence[str]) -> bool:
@@ -84,8 +83,8 @@ def of_rows(argument: str, function: Callable[..., Any], scores: Sequence[Score]
 
 def _rows(score: Score) -> list[Score]:
     """A score of arrays (N,) as N scores."""
-    arrays: list[Any] = [getattr(score, each.name) for each in fields(Score)]
-    return list(starmap(Score, zip(*(array.tolist() for array in arrays), strict=True)))
+    columns = [getattr(score, name).tolist() for name in NUMBERS]
+    return list(map(Score, *columns, repeat(None) if score.widths is None else score.widths))
 
 
 def _name(function: Callable[..., Any]) -> str:

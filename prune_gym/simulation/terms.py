@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from prune_gym.arguments import check_number
-from prune_gym.scoring.evaluation import Score
+from prune_gym.scoring.evaluation import NUMBERS, Score
 from prune_gym.simulation.score_functions import check_takes, wants_all
 from prune_gym.simulation.target import Target
 
-SCORES = tuple(field.name for field in fields(Score))
-QUANTITIES = (*SCORES, "removed", "target", "terminal")
+QUANTITIES = (*NUMBERS, "removed", "target", "terminal")
 
 
 class Transition(NamedTuple):
@@ -195,7 +194,7 @@ RULES: dict[str, Rule] = {
     "where": Rule(_where, "where({}, {}, {})", 3, CALL),
 }
 SHAPINGS = {"shaping": False, "difference": True}  # whether the potential of the last state is kept
-FUNCTIONS = (*(name for name, rule in RULES.items() if name.isalpha() and name != "negative"), *SHAPINGS)
+FUNCTIONS = (*(name for name, rule in RULES.items() if name.isalpha() and name != "negative"), *SHAPINGS, "latency")
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from chain_table import FULL, chain_table
 
-from prune_gym.scoring.evaluation import Score
+from prune_gym.scoring.evaluation import NUMBERS, Score
 from prune_gym.simulation.block_world import BlockGame, BlockWorld
 from prune_gym.simulation.rewards import Reward, VectorReward, make_reward, paper_reward
 from prune_gym.simulation.table import Table
@@ -76,12 +76,15 @@ def test_every_state(table: Table) -> None:
         assert world.widths[number].tolist() == widths(table, levels)
         assert world.following[number].tolist() == [state(moved(levels, group)) for group in range(3)]
         assert world.blocks[number] == sum(levels)
-        assert vars(world.score(number)) == pytest.approx(vars(score(table, levels)))
+        found, expected = world.score(number), score(table, levels)
+        assert [getattr(found, name) for name in NUMBERS] == pytest.approx([getattr(expected, name) for name in NUMBERS])
+        assert found.widths.tolist() == widths(table, levels)
         assert world.test_accuracy[number] == table.test_hits[levels] / 50
     for array in vars(world.scores).values():  # which all environments on the table share
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
     some = world.scores_of(np.array([3, 1]))
+    assert some.widths.tolist() == world.widths[[3, 1]].tolist()
     assert some.accuracy.tolist() == [world.score(3).accuracy, world.score(1).accuracy]  # type: ignore[attr-defined]
 
 

@@ -7,7 +7,6 @@ import doctest
 import inspect
 import pickle
 from collections.abc import Callable
-from dataclasses import fields
 from math import log
 from typing import Any
 
@@ -16,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune_gym.scoring.evaluation import Score
+from prune_gym.scoring.evaluation import NUMBERS, Score
 from prune_gym.simulation.formula import formula
 from prune_gym.simulation.score_functions import elementwise, of_rows
 from prune_gym.simulation.target import Target
-from prune_gym.simulation.terms import QUANTITIES, SCORES, Formula, Function, Number, Quantity, Shaping, Transition
+from prune_gym.simulation.terms import QUANTITIES, Formula, Function, Number, Quantity, Shaping, Transition
 
 BASELINE = Score(accuracy=0.9, macs=1000, params=200, flops_reduction=0.0, params_reduction=0.0, channel_sparsity=0.0)
 BEFORE = Score(accuracy=0.8, macs=800, params=150, flops_reduction=0.2, params_reduction=0.25, channel_sparsity=0.1)
@@ -70,9 +69,9 @@ def test_on_the_way_the_potential_of_the_next_state_counts() -> None:
     assert formula("difference(accuracy, 0.9)")(*EARLIER) == formula("difference(accuracy, 0.9)")(*LAST)
 
 
-NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda number: Number(number + 0.0))
-LEAVES = NUMBERS | st.sampled_from(
-    [Quantity(name) for name in QUANTITIES] + [Quantity(name, of) for name in SCORES for of in ("before", "baseline")]
+CONSTANTS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda number: Number(number + 0.0))
+LEAVES = CONSTANTS | st.sampled_from(
+    [Quantity(name) for name in QUANTITIES] + [Quantity(name, of) for name in NUMBERS for of in ("before", "baseline")]
 )
 
 
@@ -107,9 +106,9 @@ def test_a_text_leads_back_to_the_formula(made: Formula) -> None:
 @given(FORMULAS, st.integers(0, 2**32 - 1))
 def test_many_transitions_at_once_as_one_after_the_other(made: Formula, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    rows = [[Score(*row) for row in rng.random((5, len(SCORES))).tolist()] for _ in range(2)]
+    rows = [[Score(*row) for row in rng.random((5, len(NUMBERS))).tolist()] for _ in range(2)]
     ends = rng.random(5) < 0.5
-    arrays = [Score(*np.array([list(vars(score).values()) for score in scores]).T) for scores in rows]
+    arrays = [Score(*np.array([[getattr(score, name) for name in NUMBERS] for score in scores]).T) for scores in rows]
     at_once = np.broadcast_to(made(*arrays, BASELINE, TARGET, ends), (5,))
     alone = [made(before, after, BASELINE, TARGET, bool(end)) for before, after, end in zip(*rows, ends, strict=True)]
     np.testing.assert_allclose(at_once, alone, rtol=1e-12)
@@ -127,7 +126,7 @@ def test_formulas_are_computed_as_python_would(made: Formula) -> None:
         "clip": np.clip,
     }
     names |= {"where": lambda condition, one, other: one if condition else other}
-    names |= {field.name: np.float64(getattr(AFTER, field.name)) for field in fields(Score)}
+    names |= {name: np.float64(getattr(AFTER, name)) for name in NUMBERS}
     names |= {"before": BEFORE, "after": AFTER, "baseline": BASELINE, "removed": 0.6, "target": 0.5, "terminal": 1.0}
     if any(isinstance(part, Shaping) for part in made.walk()):
         return  # see above
@@ -175,7 +174,7 @@ def test_functions_go_wherever_a_formula_goes() -> None:
 
 
 def test_rows_of_functions_and_of_formulas() -> None:
-    scores = Score(*[np.array([getattr(AFTER, name)] * 3) for name in SCORES])  # type: ignore[arg-type]
+    scores = Score(*[np.array([getattr(AFTER, name)] * 3) for name in NUMBERS])  # type: ignore[arg-type]
     ends = np.array([True, False, True])
 
     def end(before: Score, after: Score, baseline: Score, target: Target, terminal: bool) -> float:
