@@ -7,7 +7,7 @@ file says but what its networks do.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from prune_gym.benchmark.games import BASES, SELF_COMPETITION, TASKS, Game, repl
 from prune_gym.benchmark.harness import BUDGETS
 from prune_gym.benchmark.play import KEY
 from prune_gym.benchmark.report.standings import Field, fields_of
-from prune_gym.benchmark.results import Played
+from prune_gym.benchmark.results import PLAYS, Played, read_results, summarise
 from prune_gym.benchmark.store import Store
 from prune_gym.files import csv_text, parse_json, to_json, write_atomically
 from prune_gym.simulation.rewards import make_reward
@@ -29,17 +29,23 @@ COLUMNS = (*KEY, "tried", "val_accuracy", "test_accuracy", "architecture")
 NUMBERS = {"base": int, "macs_reduction": float, "budget": int, "seed": int, "val_accuracy": float, "test_accuracy": float}
 
 
-def write_submission(path: Path, store: Store, agent: str, tried: Mapping[str, Any]) -> int:
-    """Write the plays of an agent in a store as a submission; gives how many these are.
+def plays_in(folder: Path) -> list[Played]:
+    """The plays in a store, or in a folder of results. Raises ValueError for a folder that is neither, and for damaged files."""
+    folder = folder.expanduser()
+    return read_results(folder) if (folder / PLAYS).exists() else list(map(summarise, Store(folder, new=False)))
+
+
+def write_submission(path: Path, plays: Iterable[Played], agent: str, tried: Mapping[str, Any]) -> int:
+    """Write those of the plays that are the agent's as a submission; gives how many these are.
 
     Args:
         tried: the range of every setting that was tried before, by name, on whatever tasks and seeds; empty if none was changed.
 
-    Raises ValueError if the store has no plays of the agent.
+    Raises ValueError if none of the plays is the agent's.
     """
-    rows = [{**record.key, **record.found, "tried": to_json("tried", tried)} for record in store if record.key["agent"] == agent]
+    rows = [{**play.row, "tried": to_json("tried", tried)} for play in plays if play.row["agent"] == agent]
     if not rows:
-        raise ValueError(f"agent: expected one that played, and {store.folder} holds no plays of {agent!r}.")
+        raise ValueError(f"agent: expected one that played, and there are no plays of {agent!r}.")
     write_atomically(path, csv_text(COLUMNS, [{name: row[name] for name in COLUMNS} for row in rows]))
     return len(rows)
 
@@ -98,9 +104,8 @@ def check(row: Mapping[str, Any]) -> Played:
     return Played(unknown | {name: row[name] for name in KEY} | true, np.zeros((0, 4)), np.zeros((0, 4)))
 
 
-def validate(path: Path, results: Sequence[Played]) -> list[Field]:
-    """Score every network of a submission again; gives the fields that it is part of, with its plays and those of ``results`` on
-    the same problems.
+def checked(path: Path) -> list[Played]:
+    """Score every network of a submission again; gives its plays.
 
     Raises FileNotFoundError, ValueError for a damaged file, and for one that says what is not so: all such rows are named.
     """
@@ -112,6 +117,13 @@ def validate(path: Path, results: Sequence[Played]) -> list[Field]:
             wrong.append(f"row {number}: {error}")
     if wrong:
         raise ValueError(f"file: {path} is refused.\n" + "\n".join(wrong))
+    return played
+
+
+def validate(path: Path, results: Sequence[Played]) -> list[Field]:
+    """The fields that a submission is part of, with its plays and those of ``results`` on the same problems. Raises like
+    :func:`checked`."""
+    played = checked(path)
     problems = {_problem(play) for play in played}
     theirs = set(map(_player, played))
     others = [play for play in results if _problem(play) in problems and _player(play) not in theirs]

@@ -1,5 +1,6 @@
-"""Agents x tasks x targets x seeds at one budget, into a store: what scripts/report.py makes its report of. Two more commands:
-``submit --agent NAME --out FILE`` writes what an agent found as a file that others can check, and ``validate FILE`` checks one.
+"""Agents x tasks x targets x seeds at one budget, into a store: what scripts/report.py makes its report of. Three more
+commands: ``submit --agent NAME --out FILE`` writes what an agent found as a file that others can check, ``validate FILE`` checks
+one, and ``leaderboard`` makes docs/leaderboard.md of all that are handed in.
 
 The same command goes on where it stopped, and another one may fill the same store at the same time. Plays that fail are listed
 at the end, with their tracebacks; the exit code is 1 then, and the same command tries them again.
@@ -20,11 +21,12 @@ from rich.table import Table
 from prune_gym.agents.progress import count, in_words
 from prune_gym.agents.tuned import all_tuned
 from prune_gym.benchmark.harness import BenchmarkConfig, Forecast, forecast, missing, read_plan, run_benchmark
+from prune_gym.benchmark.leaderboard import leaderboard
 from prune_gym.benchmark.report.report import markdown
 from prune_gym.benchmark.results import PLAYS, read_results
 from prune_gym.benchmark.store import Store
-from prune_gym.benchmark.submissions import validate, write_submission
-from prune_gym.files import parse_json
+from prune_gym.benchmark.submissions import plays_in, validate, write_submission
+from prune_gym.files import parse_json, write_atomically
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -83,7 +85,7 @@ class SubmitConfig:
     out: Path
     """The file, a CSV."""
     store: Path = Path("runs/benchmark")
-    """Where its plays are."""
+    """Where its plays are: a store, or a folder of results."""
     tried: str | None = None
     """The range of every setting that was tried, as JSON: '{"learning_rate": [1e-4, 1e-2]}'. By default none, but for an agent of
     this project those that it was tuned in."""
@@ -93,7 +95,7 @@ def submit(config: SubmitConfig) -> None:
     """Write a submission."""
     tuned_in = all_tuned().get(config.agent, {}).get("ranges", {})
     tried = tuned_in if config.tried is None else parse_json(config.tried)
-    plays = write_submission(config.out, Store(config.store, new=False), config.agent, tried)
+    plays = write_submission(config.out, plays_in(config.store), config.agent, tried)
     held = count(plays, "play")
     print(f"{config.out} holds {held} of {config.agent}; python scripts/benchmark.py validate {config.out} checks them")
 
@@ -115,7 +117,30 @@ def check(config: ValidateConfig) -> None:
     print(f"{config.file} is right: every network has the accuracies that it says, and is at its target")
 
 
-COMMANDS = {"submit": (submit, SubmitConfig), "validate": (check, ValidateConfig)}
+@dataclass(frozen=True)
+class LeaderboardConfig:
+    """A page of all submissions."""
+
+    folder: Path = Path("results/submissions")
+    """Where they are."""
+    out: Path = Path("docs/leaderboard.md")
+    """The page."""
+
+
+def write_leaderboard(config: LeaderboardConfig) -> None:
+    """Score every network of all submissions again, and write the page."""
+    files, out = sorted(config.folder.expanduser().glob("*.csv")), config.out.expanduser()
+    if not files:
+        raise ValueError(f"folder: expected submissions (*.csv) in {config.folder}, found none.")
+    write_atomically(out, leaderboard(files, out.parent))
+    print(config.out)
+
+
+COMMANDS = {
+    "submit": (submit, SubmitConfig),
+    "validate": (check, ValidateConfig),
+    "leaderboard": (write_leaderboard, LeaderboardConfig),
+}
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from prune_gym.benchmark.games import Game
+from prune_gym.benchmark.leaderboard import leaderboard
 from prune_gym.benchmark.play import Play, play
-from prune_gym.benchmark.results import Played, summarise
+from prune_gym.benchmark.results import Played, add_results, summarise
 from prune_gym.benchmark.store import Store
-from prune_gym.benchmark.submissions import COLUMNS, read_submission, validate, write_submission
+from prune_gym.benchmark.submissions import COLUMNS, plays_in, read_submission, validate, write_submission
 from prune_gym.files import csv_text
 
 TABLE, LIVE = Game("tabular-digits-mobilenet", 1, 0.6, 100), Game("digits", 1, 0.3, 100)
@@ -31,7 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def file(store: Store, tmp_path: Path) -> Path:
-    assert write_submission(tmp_path / "mine.csv", store, "random", TRIED) == 2
+    assert write_submission(tmp_path / "mine.csv", plays_in(store.folder), "random", TRIED) == 2
     return tmp_path / "mine.csv"
 
 
@@ -121,10 +122,39 @@ def test_damaged_files(file: Path, tmp_path: Path, store: Store) -> None:
         with pytest.raises(ValueError, match=message):
             read_submission(tmp_path / "bad.csv")
     with pytest.raises(ValueError, match="agent: expected one that played"):
-        write_submission(tmp_path / "none.csv", store, "ppo", {})
+        write_submission(tmp_path / "none.csv", [], "ppo", {})
 
 
 def test_results_of_other_problems_are_left_out(file: Path) -> None:
     other = summarise(play(Play(Game("tabular-digits-mobilenet", 1, 0.7, 100), "uniform", 100)))
     assert isinstance(other, Played)
     assert all(len(field.problems) == 1 for field in validate(file, [other]))
+
+
+def test_a_folder_of_results_is_as_good_as_the_store(store: Store, file: Path, tmp_path: Path) -> None:
+    add_results(tmp_path / "results", store)
+    write_submission(tmp_path / "other.csv", plays_in(tmp_path / "results"), "random", TRIED)
+    assert (tmp_path / "other.csv").read_bytes() == file.read_bytes()
+    with pytest.raises(ValueError, match="store: expected a folder"):
+        plays_in(tmp_path / "nowhere")
+
+
+def test_the_leaderboard(store: Store, file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "folder" / "other.csv"
+    other.parent.mkdir()
+    write_submission(other, plays_in(store.folder), "uniform", {})
+    page = leaderboard([file, other], tmp_path / "docs")
+    for world in ("On tables", "Where networks run"):
+        assert page.count(f"\n## {world}, 100 evaluations\n") == 1
+    rows = [line for line in page.splitlines() if line.startswith("| [")]
+    assert len(rows) == 4
+    (mine, *_) = (row for row in rows if "[random]" in row)
+    assert mine.startswith("| [random](../mine.csv) | ")
+    assert mine.endswith(' | 1 | `{"scale": [0.1, 3.0]}` |')
+    assert sum(row.startswith("| [uniform](../folder/other.csv)") and row.endswith(" | 1 | none |") for row in rows) == 2
+    again = tmp_path / "again.csv"
+    again.write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match=r"files: .*mine\.csv and .*again\.csv both hold plays of random"):
+        leaderboard([file, again], tmp_path)
+    with pytest.raises(ValueError, match="is refused"):
+        leaderboard([changed(file, 1, val_accuracy=0.5)], tmp_path)

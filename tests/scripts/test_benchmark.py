@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import SubmitConfig, ValidateConfig, check, main, plan_of, submit
+from benchmark import LeaderboardConfig, SubmitConfig, ValidateConfig, check, main, plan_of, submit, write_leaderboard
 from prune_gym.benchmark import harness
 from prune_gym.benchmark.harness import BenchmarkConfig
 from prune_gym.benchmark.play import Play, Record
 from prune_gym.benchmark.store import Store
 from prune_gym.benchmark.workers import Failure, attempt
 
+ROOT = Path(__file__).parents[2]
 CONFIG = BenchmarkConfig(("tabular-digits-mobilenet",), (0.6,), ("uniform", "random"), seeds=1, budget="Prune-100")
 
 
@@ -74,3 +75,18 @@ def test_a_plan_comes_before_the_command_line(tmp_path: Path) -> None:
         assert found.seeds == 7
     assert plan_of(["--seeds", "2"]) is None
     assert plan_of(["--plan"]) is None
+
+
+def test_a_leaderboard_needs_submissions(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"folder: expected submissions \(\*.csv\) in .*, found none"):
+        write_leaderboard(LeaderboardConfig(tmp_path, tmp_path / "page.md"))
+    assert not (tmp_path / "page.md").exists()
+
+
+@pytest.mark.slow
+def test_the_committed_leaderboard_is_made_of_the_committed_submissions(tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "leaderboard.md"
+    page.parent.mkdir()
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    write_leaderboard(LeaderboardConfig(tmp_path / "results" / "submissions", page))
+    assert page.read_text() == (ROOT / "docs" / "leaderboard.md").read_text()
