@@ -27,7 +27,7 @@ from prune_gym.scoring.evaluation import PRECISIONS
 from prune_gym.scoring.importance import CRITERIA
 from prune_gym.simulation.allocation import ROUNDINGS
 from prune_gym.simulation.result_cache import ResultCache
-from prune_gym.simulation.rewards import Reward, make_reward
+from prune_gym.simulation.rewards import Reward, lasting_text, make_reward
 from prune_gym.simulation.simulator import PROTOCOLS, RANKINGS
 from prune_gym.simulation.yardsticks import Yardstick, make_yardstick
 from prune_gym.tasks import Task
@@ -236,4 +236,5 @@ class RunConfig:
             settings["data"] = f"{kind}:{Path(path).expanduser().resolve()}"
         if self.weights:
             settings["weights"] = str(Path(self.weights).expanduser().resolve())
+        settings["reward"] = lasting_text(self.reward)
         return json.loads(json.dumps(settings))

@@ -21,7 +21,7 @@ from prune_gym.benchmark.provenance import provenance
 from prune_gym.benchmark.store import Store
 from prune_gym.benchmark.workers import Failure, local, on_cluster
 from prune_gym.files import to_json
-from prune_gym.simulation.rewards import VectorReward, make_reward
+from prune_gym.simulation.rewards import VectorReward, lasting_text, make_reward
 
 BUDGETS = {"Prune-100": 100, "Prune-1k": 1000, "Prune-10k": 10_000}  # evaluations
 SETTINGS = ("default", "tuned")
@@ -100,7 +100,7 @@ class BenchmarkConfig:
             for task, reduction in product(self.tasks, self.macs_reductions)
         ]
         return [
-            Play(game, agent, seed, settings, reward)
+            Play(game, agent, seed, settings, reward if reward == SELF_COMPETITION else lasting_text(reward))
             for seed, game, reward, agent in product(seeds, games, self.rewards, self.agents)
             if reward != SELF_COMPETITION or agent in LEARNERS
             for settings in self._settings_of(agent)

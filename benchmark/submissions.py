@@ -7,6 +7,7 @@ file says but what its networks do.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,8 @@ def _read_row(row: Mapping[str | None, Any]) -> dict[str, Any]:
         if read[name] not in known:
             raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {read[name]}")
     check_number("macs_reduction", read["macs_reduction"], "(0, 1)")
+    if re.search(r"\blatency\s*\(", read["reward"]):
+        raise ValueError(f"reward: expected one that reads no file, got {read['reward']}")
     if read["reward"] != SELF_COMPETITION:
         make_reward(read["reward"])
     check_integer("seed", read["seed"], 0)

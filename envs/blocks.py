@@ -79,6 +79,9 @@ class BlocksEnv(gymnasium.Env[np.ndarray, np.int64]):
             raise ValueError("reward: expected one that is a number, got 'vector'.")
         self.reward, self.yardstick, self.cost = chosen, make_yardstick(yardstick), make_cost(cost)
         self.world = world_of(table)
+        chosen.check_widths("reward", self.world.widths[self.world.start])
+        if self.cost is not None:
+            self.cost.check_widths("cost", self.world.widths[self.world.start])
         self.game = BlockGame(self.world, *the_target(sparsity, macs_reduction, params_reduction))
         groups = len(table.groups)
         self.action_space = spaces.Discrete(groups)

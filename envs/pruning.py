@@ -228,6 +228,9 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _play(self, simulator: Simulator) -> None:
         """Set what happens."""
         self.simulator = simulator
+        for name, formula in (("reward", self.reward), ("cost", self.cost)):
+            if isinstance(formula, Formula):
+                formula.check_widths(name, self.graph.widths)
         self.action_space = spaces.Box(0.0, 1.0, (len(self.graph.groups),), np.float32)
         self.evaluations = self._evaluations_before = 0
         self.compute = self._compute_before = NOTHING

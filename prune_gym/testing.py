@@ -27,6 +27,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+from prune_gym import tables
 from prune_gym.envs.tabular import TabularEnv
 from prune_gym.envs.wrappers import pruning_env
 from prune_gym.scoring.evaluation import Score
@@ -168,13 +169,15 @@ class RewardConformance(ABC):
         """The reward: a function, the text of a formula, or a name."""
 
     def transitions(self) -> Iterator[Transition]:
-        """Steps of an episode that is to remove half of the MACs: random ones, and the extremes."""
+        """Steps of an episode that is to remove half of the MACs of the network of digits: random ones, and the extremes."""
         baseline, rng = Score(0.97, 10**6, 10**5, 0.0, 0.0, 0.0), np.random.default_rng(0)
-        target = Target("macs_reduction", 0.5)
+        target, table = Target("macs_reduction", 0.5), tables.load("digits")
+        widths = table.widths(np.array(table.shape) - 1)
 
         def score(accuracy: float, kept: float) -> Score:
             macs, params = max(1, int(kept * baseline.macs)), max(1, int(kept * baseline.params))
-            return Score(accuracy, macs, params, 1 - macs / baseline.macs, 1 - params / baseline.params, 1 - max(kept, 1e-3))
+            reductions = 1 - macs / baseline.macs, 1 - params / baseline.params, 1 - max(kept, 1e-3)
+            return Score(accuracy, macs, params, *reductions, np.maximum(kept * widths, 1).astype(int))
 
         for _ in range(200):
             more, less = sorted(rng.random(2), reverse=True)

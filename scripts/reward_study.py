@@ -47,18 +47,18 @@ def main(config: RewardStudyConfig) -> None:
 def report(config: RewardStudyConfig) -> None:
     """Add the store's plays to the results, and write the table and the pictures."""
     folder = config.out.expanduser()
+    habits = add_habits(folder, Store(config.store))
     for of in fields_of(add_results(folder, Store(config.store))):
-        agents = agents_of(of)
-        found = lessons(of, agents)
+        found = lessons(of, agents_of(of))
+        agents = [agent for agent in agents_of(of) if any(agent in lesson.standings for lesson in found)]
         text = "\n".join(verdict(found, agents)) + "\n\n" + table(found, agents)
         print(text)
         write_atomically(folder / f"{of.world}_{of.budget}.md", text)
         write_atomically(folder / f"{of.world}_{of.budget}.png", png(picture(found, agents)))
         for agent in agents:
             write_atomically(folder / f"{of.world}_{of.budget}_{agent}.png", to_png(learning_curves(of, found, agent)))
-    habits = add_habits(folder, Store(config.store))
-    for agent in dict.fromkeys(row["agent"] for row in habits):
-        write_atomically(folder / f"habits_{agent}.png", png(habits_picture(habits, agent)))
+            picture_of_habits = habits_picture(habits, agent, of.problems, of.budget)
+            write_atomically(folder / f"{of.world}_{of.budget}_{agent}_habits.png", png(picture_of_habits))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from prune_gym.benchmark.games import Game
-from prune_gym.benchmark.play import KEY, KINDS, Record
+from prune_gym.benchmark.play import DEFAULT, KEY, KINDS, Record
+from prune_gym.benchmark.report.standings import Problem
 from prune_gym.benchmark.results import read_rows, write_rows
 from prune_gym.simulation.schedule import target_budget
 
@@ -27,7 +28,7 @@ def habit(record: Record) -> dict[str, Any]:
     macs, accuracy, widths = networks["macs"][steps], networks["accuracy"][steps], networks["widths"][steps]
     ends = np.flatnonzero(macs <= full - target_budget(full, record.key["macs_reduction"]))
     if not len(ends):
-        raise ValueError(f"habits: expected a play with games that end, got one of {len(macs)} moves.")
+        raise ValueError(f"habits: expected a play with games that end, got {len(macs)} moves in {record.key}.")
     moves = np.diff(ends, prepend=-1)[-GAMES:]
     last = ends[-GAMES:]
     means = {"moves": round(float(moves.mean()), 2), "accuracy": round(float(accuracy[last].mean()), 6)}
@@ -44,23 +45,24 @@ def add_habits(folder: Path, records: Iterable[Record]) -> list[dict[str, Any]]:
     return rows
 
 
-def habits_picture(rows: Sequence[Mapping[str, Any]], agent: str) -> Canvas:
-    """For every reward and problem, what is left of the groups at the end of the agent's last games, the moves that they took,
-    and the accuracy; means over the seeds, the best reward on top."""
-    by_problem: dict[Game, dict[str, list[Mapping[str, Any]]]] = {}
+def habits_picture(rows: Sequence[Mapping[str, Any]], agent: str, problems: Sequence[Problem], budget: int) -> Canvas:
+    """For every reward and problem, what is left of the groups at the end of the last games of an agent with default settings,
+    the moves that they took, and the accuracy; means over the seeds, the best reward on top."""
+    by_problem: dict[Problem, dict[str, list[Mapping[str, Any]]]] = {problem: {} for problem in problems}
     for row in rows:
-        if row["agent"] == agent:
-            game = Game(row["task"], row["base"], row["macs_reduction"], row["budget"])
-            by_problem.setdefault(game, {}).setdefault(row["reward"], []).append(row)
+        problem = Problem(row["task"], row["base"], row["macs_reduction"])
+        if (row["agent"], row["settings"], row["budget"]) == (agent, DEFAULT, budget) and problem in by_problem:
+            by_problem[problem].setdefault(row["reward"], []).append(row)
 
     def accuracy(reward: str) -> float:
-        return float(np.mean([row["accuracy"] for by_reward in by_problem.values() for row in by_reward.get(reward, [])]))
+        means = [np.mean([row["accuracy"] for row in by_reward.get(reward, [])] or [0]) for by_reward in by_problem.values()]
+        return float(np.mean(means))
 
     rewards = sorted({reward for by_reward in by_problem.values() for reward in by_reward}, key=accuracy, reverse=True)
     canvas = Canvas(figsize=(2 + 4.2 * len(by_problem), 1.2 + 0.36 * len(rewards)), layout="constrained")
     canvas.suptitle(f"How {agent} plays in the end under each reward: channels that are left, %")
-    for axes, (game, by_reward) in zip(np.atleast_1d(canvas.subplots(1, len(by_problem))), by_problem.items(), strict=True):
-        full = game.environment().graph.widths
+    for axes, (problem, by_reward) in zip(np.atleast_1d(canvas.subplots(1, len(by_problem))), by_problem.items(), strict=True):
+        full = Game(*problem, budget).environment().graph.widths
         kept, labels = np.full((len(rewards), len(full)), np.nan), []
         for i, reward in enumerate(rewards):
             plays = by_reward.get(reward, [])
@@ -75,7 +77,7 @@ def habits_picture(rows: Sequence[Mapping[str, Any]], agent: str) -> Canvas:
             if np.isfinite(share):
                 colour = "white" if share > 60 else "black"
                 axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize="x-small", color=colour)
-        axes.set(title=f"{game.task}, -{game.macs_reduction:.0%}", xlabel="group")
+        axes.set(title=str(problem), xlabel="group")
         axes.set_xticks(range(len(full)), [str(group + 1) for group in range(len(full))])
         axes.set_yticks(range(len(rewards)), labels, fontsize="small")
     return canvas

@@ -78,7 +78,8 @@ def read_run(folder: Path) -> Recorded:
     given = {kind: settings[kind] for kind in UNITS if settings[kind] is not None} or {"sparsity": DEFAULT_SPARSITY}
     ((kind, reduction),) = given.items()
     target = Target(kind, reduction)
-    baseline = _score(summary["before"] | {"accuracy": summary["before"][f"{settings['reward_split']}_accuracy"]})
+    widths = {f"width:{name}": full for name, (full, _) in summary["widths"].items()}
+    baseline = _score(summary["before"] | widths | {"accuracy": summary["before"][f"{settings['reward_split']}_accuracy"]})
     transitions, rewards, before, kinds = [], [], baseline, set()
     with (folder / EVALUATIONS).open(newline="") as file:
         for row in csv.DictReader(file):

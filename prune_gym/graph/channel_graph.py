@@ -299,7 +299,9 @@ class Architecture:
     def widths(self) -> np.ndarray:
         """Kept units per group, int64 (groups,)."""
         total = np.concatenate([[0], np.cumsum(self.mask)])
-        return np.diff(total[self.graph.starts]).astype(np.int64)
+        widths = np.diff(total[self.graph.starts]).astype(np.int64)
+        widths.flags.writeable = False
+        return widths
 
     @cached_property
     def digest(self) -> str:

@@ -27,7 +27,8 @@ __all__ = ["NUMBERS", "Evaluator", "Score", "Split", "batch_size_for", "scores_o
 @dataclass(frozen=True)
 class Score:
     """Accuracy in [0, 1]; MACs per image and parameters; reductions and sparsity as fractions of the original network; and the
-    widths of its groups, an integer array (groups,), from which the cost follows: None where nothing reads them."""
+    widths of its groups, integers (groups,), None where they are not known. In a score of arrays (N,), as environments on tables
+    give them to elementwise functions, widths are (N, groups)."""
 
     accuracy: float
     macs: int
@@ -38,7 +39,7 @@ class Score:
     widths: Any = field(default=None, compare=False, repr=False)
 
 
-NUMBERS = tuple(each.name for each in fields(Score) if each.compare)  # of a score
+NUMBERS = tuple(each.name for each in fields(Score) if each.name != "widths")  # of a score
 
 
 PRECISIONS = ("float32", "bfloat16")

@@ -8,6 +8,7 @@ larger network is never said to be faster.
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +21,14 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from prune_gym.arguments import check_integer
-from prune_gym.files import parse_json, to_json, write_atomically
+from prune_gym.arguments import check_integer, check_number
+from prune_gym.files import read_json, to_json, write_atomically
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
-from prune_gym.graph.cost import links
 from prune_gym.scoring.latency import latencies
 from prune_gym.surgery.compact import compact
 
 TOGETHER = 9  # networks in memory at a time, beside the original one
+ORIGINAL = 100.0  # the weight of the original network in the fit, of which all others have 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class LatencyModel:
         device: what they were measured on, in words; for the reader.
         images: in a batch.
         milliseconds: what the original network took for it.
-        pairs: the groups that meet in a layer, int64 (pairs, 2).
+        pairs: the groups that meet in a layer, int64 (pairs, 2); a group may meet itself.
         widths: of the original network's groups, int64 (groups,).
         timed: widths of the networks that were timed, int64 (n, groups).
         shares: what these took over what the original one took, float64 (n,).
@@ -53,9 +54,16 @@ class LatencyModel:
     shares: np.ndarray
 
     @cached_property
+    def digest(self) -> str:
+        """A fingerprint of what it says of networks."""
+        return hashlib.blake2b(self._content().encode(), digest_size=8).hexdigest()
+
+    @cached_property
     def _coefficients(self) -> np.ndarray:
-        features = self._features(self.timed) / self.shares[:, None]  # relative errors count
-        return nnls(features, np.ones(len(features)))[0]
+        timed = np.concatenate([self.timed, [self.widths]])  # the original network takes its own time: that is no measurement
+        features = self._features(timed) / np.append(self.shares, 1.0)[:, None]  # relative errors count
+        features[-1] *= ORIGINAL
+        return nnls(features, np.append(np.ones(len(self.timed)), ORIGINAL))[0]
 
     def _features(self, widths: np.ndarray) -> np.ndarray:
         kept = widths / self.widths
@@ -77,9 +85,12 @@ class LatencyModel:
 
     def save(self, path: Path) -> None:
         """Write it as JSON. Raises OSError if that fails."""
+        write_atomically(path, self._content())
+
+    def _content(self) -> str:
         about = {"device": self.device, "images": self.images, "milliseconds": self.milliseconds}
         arrays = {name: getattr(self, name).tolist() for name in ARRAYS}
-        write_atomically(path, to_json("latency", about | arrays))
+        return to_json("latency", about | arrays)
 
 
 ARRAYS = {"pairs": np.int64, "widths": np.int64, "timed": np.int64, "shares": np.float64}
@@ -87,21 +98,34 @@ ARRAYS = {"pairs": np.int64, "widths": np.int64, "timed": np.int64, "shares": np
 
 def read_latency_model(path: Path) -> LatencyModel:
     """What :meth:`LatencyModel.save` wrote. Raises FileNotFoundError, ValueError for a file that is no such thing."""
+    content = read_json(path, "times of networks")
     try:
-        content: Any = parse_json(path.expanduser().read_bytes())
-        arrays = {name: np.array(content[name], dtype) for name, dtype in ARRAYS.items()}
+        lacks = [name for name in ("device", "images", "milliseconds", *ARRAYS) if name not in content]
+        if lacks:
+            raise ValueError(f"it lacks {lacks[0]!r}")
+        images, milliseconds = content["images"], content["milliseconds"]
+        check_integer("images", images, 1)
+        check_number("milliseconds", milliseconds, "(0, inf)")
+        arrays = {name: _array(name, content[name], kind) for name, kind in ARRAYS.items()}
         arrays["pairs"] = arrays["pairs"].reshape(len(arrays["pairs"]), 2)  # of none the shape is not in the file
         pairs, widths, timed, shares = arrays.values()
         groups = len(widths)
-        if widths.ndim != 1 or timed.shape != (len(shares), groups) or shares.ndim != 1:
+        if widths.ndim != 1 or groups == 0 or shares.ndim != 1 or timed.shape != (len(shares), groups):
             raise ValueError("its arrays do not fit together")
-        if groups == 0 or ((pairs < 0) | (pairs >= groups)).any() or (shares <= 0).any() or len(shares) == 0:
-            raise ValueError("it has no groups, or times that are not positive")
-        if (timed < 1).any() or (timed > widths).any():
-            raise ValueError("its networks are wider than the original one")
-        return LatencyModel(str(content["device"]), int(content["images"]), float(content["milliseconds"]), **arrays)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"latency: expected times of prune_gym.scoring.latency_model in {path}, but {error}.") from error
+        if not (np.isfinite(shares) & (shares > 1e-6)).all():
+            raise ValueError("shares: expected positive numbers")
+        if (timed < 1).any() or (timed > widths).any() or ((pairs < 0) | (pairs >= groups)).any():
+            raise ValueError("timed, pairs: expected widths from 1 to those of the original network, and numbers of groups")
+        return LatencyModel(str(content["device"]), images, float(milliseconds), **arrays)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: expected times of networks, but it is damaged ({error}).") from error
+
+
+def _array(name: str, value: Any, kind: type) -> np.ndarray:
+    array = np.array(value)
+    if array.size and not np.issubdtype(array.dtype, np.integer if kind is np.int64 else np.number):
+        raise ValueError(f"{name}: expected numbers, got {array.dtype}")
+    return array.astype(kind)
 
 
 def measure_latency(model: nn.Module, graph: ChannelGraph, images: Tensor, networks: int = 120, seed: int = 0) -> LatencyModel:
@@ -111,14 +135,20 @@ def measure_latency(model: nn.Module, graph: ChannelGraph, images: Tensor, netwo
         model: the network, in evaluation mode.
         graph: its channel graph.
         images: a batch (N, C, H, W), on the model's device.
-        networks: how many are timed.
+        networks: how many are timed, at least as many as the form has coefficients.
         seed: of their widths.
 
     Raises TypeError or ValueError for an argument out of range.
     """
-    check_integer("networks", networks, 1)
     cost = graph.cost_model
-    meets = links(cost.over_widths(cost.macs))
+    form = cost.over_widths(cost.macs)[:-1, :-1]
+    pairs = np.argwhere(np.triu(form + form.T) != 0)
+    check_integer("networks", networks, 1 + len(graph.groups) + len(pairs))  # as many as coefficients
+    check_integer("seed", seed, 0)
+    if model.training:
+        raise ValueError("model: expected one in evaluation mode, got one that trains; call model.eval().")
+    if len(images) == 0:
+        raise ValueError("images: expected at least one, got none.")
     timed = random_widths(graph.widths, networks, np.random.default_rng(seed))
     shares: list[float] = []
     originals: list[float] = []
@@ -129,7 +159,6 @@ def measure_latency(model: nn.Module, graph: ChannelGraph, images: Tensor, netwo
     device = (
         torch.cuda.get_device_name(images.device) if images.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     )
-    pairs = np.argwhere(np.triu(meets))
     return LatencyModel(device, len(images), statistics.median(originals), pairs, graph.widths.copy(), timed, np.array(shares))
 
 

@@ -50,6 +50,7 @@ class BlockWorld:
             stuck = self.following == states[:, None]
             self.following = np.where(stuck, np.roll(self.following, -1, axis=1), self.following)
         self.widths = table.widths(levels)
+        self.widths.flags.writeable = False  # before scores have views of it
         self.least, self.group_filters = self.widths[0], self.widths[-1] * table.filters_per_unit
         self.observations = (self.widths / self.widths[-1]).astype(np.float32)
         self.blocks = levels.sum(1)

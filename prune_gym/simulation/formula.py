@@ -105,12 +105,8 @@ def _formula_of(node: ast.expr, argument: str) -> Formula:
             return operation(OPERATORS[type(op)], _formula_of(left, argument), _formula_of(right, argument))
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in OPERATORS:
             return operation(OPERATORS[type(op)], _formula_of(left, argument), _formula_of(right, argument))
-        case ast.Call(func=ast.Name(id="latency"), args=arguments, keywords=[]):
-            if len(arguments) != 1 or not isinstance(path := getattr(arguments[0], "value", None), str):
-                raise ValueError(f'{argument}: expected latency("FILE"), got {ast.unparse(node)!r}.')
-            from prune_gym.simulation.latency_term import Latency  # of few users, and slow to import
-
-            return Latency(path)
+        case ast.Call(func=ast.Name(id="latency")):
+            return _latency(node, argument)
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
             return _call(name, [_formula_of(arg, argument) for arg in args], argument)
     raise ValueError(
@@ -122,6 +118,18 @@ def _formula_of(node: ast.expr, argument: str) -> Formula:
 def _check_quantity(argument: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
         raise unknown(argument, name, known)
+
+
+def _latency(call: ast.Call, argument: str) -> Formula:
+    from prune_gym.simulation.latency_term import Latency  # of few users, and slow to import
+
+    texts = [getattr(each, "value", None) for each in call.args]
+    if call.keywords or len(texts) not in (1, 2) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f'{argument}: expected latency("FILE"), got {ast.unparse(call)!r}.')
+    try:
+        return Latency(*texts)  # type: ignore[arg-type]
+    except (OSError, RuntimeError, ValueError) as error:  # of a path that is none, too
+        raise ValueError(f"{argument}: {error}") from error
 
 
 def _call(name: str, operands: list[Formula], argument: str) -> Formula:

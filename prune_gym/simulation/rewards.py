@@ -104,6 +104,12 @@ def make_reward(reward: Reward, weights: tuple[float, float, float] | None = Non
     return _made("reward", reward)
 
 
+def lasting_text(reward: str) -> str:
+    """The text of a reward as it means the same from every folder and as long as its files do: as given, or, where it reads one,
+    with the file's absolute path and digest. Raises like :func:`make_reward`."""
+    return str(make_reward(reward)) if "latency" in reward else reward
+
+
 def _made(argument: str, reward: Reward) -> Formula | VectorReward:
     named = REWARDS | VECTOR_REWARDS
     match reward:

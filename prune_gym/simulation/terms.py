@@ -76,6 +76,11 @@ class Formula(ABC):
         """Whether it reads whether the episode ends; functions of yours count as if not."""
         return any(isinstance(part, Shaping) or part == Quantity("terminal") for part in self.walk())
 
+    def check_widths(self, argument: str, widths: np.ndarray) -> None:
+        """Raise ValueError, which begins with ``argument``, if a part is of networks whose groups have other widths."""
+        for part in self.parts():
+            part.check_widths(argument, widths)
+
     def __repr__(self) -> str:
         return f"Formula({str(self)!r})"
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
+import prune_gym
 from prune_gym.scoring.latency_model import LatencyModel, measure_latency, random_widths, read_latency_model
 from prune_gym.tasks import Task
 
@@ -47,9 +50,37 @@ def test_a_larger_network_is_never_said_to_be_faster(seed: int, noise: float) ->
 
 def test_relative_errors_count() -> None:
     """Of two times of the same network the share lies where both are wrong by the same factor or so, not in the middle."""
-    timed = np.array([FULL] * 2)
-    one = LatencyModel("", 1, 1.0, np.zeros((0, 2), int), FULL, timed, np.array([0.1, 1.0]))
-    assert one.share(FULL) == pytest.approx((1 / 0.1 + 1 / 1.0) / (1 / 0.1**2 + 1 / 1.0**2))
+    timed = np.array([[1, 1, 1]] * 2)
+    one = LatencyModel("", 1, 1.0, np.zeros((0, 2), int), FULL, timed, np.array([0.5, 1.0]))
+    assert one.share(timed[0]) == pytest.approx((1 / 0.5 + 1 / 1.0) / (1 / 0.5**2 + 1 / 1.0**2), abs=1e-3)
+
+
+def test_the_original_network_takes_its_own_time() -> None:
+    timed = random_widths(FULL, 40, np.random.default_rng(0))
+    slow = LatencyModel("", 1, 1.0, PAIRS, FULL, timed, 1.1 * truth(timed))
+    assert slow.share(FULL) == pytest.approx(1, abs=1e-3)
+
+
+class Block(nn.Module):
+    """A group that meets itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.head = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head((x + self.inner(x)).mean((2, 3)))
+
+
+def test_a_group_may_meet_itself() -> None:
+    model = Block().eval()
+    images = torch.randn(2, 1, 6, 6)
+    graph = prune_gym.trace(model, images)
+    assert measure_latency(model, graph, images, networks=3).pairs.tolist() == [[0, 0]]
+    widths = np.arange(1, 7)[:, None]
+    square = LatencyModel("", 1, 1.0, np.array([[0, 0]]), np.array([6]), widths, (1 + widths[:, 0] ** 2) / 37)
+    np.testing.assert_allclose(square.share(widths), square.shares)
 
 
 def test_a_file_is_read_as_it_was(tmp_path: Path) -> None:
@@ -65,29 +96,38 @@ def test_a_file_is_read_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pairs": [[0, 3]]}, "no groups, or times that are not positive"),
+        ({"pairs": [[0, 3]]}, "numbers of groups"),
         ({"pairs": [0, 1]}, "cannot reshape"),
-        ({"shares": [-1.0] * 40}, "not positive"),
+        ({"shares": [-1.0] * 40}, "shares: expected positive"),
+        ({"shares": [5e-324] * 40}, "shares: expected positive"),
+        ({"shares": [10**400] * 40}, "shares: expected numbers"),
         ({"shares": [1.0]}, "arrays do not fit together"),
         ({"widths": [8, 4]}, "arrays do not fit together"),
-        ({"widths": [1, 4, 6]}, "wider than the original one"),
-        ({"widths": None}, "int"),
-        ({"timed": "all"}, "timed|invalid literal"),
-        ({"images": None}, "int"),
+        ({"widths": [1, 4, 6]}, "widths from 1 to those of the original"),
+        ({"widths": [8.0, 4.0, 6.0]}, "widths: expected numbers, got float64"),
+        ({"widths": None}, "widths: expected numbers"),
+        ({"timed": [[0, 1, 1]] * 40}, "widths from 1 to those of the original"),
+        ({"timed": "all"}, "timed: expected numbers"),
+        ({"images": -4}, "images: expected an integer"),
+        ({"milliseconds": 0}, "milliseconds: expected"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     made().save(tmp_path / "times.json")
     content = json.loads((tmp_path / "times.json").read_text())
     (tmp_path / "times.json").write_text(json.dumps(content | change))
-    with pytest.raises(ValueError, match=rf"latency: expected times of .*times.json, but .*({message})"):
+    with pytest.raises(ValueError, match=rf"times.json: expected times of networks, but it is damaged \(.*{message}"):
+        read_latency_model(tmp_path / "times.json")
+    del content["pairs"]
+    (tmp_path / "times.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="it lacks 'pairs'"):
         read_latency_model(tmp_path / "times.json")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", "not JSON"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", "not JSON", '{"shares": 1e999}'])
 def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "times.json").write_text(content)
-    with pytest.raises(ValueError, match="latency: expected times"):
+    with pytest.raises(ValueError, match="expected times of networks, but it is damaged"):
         read_latency_model(tmp_path / "times.json")
 
 
@@ -111,5 +151,12 @@ def test_real_networks(tiny_task: Task) -> None:
 
 
 def test_bad_arguments(tiny_task: Task) -> None:
-    with pytest.raises(ValueError, match="networks: expected an integer"):
-        measure_latency(tiny_task.model, tiny_task.graph, tiny_task.val.images[:2], networks=0)
+    model, graph, images = tiny_task.model, tiny_task.graph, tiny_task.val.images[:2]
+    with pytest.raises(ValueError, match=r"networks: expected an integer .*10.*, got 9"):
+        measure_latency(model, graph, images, networks=9)
+    with pytest.raises(ValueError, match="seed: "):
+        measure_latency(model, graph, images, seed=-1)
+    with pytest.raises(ValueError, match="images: expected at least one"):
+        measure_latency(model, graph, images[:0])
+    with pytest.raises(ValueError, match="model: expected one in evaluation mode"):
+        measure_latency(Block().train(), graph, images)

@@ -83,6 +83,8 @@ def test_every_state(table: Table) -> None:
     for array in vars(world.scores).values():  # which all environments on the table share
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
+    for widths_of in (world.baseline.widths, world.score(3).widths):
+        assert not widths_of.flags.writeable
     some = world.scores_of(np.array([3, 1]))
     assert some.widths.tolist() == world.widths[[3, 1]].tolist()
     assert some.accuracy.tolist() == [world.score(3).accuracy, world.score(1).accuracy]  # type: ignore[attr-defined]

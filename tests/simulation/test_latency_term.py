@@ -10,13 +10,18 @@ import numpy as np
 import pytest
 
 from prune_gym import tables
+from prune_gym.agents import RunConfig
+from prune_gym.agents.own import describe_function
+from prune_gym.benchmark.harness import BenchmarkConfig
 from prune_gym.benchmark.rewards.__main__ import LatencyConfig, main
+from prune_gym.benchmark.submissions import COLUMNS, read_submission
 from prune_gym.envs import BlocksEnv, PruningEnv
 from prune_gym.envs.table_vector import BlocksVectorEnv
 from prune_gym.scoring.evaluation import Score
 from prune_gym.scoring.latency_model import LatencyModel, random_widths, read_latency_model
 from prune_gym.simulation.formula import formula
 from prune_gym.simulation.latency_term import Latency
+from prune_gym.simulation.rewards import lasting_text
 from prune_gym.simulation.table import Table
 from prune_gym.tasks import Task
 
@@ -74,21 +79,57 @@ def test_scores_without_widths_and_other_networks(text: str, tiny_task: Task) ->
     score = Score(0.5, 10, 10, 0.5, 0.5, 0.5)
     with pytest.raises(ValueError, match=r"latency\(.*\): expected scores that hold the widths of networks"):
         formula(text)(score, score, score)
-    env = PruningEnv(tiny_task, macs_reduction=0.4, reward=text, device="cpu")
-    env.reset()
-    with pytest.raises(ValueError, match="latency: expected widths of the network that was timed"):
-        env.step(env.uniform_action)
+    for name in ("reward", "cost"):
+        for make in (
+            lambda **reward: PruningEnv(tiny_task, macs_reduction=0.4, device="cpu", **reward),
+            lambda **reward: BlocksEnv("digits", **reward),
+            lambda **reward: BlocksVectorEnv(2, table="digits", **reward),
+        ):
+            with pytest.raises(
+                ValueError, match=rf"{name}: expected times of the network that is pruned, whose groups are \[.*json are"
+            ):
+                make(**{name: f"accuracy - {text}"})
 
 
-@pytest.mark.parametrize("wrong", ["latency()", "latency(accuracy)", "latency", 'latency("a", "b")'])
+@pytest.mark.parametrize("wrong", ["latency()", "latency(accuracy)", "latency", 'latency("a", "b", "c")'])
 def test_texts_that_are_none(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"reward: .*latency"):
         formula(wrong)
 
 
-def test_a_file_that_is_not_there() -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
-        formula('latency("nowhere.json")')
+@pytest.mark.parametrize("path", ["nowhere.json", ".", "", "x" * 300, "~nobody_of_this_name/x", "/dev/zero"])
+def test_paths_that_lead_to_no_times(path: str) -> None:
+    with pytest.raises(ValueError, match=r"^cost: "):
+        formula(f'latency("{path}")', "cost")
+
+
+def test_what_the_file_says_is_a_part_of_the_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text has the absolute path and a digest: a run goes on with what it was begun with, from wherever."""
+    path = tmp_path / "clock.json"
+    short = timed(np.array([4, 4]), path)
+    monkeypatch.chdir(tmp_path)
+    made = formula('latency("clock.json")')
+    assert made == formula(short)
+    assert lasting_text('latency("clock.json")') == str(made) == lasting_text(str(made))
+    assert lasting_text("accuracy") == "accuracy"
+    config = RunConfig(reward='accuracy - latency("clock.json")')
+    (play, *_) = BenchmarkConfig(("tabular-digits",), rewards=('latency("clock.json")',), seeds=1).plays()
+    assert play.reward == str(made)
+    begun = config.settings()["reward"]
+    monkeypatch.chdir("/")
+    assert formula(begun) == formula("accuracy") - made
+    timed(np.array([5, 4]), path)
+    assert formula(short) != made
+    assert describe_function(formula(short)) != describe_function(made)
+    with pytest.raises(ValueError, match=r"reward: .*clock\.json: expected the times of digest .*, and it holds others"):
+        formula(begun)
+
+
+def test_rewards_of_others_read_no_files(tmp_path: Path) -> None:
+    row = ["tabular-digits", "1", "0.7", "1000", "ppo", "{}", '"latency (""/etc/hostname"")"', "100", "{}", "0.9", "0.9", "1 1"]
+    (tmp_path / "mine.csv").write_text(",".join(COLUMNS) + "\n" + ",".join(row) + "\n")
+    with pytest.raises(ValueError, match="reward: expected one that reads no file"):
+        read_submission(tmp_path / "mine.csv")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from prune_gym.benchmark.games import Game
 from prune_gym.benchmark.play import KINDS, Play, Record
+from prune_gym.benchmark.report.standings import Problem
 from prune_gym.benchmark.rewards.habits import COLUMNS, GAMES, HABITS, add_habits, habit, habits_picture
 
 STEP, PREVIEW = KINDS.index("step"), KINDS.index("preview")
@@ -40,7 +41,7 @@ def test_only_the_last_games_count() -> None:
 
 
 def test_a_play_without_an_end() -> None:
-    with pytest.raises(ValueError, match="habits: expected a play with games that end, got one of 2 moves"):
+    with pytest.raises(ValueError, match=r"habits: expected a play with games that end, got 2 moves in .*dqn"):
         habit(record([(STEP, 60, 0.9), (STEP, 50, 0.9)]))
 
 
@@ -58,7 +59,13 @@ def test_added_to_what_is_known(tmp_path: Path) -> None:
 
 def test_the_picture_has_the_best_reward_on_top(tmp_path: Path) -> None:
     rows = add_habits(tmp_path, [record([(STEP, 8, 0.5)]), record([(STEP, 4, 0.75)], "final")])
-    (axes,) = habits_picture(rows, "dqn").axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["final: 1 moves, 75%", "accuracy: 1 moves, 50%"]
+    rows += [row | {"settings": '{"gamma": 0.5}', "accuracy": 0.9} for row in rows]
+    problem, other = (Problem("tabular-digits-mobilenet", base, 0.75) for base in (1, 0))
+    rows.append(rows[0] | {"base": 0, "reward": "n2n", "accuracy": 0.8})
+    first, second = habits_picture(rows, "dqn", (problem, other), 1000).axes
+    labels = [[label.get_text() for label in axes.get_yticklabels()] for axes in (first, second)]
+    assert labels[0] == ["n2n", "final: 1 moves, 75%", "accuracy: 1 moves, 50%"]
+    assert labels[1] == ["n2n: 1 moves, 80%", "final", "accuracy"]
+    assert first.get_title() == str(problem)
     full = Game("tabular-digits-mobilenet", 1, 0.75, 1000).environment().graph.widths
-    np.testing.assert_allclose(axes.images[0].get_array(), 100 * np.array([[4.0], [8.0]]) / full)
+    np.testing.assert_allclose(first.images[0].get_array()[1:], 100 * np.array([[4.0], [8.0]]) / full)
