@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from prune_gym import tables
 from prune_gym.benchmark.rewards.__main__ import GalleryConfig, LintConfig, OptimumConfig, main, optima
 from prune_gym.benchmark.rewards.episodes import random_episodes
-from prune_gym.benchmark.rewards.lint import FAULT, Finding, lint
+from prune_gym.benchmark.rewards.lint import FAULT, FINE, Finding, lint
 from prune_gym.scoring.evaluation import Score
+from prune_gym.scoring.latency_model import LatencyModel, random_widths
 from prune_gym.simulation.block_world import BlockGame, world_of
 from prune_gym.simulation.rewards import Reward, VectorReward, make_reward
 from prune_gym.simulation.yardsticks import accuracy
@@ -153,3 +157,12 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
         list(optima(OptimumConfig(rewards=("vector",))))
     with pytest.raises(ValueError, match=r"tasks: expected one of digits, .*; got 'digit'"):
         LintConfig(tasks=("digit",))
+
+
+def test_time_counts_as_savings(game: BlockGame, tmp_path: Path) -> None:
+    """A smaller network has smaller widths, too."""
+    full = game.world.widths[game.world.start]
+    timed = random_widths(full, 60, np.random.default_rng(0))
+    LatencyModel("", 1, 1.0, np.zeros((0, 2), int), full, timed, 0.2 + 0.8 * (timed / full).mean(1)).save(tmp_path / "clock.json")
+    for text, verdict in ((f'0 - latency("{tmp_path}/clock.json")', FINE), (f'latency("{tmp_path}/clock.json")', FAULT)):
+        assert findings(game, text, 1.0)["savings"].verdict == verdict

@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prune_gym import tables
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.run import run
 from prune_gym.benchmark.rewards.__main__ import RescoreConfig, main
 from prune_gym.benchmark.rewards.rescore import Recorded, read_run
+from prune_gym.scoring.latency_model import LatencyModel, random_widths
 from prune_gym.simulation.formula import formula
 from prune_gym.simulation.rewards import REWARDS
 from prune_gym.simulation.target import Target
 from prune_gym.simulation.terms import Transition
 from prune_gym.tasks import Task
 
+ROOT = Path(__file__).parents[3]
 REWARD = "accuracy - 0.5 * before.accuracy + terminal * removed"
 
 
@@ -86,3 +89,18 @@ def test_agents_that_go_back_are_known(settings: dict[str, Any], tiny_task: Task
     np.testing.assert_allclose(recorded.under(REWARDS["flops"]).rewards, recorded.rewards, atol=1e-6)
     with pytest.raises(ValueError, match="may read what was before a step"):
         recorded.under(REWARDS["improvement"])
+
+
+def test_time_of_the_networks_of_a_run(tmp_path: Path) -> None:
+    """Widths are in the table; those of the original network are in the summary, and shaping reads them, too."""
+    recorded = read_run(ROOT / "results" / "main_job")
+    full = recorded.transitions[0].baseline.widths
+    assert full.tolist() == tables.load("digits").widths(np.array(tables.load("digits").shape) - 1).tolist()
+    timed = random_widths(full, 60, np.random.default_rng(0))
+    shares = 0.2 + 0.8 * (timed / full).mean(1)
+    LatencyModel("a clock", 1, 1.0, np.zeros((0, 2), int), full, timed, shares).save(tmp_path / "clock.json")
+    reward = formula(f'terminal * accuracy + shaping(0 - latency("{tmp_path}/clock.json"), 1)')
+    found = recorded.under(reward).rewards
+    before, after = (getattr(recorded.transitions[5], name).widths / full for name in ("before", "after"))
+    assert not recorded.transitions[5].terminal
+    assert found[5] == pytest.approx(0.8 * (before.mean() - after.mean()), abs=1e-4)
