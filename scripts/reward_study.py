@@ -18,7 +18,7 @@ from prune_gym.benchmark.report.drawing import png, to_png
 from prune_gym.benchmark.report.standings import fields_of
 from prune_gym.benchmark.results import add_results
 from prune_gym.benchmark.rewards.habits import add_habits, habits_picture
-from prune_gym.benchmark.rewards.study import StudyConfig, agents_of, learning_curves, lessons, picture, table, verdict
+from prune_gym.benchmark.rewards.study import StudyConfig, agents_of, learning_curves, lessons, markdown, picture
 from prune_gym.benchmark.store import Store
 from prune_gym.files import write_atomically
 
@@ -51,7 +51,7 @@ def report(config: RewardStudyConfig) -> None:
     for of in fields_of(add_results(folder, Store(config.store))):
         found = lessons(of, agents_of(of))
         agents = [agent for agent in agents_of(of) if any(agent in lesson.standings for lesson in found)]
-        text = "\n".join(verdict(found, agents)) + "\n\n" + table(found, agents)
+        text = markdown(found, agents)
         print(text)
         write_atomically(folder / f"{of.world}_{of.budget}.md", text)
         write_atomically(folder / f"{of.world}_{of.budget}.png", png(picture(found, agents)))

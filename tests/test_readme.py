@@ -18,6 +18,8 @@ from prune_gym.benchmark.report.report import markdown
 from prune_gym.benchmark.report.standings import fields_of
 from prune_gym.benchmark.results import read_results
 from prune_gym.benchmark.rewards.__main__ import optima_table
+from prune_gym.benchmark.rewards.study import SUITE, agents_of, lessons
+from prune_gym.benchmark.rewards.study import markdown as markdown_of_lessons
 from prune_gym.benchmark.table import comparison_table
 from prune_gym.benchmark.transfer import TransferConfig, transfer
 from prune_gym.benchmark.transfer import table as transfer_table
@@ -168,3 +170,16 @@ def test_every_reward_is_in_the_docs() -> None:
     for name, reward in REWARDS.items():
         assert f"`{name}`" in docs
         assert f"| `{reward}` |" in docs or name == "paper"
+
+
+def test_the_study_of_rewards_is_the_committed_one() -> None:
+    text = (ROOT / "results" / "rewards" / "tabular_1000.md").read_text()
+    assert text.rstrip("\n") in (ROOT / "docs" / "rewards.md").read_text()
+    assert all(f"| `{name}` |" in text for name in SUITE)
+
+
+@pytest.mark.slow
+def test_the_study_of_rewards_is_made_of_the_committed_results() -> None:
+    folder = ROOT / "results" / "rewards"
+    (of,) = fields_of(read_results(folder))
+    assert markdown_of_lessons(lessons(of, agents_of(of)), agents_of(of)) == (folder / "tabular_1000.md").read_text()

@@ -85,7 +85,10 @@ def agents_of(of: Field) -> tuple[str, ...]:
 
 
 def lessons(of: Field, agents: Sequence[str]) -> list[Lesson]:
-    """What every reward taught that the plays of a field learned from, the best first: by the agents that learned from all."""
+    """What every reward taught that the plays of a field learned from, the best first: by the agents that learned from all.
+
+    Agents without a play under default settings of every problem of the field are in none of them.
+    """
     standings = {one.name: one for one in of.standings}
     played = (play for by_problem in of.plays.values() for plays in by_problem.values() for play in plays)
     rewards = list(dict.fromkeys(play.row["reward"] for play in played))
@@ -149,6 +152,11 @@ def table(of_all: Sequence[Lesson], agents: Sequence[str]) -> str:
         best_play = "" if lesson.best_play is None else f"{lesson.best_play:.1f}"
         lines.append([f"`{lesson.reward}`", *cells, best_play, "" if lesson.tau is None else f"{lesson.tau:.2f}"])
     return markdown_table(["reward", *agents, "best play", "tau"], lines)
+
+
+def markdown(of_all: Sequence[Lesson], agents: Sequence[str]) -> str:
+    """The sentences of :func:`verdict` and the table."""
+    return "\n".join(verdict(of_all, agents)) + "\n\n" + table(of_all, agents)
 
 
 def verdict(of_all: Sequence[Lesson], agents: Sequence[str]) -> list[str]:
