@@ -119,9 +119,9 @@ class Field:
             for problem in self.problems
         ]
 
-    def scores(self, player: str) -> list[np.ndarray]:
+    def scores(self, player: str, column: str = "val_accuracy") -> list[np.ndarray]:
         """Regrets with the other sign: larger is better."""
-        return [-regrets for regrets in self.regrets(player)]
+        return [-regrets for regrets in self.regrets(player, column)]
 
     @cached_property
     def standings(self) -> list[Standing]:
@@ -152,19 +152,20 @@ class Field:
             min(map(len, plays)),
         )
 
-    def compared(self, player: str, others: Sequence[str]) -> list[Comparison]:
-        """A player with others: who is better, and whether that is clear."""
-        scores = self.scores(player)
-        p_values = [statistics.same_mean_p(scores, self.scores(other), np.random.default_rng(SEED)) for other in others]
+    def compared(self, player: str, others: Sequence[str], column: str = "val_accuracy") -> list[Comparison]:
+        """A player with others: who is better, and whether that is clear; by the networks that they found, or with the column
+        ``policy_accuracy`` by those that their final policies lead to."""
+        scores, theirs = self.scores(player, column), [self.scores(other, column) for other in others]
+        p_values = [statistics.same_mean_p(scores, one, np.random.default_rng(SEED)) for one in theirs]
         return [
             Comparison(
                 player,
                 other,
-                float(np.mean([np.mean(x) - np.mean(y) for x, y in zip(scores, self.scores(other), strict=True)])),
+                float(np.mean([np.mean(x) - np.mean(y) for x, y in zip(scores, one, strict=True)])),
                 clear,
-                max(statistics.runs_that_separate(scores, self.scores(other)), len(scores[0]) + 1),
+                max(statistics.runs_that_separate(scores, one), len(scores[0]) + 1),
             )
-            for other, clear in zip(others, statistics.holm(p_values), strict=True)
+            for other, one, clear in zip(others, theirs, statistics.holm(p_values), strict=True)
         ]
 
 

@@ -62,6 +62,7 @@ class Lesson:
         standings: of the agents that learned from it, by their names.
         clear: by agent, how the regret of the network that was found differs from that under the benchmark's reward where that is
             clear: ``"better"``, ``"worse"`` or ``""``; by a permutation test, corrected for the number of rewards.
+        policy_clear: the same of the network that the final policy leads to.
         best_play: the regret of the best play under the reward in the game of single blocks, for a learner that discounts by
             :data:`GAMMA`, the mean over the problems; None for a reward that is no formula.
         tau: Kendall's tau between the return of random games and the yardstick, the mean over the problems; None likewise.
@@ -70,6 +71,7 @@ class Lesson:
     reward: str
     standings: dict[str, Standing]
     clear: dict[str, str]
+    policy_clear: dict[str, str]
     best_play: float | None
     tau: float | None
 
@@ -96,12 +98,21 @@ def lessons(of: Field, agents: Sequence[str]) -> list[Lesson]:
         reward: {agent: standings[name] for agent in agents if (name := player_name(agent, DEFAULT, reward)) in standings}
         for reward in rewards
     }
-    clear = {
-        agent: _differences(of, {reward: taught[reward][agent] for reward in rewards if agent in taught[reward]})
-        for agent in agents
-    }
+    clear, policy_clear = (
+        {
+            agent: _differences(of, {reward: taught[reward][agent] for reward in rewards if agent in taught[reward]}, column)
+            for agent in agents
+        }
+        for column in ("val_accuracy", "policy_accuracy")
+    )
     found = [
-        Lesson(reward, theirs, {agent: clear[agent].get(reward, "") for agent in theirs}, *_known(of.problems, reward))
+        Lesson(
+            reward,
+            theirs,
+            {agent: clear[agent].get(reward, "") for agent in theirs},
+            {agent: policy_clear[agent].get(reward, "") for agent in theirs},
+            *_known(of.problems, reward),
+        )
         for reward, theirs in taught.items()
         if theirs
     ]
@@ -109,12 +120,12 @@ def lessons(of: Field, agents: Sequence[str]) -> list[Lesson]:
     return sorted(found, key=lambda lesson: lesson.regret(common or lesson.standings))
 
 
-def _differences(of: Field, by_reward: dict[str, Standing]) -> dict[str, str]:
+def _differences(of: Field, by_reward: dict[str, Standing], column: str) -> dict[str, str]:
     """By reward, how an agent's regret differs from that under the benchmark's reward."""
     others = [reward for reward in by_reward if reward != REWARD]
     if REWARD not in by_reward or not others:
         return {}
-    compared = of.compared(by_reward[REWARD].name, [by_reward[reward].name for reward in others])
+    compared = of.compared(by_reward[REWARD].name, [by_reward[reward].name for reward in others], column)
     return {
         reward: ("worse" if one.difference > 0 else "better") if one.clear else ""
         for reward, one in zip(others, compared, strict=True)
@@ -140,15 +151,15 @@ def _known(problems: Sequence[Problem], reward: str) -> tuple[float | None, floa
 
 def table(of_all: Sequence[Lesson], agents: Sequence[str]) -> str:
     """Markdown: for every reward and agent the regret of the network that was found, behind it in brackets that of the final
-    policy; a + or - where the first is clearly better or worse than under the benchmark's reward."""
+    policy; a + or - behind what is clearly better or worse than under the benchmark's reward."""
     signs = {"better": "+", "worse": "-", "": ""}
     lines = []
     for lesson in of_all:
         cells = []
         for agent in agents:
             one = lesson.standings.get(agent)
-            sign = signs[lesson.clear.get(agent, "")]
-            cells.append(f"{one.regret.value:.1f}{sign} ({one.policy.value:.1f})" if one else "")
+            sign, policy_sign = signs[lesson.clear.get(agent, "")], signs[lesson.policy_clear.get(agent, "")]
+            cells.append(f"{one.regret.value:.1f}{sign} ({one.policy.value:.1f}{policy_sign})" if one else "")
         best_play = "" if lesson.best_play is None else f"{lesson.best_play:.1f}"
         lines.append([f"`{lesson.reward}`", *cells, best_play, "" if lesson.tau is None else f"{lesson.tau:.2f}"])
     return markdown_table(["reward", *agents, "best play", "tau"], lines)
@@ -166,16 +177,30 @@ def verdict(of_all: Sequence[Lesson], agents: Sequence[str]) -> list[str]:
         with_it = [lesson for lesson in of_all if agent in lesson.standings]
         if not with_it:
             continue
-        best = min(with_it, key=lambda lesson: lesson.standings[agent].regret.value)
-        sentence = f"{agent} has least regret under {best.reward}: {best.standings[agent].regret.value:.1f} points."
-        if any(lesson.reward == REWARD for lesson in with_it):
-            better, worse = (
-                ", ".join(lesson.reward for lesson in with_it if lesson.clear.get(agent) == kind) or "none"
-                for kind in ("better", "worse")
-            )
-            sentence += f" Clearly better than under {REWARD}: {better}. Clearly worse: {worse}."
-        sentences.append(sentence)
+        found = {lesson.reward: lesson.standings[agent].regret.value for lesson in with_it}
+        policy = {lesson.reward: lesson.standings[agent].policy.value for lesson in with_it}
+        sentences.append(
+            f"{agent} finds the best networks under {_least(found)}{_clear({one.reward: one.clear[agent] for one in with_it})}"
+        )
+        if policy != found:  # it learns one
+            clear = _clear({one.reward: one.policy_clear[agent] for one in with_it})
+            sentences[-1] += f" Its final policy is best under {_least(policy)}{clear}"
     return sentences
+
+
+def _least(regrets: dict[str, float]) -> str:
+    best = min(regrets, key=regrets.__getitem__)
+    return f"{best} ({regrets[best]:.1f} points of regret)."
+
+
+def _clear(differences: dict[str, str]) -> str:
+    """Which rewards are clearly better or worse than the benchmark's; nothing without it."""
+    if REWARD not in differences:
+        return ""
+    better, worse = (
+        ", ".join(reward for reward, found in differences.items() if found == kind) or "none" for kind in ("better", "worse")
+    )
+    return f" Clearly better than under {REWARD}: {better}; clearly worse: {worse}."
 
 
 def picture(of_all: Sequence[Lesson], agents: Sequence[str]) -> Canvas:
