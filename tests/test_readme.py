@@ -176,6 +176,17 @@ def test_the_study_of_rewards_is_the_committed_one() -> None:
     text = (ROOT / "results" / "rewards" / "tabular_1000.md").read_text()
     assert text.rstrip("\n") in (ROOT / "docs" / "rewards.md").read_text()
     assert all(f"| `{name}` |" in text for name in SUITE)
+    head, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
+    columns = [cell.strip() for cell in head.split("|")]
+
+    def policy(reward: str, agent: str) -> str:
+        (line,) = (line for line in lines if f"`{reward}`" in line)
+        return re.findall(r"\(([\d.]+)", line.split("|")[columns.index(agent)])[0]
+
+    dqn, ppo = ((policy("final", agent), policy("accuracy", agent)) for agent in ("dqn", "ppo"))
+    of_dqn = f"DQN's final policy ends {dqn[0]} points behind the best network in place of {dqn[1]}"
+    assert f"{of_dqn}, and PPO's {ppo[0]} in place of {ppo[1]};" in README
+    assert len(SUITE) == 17
 
 
 @pytest.mark.slow
