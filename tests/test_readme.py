@@ -29,7 +29,7 @@ from prune_gym.simulation.rewards import REWARDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [README, *((ROOT / "docs" / name).read_text() for name in ("agents.md", "tables.md", "rewards.md"))]  # others need files
+PAGES = [README, *((ROOT / "docs" / f"{name}.md").read_text() for name in ("agents", "tables", "rewards", "export"))]
 BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 
 

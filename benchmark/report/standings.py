@@ -214,15 +214,18 @@ def verdict(of: Field) -> list[str]:
     ahead, *others = of.standings
     about = f"{count(ahead.seeds, 'seed')}, {count(len(of.problems), 'problem')}"
     interval = "" if np.isnan(ahead.regret.low) else f"{ahead.regret.low:.1f} to {ahead.regret.high:.1f}; "
-    sentences = [
-        f"{place(of)}, after {of.budget:,} evaluations, {ahead.name} is ahead: {ahead.regret.value:.1f} points of regret "
-        f"({interval}{about})."
-    ]
+    after = f"after {of.budget:,} evaluations"
+    is_ahead = f"{ahead.name} is ahead: {ahead.regret.value:.1f} points of regret ({interval}{about})."
     behind = of.compared(ahead.name, [one.name for one in others])
     level = [one for one in behind if not one.clear]
+    sentences = [f"{place(of)}, {after}, {is_ahead}"]
     luck = RANDOM_SEARCHES.get(ahead.name.partition(",")[0])
     if luck:
-        sentences.insert(0, f"{place(of)}, {luck} {'is ahead' if level else 'wins'}: no agent that learns is shown to be better.")
+        wins = "is ahead" if level else "wins"
+        sentences = [
+            f"{place(of)}, {luck} {wins}: no agent that learns is shown to be better.",
+            f"{after.capitalize()}, {is_ahead}",
+        ]
     if level:
         needed = [f"{one.other} ({_seeds(one.seeds)})" for one in level]
         sentences.append(f"Nothing separates it from {_listed(needed)}; in brackets, about how many seeds would.")
@@ -230,12 +233,15 @@ def verdict(of: Field) -> list[str]:
         sentences.append("It is separated from all others.")
     if of.floor is not None and of.floor != ahead.name:
         floor = of.compared(of.floor, [one.name for one in of.standings if one.name != of.floor])
+        better = [one.other for one in floor if one.clear and one.difference < 0]
         same = [f"{one.other} ({_seeds(one.seeds)})" for one in floor if not one.clear]
         worse = [one.other for one in floor if one.clear and one.difference > 0]
+        if better:
+            sentences.append(f"Better than {of.floor}: {_listed(better)}.")
         if same:
-            sentences.append(f"No better and no worse than random search, as far as this shows: {_listed(same)}.")
+            sentences.append(f"Nothing separates {of.floor} from {_listed(same)}; in brackets, about how many seeds would.")
         if worse:
-            sentences.append(f"Worse than random search: {_listed(worse)}.")
+            sentences.append(f"Worse than {of.floor}: {_listed(worse)}.")
     if of.incomplete:
         are = "is" if len(of.incomplete) == 1 else "are"
         sentences.append(f"Not all of these problems were played by {_listed(of.incomplete)}, which {are} left out.")

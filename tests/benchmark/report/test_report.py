@@ -113,7 +113,7 @@ def test_the_script_from_a_store_and_from_its_results(tmp_path: Path, capsys: py
         store.add(one, play(one))
     script.main(script.ReportConfig(store.folder, tmp_path / "out"))
     first = capsys.readouterr().out
-    assert "On tables, after 40 evaluations, " in first
+    assert "fter 40 evaluations, " in first
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     script.main(script.ReportConfig(out=tmp_path / "out"))
     assert capsys.readouterr().out == first

@@ -117,9 +117,9 @@ def test_if_random_search_wins_the_first_sentence_says_so() -> None:
         assert field.standings[0].name == name
         assert verdict(field)[0] == f"On tables, {called} is ahead: no agent that learns is shown to be better."
     (field,) = fields_of([*several("a", 0.9, 0.01), *several("bb", 0.5, 0.01), *several("random", 0.8, 0.01)])
-    assert verdict(field)[1:] == ["It is separated from all others.", "Worse than random search: bb."]
+    assert verdict(field)[1:] == ["It is separated from all others.", "Better than random: a.", "Worse than random: bb."]
     (field,) = fields_of([*several("a", 0.85, 0.1), *several("random", 0.79, 0.1)])
-    assert any(each.startswith("No better and no worse than random search, as far as this shows: a (") for each in verdict(field))
+    assert any(each.startswith("Nothing separates random from a (") for each in verdict(field))
 
 
 def test_names_of_players(monkeypatch: pytest.MonkeyPatch) -> None:
