@@ -96,6 +96,7 @@ class BudgetedEnv:
             score=score,
             snapshot=inner.snapshot(),
             yardstick=inner.yardstick(score, inner.simulator.baseline),
+            cost=info.get("cost"),
         )
         return self._arrive(action, step, info, terminated or truncated)
 

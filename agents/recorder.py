@@ -70,16 +70,17 @@ class SearchRecorder(BaseCallback):
         reward = float(f"{self.locals['rewards'][0]:.7g}")  # SB3's vectorised environments hand on float32
         if kind == "step":
             info = self.locals["infos"][0]
-            score, widths = Score(**{name: info[name] for name in NUMBERS}), info["widths"]
+            score = Score(**{name: info[name] for name in (*NUMBERS, "widths")})
         else:
             preview: Preview = self.locals["evaluated"]
-            score, widths = preview.score, preview.snapshot.widths
+            score = preview.score
+        assert score.widths is not None  # a network was scored
         row = {"evaluation": self._evaluations, "episode": self._episode, "step": self._step, "kind": kind, "reward": reward}
         row |= {
             "yardstick": self.inner.yardstick(score, self.inner.simulator.baseline),
             **{name: getattr(score, name) for name in NUMBERS},
         }
-        row |= {"compute": self.inner.compute.macs, **dict(zip(self._widths, widths.tolist(), strict=True))}
+        row |= {"compute": self.inner.compute.macs, **dict(zip(self._widths, score.widths.tolist(), strict=True))}
         self.rows.append(row)
         if kind == "step":
             if "evaluated" not in self.locals:

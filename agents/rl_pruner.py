@@ -212,7 +212,7 @@ class RLPruner(ConfiguredAgent[RLPrunerConfig]):
         """The action of one pruning step, (groups,); it is sampled anew, once, if it loses too much accuracy."""
         sample = self.sample_stages(env, epsilon)
         if self.loses_too_much(env, sample):
-            remaining = self.channels * (env.snapshot().architecture.widths / env.graph.widths)[self.layer_groups]
+            remaining = self.channels * (env.snapshot().widths / env.graph.widths)[self.layer_groups]
             self.layer_policy = initial_policy(remaining, self.layer_groups)
             sample = self.sample_stages(env, epsilon)
         return self.group_action(self.layer_policy if sample is None else sample.action)

@@ -21,6 +21,7 @@ from prune_gym.agents.recorder import ComputeBudget, EvaluationBudget, SearchRec
 from prune_gym.agents.registry import AgentMaker, make_agent
 from prune_gym.agents.results import SUMMARY, read_summary, write_results
 from prune_gym.agents.run_folder import CONFIG, JOURNAL, check_free, continued, make_folder, write_config, write_json
+from prune_gym.agents.search_log import silent_logger
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.simulation.journal import Journal, remove_journal
 from prune_gym.simulation.result_cache import ResultCache
@@ -57,6 +58,7 @@ def prepare(
     algorithm = agent(config, env)
     if not isinstance(algorithm, BaseAlgorithm):
         raise TypeError(f"agent: expected it to make a SearchAgent or an algorithm of SB3, got {type(algorithm).__name__}.")
+    algorithm.set_logger(silent_logger())  # a run has one of its own
     return env, algorithm, budget
 
 

@@ -8,6 +8,11 @@ from prune_gym.envs.pruning import PruningEnv
 from prune_gym.scoring.evaluation import Score
 
 
+def silent_logger() -> Logger:
+    """One that writes nothing. Without a logger, Stable-Baselines3 makes a temporary folder for every search."""
+    return Logger(None, [])
+
+
 def log_step(logger: Logger, env: PruningEnv, score: Score, reward: float, evaluations: int) -> None:
     """Log the network that a step led to, and the best one so far, after so many evaluations."""
     logger.record("search/reward", reward)

@@ -18,6 +18,7 @@ from prune_gym.agents.config import RunConfig
 from prune_gym.agents.gnn_rl import GNNRL
 from prune_gym.agents.recorder import EvaluationBudget, SearchRecorder
 from prune_gym.agents.registry import make_agent
+from prune_gym.agents.search_log import silent_logger
 from prune_gym.agents.tuned import chosen_settings
 from prune_gym.benchmark.games import REWARD, SELF_COMPETITION, Game, measured
 from prune_gym.benchmark.provenance import provenance
@@ -104,6 +105,7 @@ def play(one: Play, made: Mapping[str, Any] | None = None) -> Record:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* learns for the first time after ")  # the budget is what it is
         agent = make_agent(one.config, SelfCompetition(env) if one.reward == SELF_COMPETITION else env)
+    agent.set_logger(silent_logger())
     recorder = SearchRecorder(env)
     budget = one.game.evaluations
     agent.learn(budget * getattr(agent, "steps_per_evaluation", 1), CallbackList([recorder, EvaluationBudget(budget)]))

@@ -104,12 +104,17 @@ def same_mean_p(ours: Scores, theirs: Scores, rng: np.random.Generator, permutat
     return float((1 + (np.abs(total) >= abs(seen) - 1e-9).sum()) / (1 + permutations))
 
 
-def holm(p_values: Sequence[float]) -> list[bool]:
+def holm(p_values: Sequence[float], hypotheses: int | None = None) -> list[bool]:
     """Which of several null hypotheses are rejected such that one that is true is with 5% probability at most, whatever they have
-    to do with each other: Holm's step-down method."""
+    to do with each other: Holm's step-down method.
+
+    Args:
+        p_values: one for each.
+        hypotheses: how many might have been tested, if the data chose those that are; by default no others.
+    """
     rejected = [False] * len(p_values)
     for rank, i in enumerate(np.argsort(p_values, kind="stable")):
-        if p_values[i] > (1 - CONFIDENCE) / (len(p_values) - rank):
+        if p_values[i] > (1 - CONFIDENCE) / ((hypotheses or len(p_values)) - rank):
             break
         rejected[i] = True
     return rejected

@@ -7,7 +7,6 @@ file says but what its networks do.
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from prune_gym.benchmark.report.standings import Field, fields_of
 from prune_gym.benchmark.results import PLAYS, Played, read_results, summarise
 from prune_gym.benchmark.store import Store
 from prune_gym.files import csv_text, parse_json, to_json, write_atomically
+from prune_gym.simulation.formula import reads_a_file
 from prune_gym.simulation.rewards import make_reward
 from prune_gym.training.train import deterministic, one_thread
 
@@ -85,7 +85,7 @@ def _read_row(row: Mapping[str | None, Any]) -> dict[str, Any]:
         if read[name] not in known:
             raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {read[name]}")
     check_number("macs_reduction", read["macs_reduction"], "(0, 1)")
-    if re.search(r"\blatency\s*\(", read["reward"]):
+    if reads_a_file(read["reward"]):
         raise ValueError(f"reward: expected one that reads no file, got {read['reward']}")
     if read["reward"] != SELF_COMPETITION:
         make_reward(read["reward"])

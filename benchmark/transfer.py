@@ -18,6 +18,7 @@ import tyro
 
 from prune_gym import tables
 from prune_gym.agents.gnn_rl import GNNRL
+from prune_gym.agents.search_log import silent_logger
 from prune_gym.arguments import AtLeast, Within, check_settings
 from prune_gym.benchmark.harness import FIRST_SEED
 from prune_gym.benchmark.processes import in_processes
@@ -85,6 +86,7 @@ class Lesson:
 def learn(lesson: Lesson) -> dict[str, object]:
     """Let a policy learn, and look up what it makes of the task's network: a row of the CSV."""
     agent = GNNRL(None, seed=lesson.seed)
+    agent.set_logger(silent_logger())
     schools = [lesson.environment(task) for task in lesson.schools]
     for number in range(ROUNDS if schools else 0):
         agent.set_env(schools[number % len(schools)])

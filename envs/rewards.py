@@ -69,8 +69,9 @@ class ImprovementReward(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np
         inner = pruning_env(self.env)
         before = inner.score()
         observation, _, terminated, truncated, info = self.env.step(action)
-        reward = float(self.improvement(before, inner.score(), inner.simulator.baseline, inner.simulator.target))
-        return observation, reward, terminated, truncated, info
+        score = inner.score()
+        reward = self.improvement(before, score, inner.simulator.baseline, inner.simulator.target)
+        return observation, finite("reward", reward, score), terminated, truncated, info
 
 
 class ShapingReward(RewardWrapper, gymnasium.utils.RecordConstructorArgs):

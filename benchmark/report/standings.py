@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,11 +153,16 @@ class Field:
             min(map(len, plays)),
         )
 
-    def compared(self, player: str, others: Sequence[str], column: str = "val_accuracy") -> list[Comparison]:
+    def compared(
+        self, player: str, others: Sequence[str], column: str = "val_accuracy", chosen: bool = False
+    ) -> list[Comparison]:
         """A player with others: who is better, and whether that is clear; by the networks that they found, or with the column
-        ``policy_accuracy`` by those that their final policies lead to."""
+        ``policy_accuracy`` by those that their final policies lead to. ``chosen`` says that the plays chose the player, as the
+        one that is ahead: any two might have been compared then, and the correction is for all pairs."""
         scores, theirs = self.scores(player, column), [self.scores(other, column) for other in others]
-        p_values = [statistics.same_mean_p(scores, one, np.random.default_rng(SEED)) for one in theirs]
+        hypotheses = comb(len(others) + 1, 2) if chosen else len(others)
+        permutations = max(statistics.PERMUTATIONS, 200 * hypotheses)  # the least p-value is a tenth of the level then
+        p_values = [statistics.same_mean_p(scores, one, np.random.default_rng(SEED), permutations) for one in theirs]
         return [
             Comparison(
                 player,
@@ -165,7 +171,7 @@ class Field:
                 clear,
                 max(statistics.runs_that_separate(scores, one), len(scores[0]) + 1),
             )
-            for other, one, clear in zip(others, theirs, statistics.holm(p_values), strict=True)
+            for other, one, clear in zip(others, theirs, statistics.holm(p_values, hypotheses), strict=True)
         ]
 
 
@@ -216,7 +222,7 @@ def verdict(of: Field) -> list[str]:
     interval = "" if np.isnan(ahead.regret.low) else f"{ahead.regret.low:.1f} to {ahead.regret.high:.1f}; "
     after = f"after {of.budget:,} evaluations"
     is_ahead = f"{ahead.name} is ahead: {ahead.regret.value:.1f} points of regret ({interval}{about})."
-    behind = of.compared(ahead.name, [one.name for one in others])
+    behind = of.compared(ahead.name, [one.name for one in others], chosen=True)
     level = [one for one in behind if not one.clear]
     sentences = [f"{place(of)}, {after}, {is_ahead}"]
     luck = RANDOM_SEARCHES.get(ahead.name.partition(",")[0])

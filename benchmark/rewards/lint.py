@@ -102,7 +102,7 @@ def grows_with_savings(subject: Subject) -> Iterator[Finding]:
     transition = subject.episodes.transitions()
     smaller = transition._replace(after=_smaller(transition.after, transition.baseline))
     ends = np.asarray(transition.terminal)
-    on_the_way = ~ends & (transition.target.removed(smaller.after) < transition.target.reduction)
+    on_the_way = ~ends & (transition.target.removed(smaller.after) < transition.target.required)
     change = subject.change(transition, smaller)
     cause = f"{1 - SMALLER:.0%} less of a network"
     if (change[ends] < -ROUNDING).any() and not (change[on_the_way] < -ROUNDING).any():

@@ -20,7 +20,6 @@ from prune_gym.simulation.target import Target
 from prune_gym.simulation.terms import Formula, Function, Transition
 
 EVALUATIONS = "evaluations.csv"
-ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def read_run(folder: Path) -> Recorded:
         for row in csv.DictReader(file):
             before = baseline if row["step"] == "0" else before
             after = _score(row)
-            ends = row["kind"] == "target" or target.removed(after) >= target.reduction - ROUNDING
+            ends = row["kind"] == "target" or target.removed(after) >= target.required
             transitions.append(Transition(before, after, baseline, target, ends))
             rewards.append(float(row["reward"]))
             before = after if row["kind"] == "step" else before

@@ -53,7 +53,23 @@ def formula(value: Any, argument: str = "reward") -> Formula:
     raise TypeError(f"{argument}: expected a formula, its text or a function, got {value!r}.")
 
 
+def reads_a_file(text: str, argument: str = "reward") -> bool:
+    """Whether the formula of a text reads a file, which it does for ``latency("FILE")`` alone; no file is read to find out.
+
+    Raises ValueError for a text that is no expression.
+    """
+    _, expression = _expression(text, argument)
+    return any(isinstance(node, ast.Name) and node.id == "latency" for node in ast.walk(expression))
+
+
 def _parsed(text: str, argument: str) -> Formula:
+    name, expression = _expression(text, argument)
+    made = _formula_of(expression, argument)
+    return made.named(name) if name else made
+
+
+def _expression(text: str, argument: str) -> tuple[str, ast.expr]:
+    """The name in front of a text, or none, and the expression."""
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{argument}: expected a formula of at most {MOST_CHARACTERS} characters, got {len(text)}.")
     name, colon, rest = text.partition(":")
@@ -64,8 +80,7 @@ def _parsed(text: str, argument: str) -> Formula:
         raise ValueError(f"{argument}: expected a formula such as 'accuracy + 0.25 * flops_reduction', got {text!r}.") from error
     if _depth(tree.body) > MOST_DEEP:
         raise ValueError(f"{argument}: expected a formula of at most {MOST_DEEP} operations in each other.")
-    made = _formula_of(tree.body, argument)
-    return made.named(name.strip()) if named else made
+    return name.strip() if named else "", tree.body
 
 
 def _depth(tree: ast.AST) -> int:

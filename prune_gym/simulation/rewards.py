@@ -17,7 +17,7 @@ import numpy as np
 
 from prune_gym.arguments import unknown
 from prune_gym.scoring.evaluation import Score
-from prune_gym.simulation.formula import formula
+from prune_gym.simulation.formula import formula, reads_a_file
 from prune_gym.simulation.target import Target
 from prune_gym.simulation.terms import QUANTITIES, Formula, Number, Quantity
 
@@ -107,7 +107,7 @@ def make_reward(reward: Reward, weights: tuple[float, float, float] | None = Non
 def lasting_text(reward: str) -> str:
     """The text of a reward as it means the same from every folder and as long as its files do: as given, or, where it reads one,
     with the file's absolute path and digest. Raises like :func:`make_reward`."""
-    return str(make_reward(reward)) if "latency" in reward else reward
+    return str(make_reward(reward)) if reads_a_file(reward) else reward
 
 
 def _made(argument: str, reward: Reward) -> Formula | VectorReward:

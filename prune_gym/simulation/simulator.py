@@ -129,7 +129,7 @@ class Simulator:
             raise TypeError(f"task: expected a prune_gym.tasks.Task, got {type(task).__name__}.")
         graph = task.graph
         self.target = kind, reduction = the_target(sparsity, macs_reduction, params_reduction)
-        self.space = PruningSpace(graph, kind, min_width, tuple(exclude), round_to, levels)
+        self.space = PruningSpace(graph, kind, min_width, exclude, round_to, levels)
         target = target_budget(self.space.total, reduction)
         if target > self.space.largest:
             raise ValueError(

@@ -56,7 +56,11 @@ class PruningSpace:
     def __post_init__(self) -> None:
         check_choice("target", self.target, UNITS)
         check_integer("round_to", self.round_to, 1)
-        if isinstance(self.exclude, str) or not all(isinstance(pattern, str) for pattern in self.exclude):
+        if (
+            isinstance(self.exclude, str)
+            or not isinstance(self.exclude, Sequence)
+            or not all(isinstance(one, str) for one in self.exclude)
+        ):
             raise TypeError(f"exclude: expected a sequence of names or patterns, got {self.exclude!r}.")
         if self.levels is not None:
             check_integer("levels", self.levels, 1)

@@ -11,6 +11,7 @@ from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.space import UNITS
 
 REMOVED = {"sparsity": "channel_sparsity", "macs_reduction": "flops_reduction", "params_reduction": "params_reduction"}
+DIGITS = 9  # of fractions that are compared
 
 
 class Target(NamedTuple):
@@ -21,9 +22,13 @@ class Target(NamedTuple):
     reduction: float
 
     def removed(self, score: Score) -> Any:
-        """The fraction that is gone of what the target counts, to nine digits, so that a target that is met is reached; of scores
-        of arrays, an array."""
-        return np.round(getattr(score, REMOVED[self.kind]), 9)
+        """The fraction that is gone of what the target counts, to :data:`DIGITS`; of scores of arrays, an array."""
+        return np.round(getattr(score, REMOVED[self.kind]), DIGITS)
+
+    @property
+    def required(self) -> float:
+        """The fraction that has to go, to as many digits, so that what meets the target has ``removed(score) >= required``."""
+        return round(self.reduction, DIGITS)
 
 
 def the_target(sparsity: float | None, macs_reduction: float | None, params_reduction: float | None) -> Target:

@@ -155,7 +155,7 @@ class Quantity(Formula):
             case "target" | "removed" if transition.target is None:
                 raise ValueError(f"target: expected one, as the formula reads {self.name!r}; got None.")
             case "target":
-                return transition.target.reduction
+                return transition.target.required
             case "removed":
                 return transition.target.removed(getattr(transition, self.of))
         return getattr(getattr(transition, self.of), self.name) * 1.0  # products of MACs are too large for integers

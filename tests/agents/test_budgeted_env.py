@@ -238,3 +238,11 @@ def test_a_reset_keeps_back_a_whole_episode_again(env):
     search.reset()
     search.restore(ahead.snapshot)
     assert (search.steps_left, search.evaluations_left) == (3, 29 - 4)
+
+
+def test_a_step_has_the_cost_that_its_preview_says(tiny_task):
+    env = PruningEnv(tiny_task, sparsity=0.5, step_ratio=0.125, device="cpu", cost="1 - accuracy")
+    env.reset()
+    search = budgeted(env, 50)
+    (preview,) = search.preview(actions(env, 1))
+    assert search.step(actions(env, 1)[0]).cost == preview.cost == 1 - preview.score.accuracy

@@ -32,7 +32,7 @@ from prune_gym.agents.rl_pruner import (
     share_within_groups,
 )
 from prune_gym.agents.sampling import q_values
-from prune_gym.envs import Preview, PruningEnv
+from prune_gym.envs import Preview, PruningEnv, TabularEnv
 from prune_gym.scoring.evaluation import Score
 
 exact = settings(max_examples=60, deadline=None, derandomize=True)
@@ -660,3 +660,11 @@ def test_damaged_files_are_refused(env, damage, tmp_path):
         file.writestr("data.json", json.dumps(agent.get_data() | damage))
     with pytest.raises(ValueError, match=r"agent.zip: expected a saved RLPruner, but"):
         RLPruner.load(tmp_path / "agent.zip")
+
+
+def test_a_policy_is_reset_on_a_table_as_well():
+    config = RLPrunerConfig(stages=1, samples=2, reset_on_drop=0.001, prune_with="sample")
+    env = TabularEnv("digits")
+    agent = RLPruner(env, config, seed=0).learn(200)
+    assert agent.best is not None
+    assert env.best is not None

@@ -178,3 +178,5 @@ def test_holms_method_by_hand() -> None:
     assert statistics.holm([0.04]) == [True]
     assert statistics.holm([0.02, 0.06]) == [True, False]
     assert statistics.holm([]) == []
+    assert statistics.holm([0.01, 0.02], hypotheses=6) == [False, False]
+    assert statistics.holm([0.005, 0.0099], hypotheses=6) == [True, True]  # 0.05 / 6 and 0.05 / 5

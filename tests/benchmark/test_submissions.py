@@ -158,3 +158,15 @@ def test_the_leaderboard(store: Store, file: Path, tmp_path: Path) -> None:
         leaderboard([file, again], tmp_path)
     with pytest.raises(ValueError, match="is refused"):
         leaderboard([changed(file, 1, val_accuracy=0.5)], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "reward", ['latency("clock.json")', '(latency)("clock.json")', 'latency\\\n("clock.json")', '\uff4catency("clock.json")']
+)
+def test_a_submission_reads_no_file_of_the_one_who_checks_it(file: Path, reward: str) -> None:
+    with file.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    rows[0]["reward"] = reward
+    file.write_text(csv_text(COLUMNS, rows))
+    with pytest.raises(ValueError, match="reward: expected one that reads no file"):
+        read_submission(file)

@@ -314,3 +314,10 @@ def test_the_converter_of_safety_gymnasium_runs_unmodified():
     assert (reward, cost) == (info["accuracy"], 1 - info["accuracy"])
     assert not terminated
     assert not truncated
+
+
+def test_an_improvement_on_what_is_not_finite_is_refused():
+    env = ImprovementReward(TabularEnv("digits", reward="log(flops_reduction)"), 1.0)
+    env.reset()
+    with pytest.raises(ValueError, match="reward: expected a finite number, got "):
+        env.step(env.action_space.sample())

@@ -7,6 +7,7 @@ import doctest
 import inspect
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from math import log
 from typing import Any
 
@@ -260,3 +261,13 @@ def test_a_target_that_is_met_is_reached() -> None:
 def test_the_examples_of_the_docstring() -> None:
     found = doctest.testmod(inspect.getmodule(formula))
     assert (found.failed, found.attempted) == (0, 2)
+
+
+@pytest.mark.parametrize("sparsity", [1 / 3, 100 / 464, 2 / 7])
+def test_what_meets_a_target_has_removed_at_least_it(sparsity: float) -> None:
+    """Whatever digits the target has."""
+    score = Score(0.5, 1, 1, 0.0, 0.0, sparsity)
+    reached = formula("where(removed >= target, 1, -100)")
+    assert reached(score, score, score, Target("sparsity", sparsity), True) == 1
+    short = replace(score, channel_sparsity=sparsity - 1e-6)
+    assert reached(short, short, score, Target("sparsity", sparsity), False) == -100

@@ -102,6 +102,7 @@ def test_levels_are_blocks_as_equal_as_units_allow() -> None:
         ({"min_width": "x"}, TypeError, "min_width: expected a number"),
         ({"min_width": {"iner": 2}}, ValueError, "min_width: no group and no layer of one fits 'iner'. Did you mean 'inner'"),
         ({"exclude": "inner"}, TypeError, "exclude: expected a sequence of names or patterns, got 'inner'"),
+        ({"exclude": None}, TypeError, "exclude: expected a sequence of names or patterns, got None"),
         ({"exclude": ["nothing.*"]}, ValueError, "exclude: no group and no layer of one fits 'nothing.*'. Groups: stem, inner"),
         ({"round_to": 0}, ValueError, "round_to: expected an integer >= 1, got 0"),
         ({"levels": 0}, ValueError, "levels: expected an integer >= 1, got 0"),
