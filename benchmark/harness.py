@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,10 +64,6 @@ class BenchmarkConfig:
     """Address of a Ray cluster that plays instead (auto for the one on this machine); needs pip install "prune_gym[ray]"."""
     store: Path = Path("runs/benchmark")
     """Folder of the finished plays. What it holds is not played again."""
-    plan: Path | None = None
-    """A YAML file with any of these settings by name; what the command line says comes before it."""
-    dry_run: bool = False
-    """Play nothing; say what would be played and about how long it takes."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -110,26 +106,6 @@ class BenchmarkConfig:
         """Its settings as JSON: tuned ones that are the default ones are not played twice."""
         chosen = {"default": DEFAULT, "tuned": to_json("settings", all_tuned().get(agent, {}).get("settings", {}))}
         return list(dict.fromkeys(chosen[name] for name in self.settings))
-
-
-def read_plan(path: Path) -> BenchmarkConfig:
-    """The settings in a YAML file. Raises FileNotFoundError, ValueError for what is no mapping of settings, ImportError without
-    PyYAML."""
-    import yaml  # of few users
-
-    try:
-        content = yaml.safe_load(path.expanduser().read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"plan: expected YAML in {path}, but {error}.") from error
-    known = {field.name: field for field in fields(BenchmarkConfig)}
-    if not isinstance(content, dict) or not set(content) <= set(known) - {"plan"}:
-        raise ValueError(f"plan: expected settings by name in {path} ({', '.join(known)}), got {content!r}.")
-    tuples = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
-    try:
-        paths = {"store": Path(content["store"])} if "store" in content else {}
-        return BenchmarkConfig(**content | tuples | paths)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"plan: {path}: {error}") from error
 
 
 def missing(config: BenchmarkConfig, store: Store) -> list[Play]:

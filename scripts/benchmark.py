@@ -9,18 +9,16 @@ at the end, with their tracebacks; the exit code is 1 then, and the same command
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 from command import run_command
-from rich.console import Console
-from rich.table import Table
+from playing import PlayingConfig, plan_of, play_all, show
 
-from prune_gym.agents.progress import count, in_words
+from prune_gym.agents.progress import count
 from prune_gym.agents.tuned import all_tuned
-from prune_gym.benchmark.harness import BenchmarkConfig, Forecast, forecast, missing, read_plan, run_benchmark
+from prune_gym.benchmark.harness import BenchmarkConfig, missing
 from prune_gym.benchmark.leaderboard import leaderboard
 from prune_gym.benchmark.report.report import markdown
 from prune_gym.benchmark.results import PLAYS, read_results
@@ -29,51 +27,23 @@ from prune_gym.benchmark.submissions import plays_in, validate, write_submission
 from prune_gym.files import parse_json, write_atomically
 
 
-def main(config: BenchmarkConfig) -> None:
+@dataclass(frozen=True)
+class PlayConfig(PlayingConfig, BenchmarkConfig):
+    """What is played: every agent on every task at every target under every reward with every seed."""
+
+
+def main(config: PlayConfig) -> None:
     """Play, or say what would be played."""
     if config.dry_run:
-        show(config, forecast(config))
+        show(config)
         return
-    failures = run_benchmark(config)
-    for failure in failures:
-        print(f"\nfailed: {failure.play}\n{failure.why}", file=sys.stderr)
-    if failures:
-        sys.exit(f"{count(len(failures), 'play')} failed; the same command tries them again.")
+    if failed := play_all(config):
+        sys.exit(failed)
     elsewhere = len(missing(config, Store(config.store, new=False)))
     if elsewhere:
         print(f"left to another command: {count(elsewhere, 'play')}; give this one again to see them through")
     else:
         print(f"all plays are in {config.store}; python scripts/report.py --store {config.store} shows them")
-
-
-def show(config: BenchmarkConfig, forecasts: Sequence[Forecast]) -> None:
-    """Print a line for every task and agent, and the whole."""
-    table = Table(title=f"{config.budget}, to {config.store}")
-    for heading in ("task", "agent", "plays", "to be played", "seconds each"):
-        table.add_column(heading, justify="left" if heading in ("task", "agent") else "right")
-    for one in forecasts:
-        seconds = "?" if one.seconds is None else f"{one.seconds:.1f}"
-        table.add_row(one.task, one.agent, str(one.plays), str(one.missing), seconds)
-    console = Console()
-    console.print(table)
-    duration = sum(one.seconds * one.missing for one in forecasts if one.seconds is not None) / config.processes
-    unknown = sum(one.missing for one in forecasts if one.seconds is None)
-    sentences = [f"{count(sum(one.missing for one in forecasts), 'play')} to be played."]
-    if duration:
-        sentences.append(f"With --processes {config.processes} this takes about {in_words(duration)}.")
-    if unknown:
-        sentences.append(f"How long {unknown} of them take is not known, as the store has no play of the same agent and task.")
-    console.print(" ".join(sentences))
-
-
-def plan_of(arguments: Sequence[str]) -> BenchmarkConfig | None:
-    """The settings in the file that ``--plan`` names."""
-    for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument == "--plan" and value:
-            return read_plan(Path(value))
-        if argument.startswith("--plan="):
-            return read_plan(Path(argument.removeprefix("--plan=")))
-    return None
 
 
 @dataclass(frozen=True)
@@ -147,4 +117,4 @@ if __name__ == "__main__":
         command, settings = COMMANDS[sys.argv[1]]
         run_command(command, settings, command.__doc__, arguments=sys.argv[2:])  # type: ignore[arg-type]
     else:
-        run_command(main, BenchmarkConfig, __doc__, "the same command goes on", defaults=plan_of)
+        run_command(main, PlayConfig, __doc__, "the same command goes on", defaults=plan_of(PlayConfig))

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from command import run_command
+from playing import PlayingConfig, plan_of, play_all, show
 
-from benchmark import show
-from prune_gym.agents.progress import count
-from prune_gym.benchmark.harness import forecast, run_benchmark
 from prune_gym.benchmark.report.drawing import png, to_png
 from prune_gym.benchmark.report.standings import fields_of
 from prune_gym.benchmark.results import add_results
@@ -24,7 +22,7 @@ from prune_gym.files import write_atomically
 
 
 @dataclass(frozen=True)
-class RewardStudyConfig(StudyConfig):
+class RewardStudyConfig(PlayingConfig, StudyConfig):
     """What is played, and where the report goes."""
 
     out: Path = Path("results/rewards")
@@ -34,14 +32,12 @@ class RewardStudyConfig(StudyConfig):
 def main(config: RewardStudyConfig) -> None:
     """Play what is missing, and report."""
     if config.dry_run:
-        show(config, forecast(config))
+        show(config)
         return
-    failures = run_benchmark(config)
+    failed = play_all(config)
     report(config)
-    for failure in failures:
-        print(f"\nfailed: {failure.play}\n{failure.why}", file=sys.stderr)
-    if failures:
-        sys.exit(f"{count(len(failures), 'play')} failed; the same command tries them again.")
+    if failed:
+        sys.exit(failed)
 
 
 def report(config: RewardStudyConfig) -> None:
@@ -62,4 +58,4 @@ def report(config: RewardStudyConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, RewardStudyConfig, __doc__, "the same command goes on")
+    run_command(main, RewardStudyConfig, __doc__, "the same command goes on", defaults=plan_of(RewardStudyConfig))

@@ -17,7 +17,7 @@ from deadly_agents import install_deadly_agents
 
 from prune_gym.agents.baselines import RandomConfig
 from prune_gym.benchmark import harness
-from prune_gym.benchmark.harness import FIRST_SEED, BenchmarkConfig, forecast, read_plan, run_benchmark
+from prune_gym.benchmark.harness import FIRST_SEED, BenchmarkConfig, forecast, run_benchmark
 from prune_gym.benchmark.play import DEFAULT, Play, Record
 from prune_gym.benchmark.store import Store
 from prune_gym.benchmark.workers import KILLED, Failure, attempt
@@ -163,29 +163,6 @@ def test_a_forecast_knows_what_similar_plays_took(tmp_path: Path) -> None:
         (TABLE, "random", 2, 1, 9.0),
     ]
     assert forecast(config_in(tmp_path, budget="Prune-1k"))[0].seconds is None
-
-
-def test_a_plan_is_settings_by_name(tmp_path: Path) -> None:
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(
-        f"tasks: [{TABLE}]\nmacs_reductions: [0.6]\nagents: [random]\nseeds: 3\nbudget: Prune-100\nstore: elsewhere\n"
-    )
-    expected = BenchmarkConfig((TABLE,), (0.6,), ("random",), seeds=3, budget="Prune-100", store=Path("elsewhere"))
-    assert read_plan(plan) == expected
-    for text in ("seeds: three", "store: 5", "store: null", "tasks: [[a]]", "macs_reductions: [[0.7]]"):
-        plan.write_text(text)
-        with pytest.raises(ValueError, match=r"plan: .*plan.yaml: "):
-            read_plan(plan)
-    for text, message in (
-        ("a: [", "plan: expected YAML"),
-        ("- 1", "plan: expected settings by name"),
-        ("seed: 1", "got {'seed': 1}"),
-    ):
-        plan.write_text(text)
-        with pytest.raises(ValueError, match=message):
-            read_plan(plan)
-    with pytest.raises(FileNotFoundError):
-        read_plan(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(

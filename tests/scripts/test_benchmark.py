@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from playing import plan_of, read_plan
+from reward_study import RewardStudyConfig
 
-from benchmark import LeaderboardConfig, SubmitConfig, ValidateConfig, check, main, plan_of, submit, write_leaderboard
+from benchmark import LeaderboardConfig, PlayConfig, SubmitConfig, ValidateConfig, check, main, submit, write_leaderboard
 from prune_gym.benchmark import harness
 from prune_gym.benchmark.harness import BenchmarkConfig
 from prune_gym.benchmark.play import Play, Record
@@ -16,7 +18,8 @@ from prune_gym.benchmark.store import Store
 from prune_gym.benchmark.workers import Failure, attempt
 
 ROOT = Path(__file__).parents[2]
-CONFIG = BenchmarkConfig(("tabular-digits-mobilenet",), (0.6,), ("uniform", "random"), seeds=1, budget="Prune-100")
+TASK = "tabular-digits-mobilenet"
+CONFIG = PlayConfig((TASK,), (0.6,), ("uniform", "random"), seeds=1, budget="Prune-100")
 
 
 @pytest.fixture(autouse=True)
@@ -66,15 +69,35 @@ def test_failures_are_listed_with_their_tracebacks(capsys: pytest.CaptureFixture
     assert "RuntimeError: no idea" in errors
 
 
-def test_a_plan_comes_before_the_command_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [PlayConfig, RewardStudyConfig])
+def test_a_plan_comes_before_the_command_line(tmp_path: Path, kind: type[BenchmarkConfig]) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text("seeds: 7\n")
     for arguments in (["--plan", str(plan)], [f"--plan={plan}"], ["--seeds", "2", "--plan", str(plan)]):
-        found = plan_of(arguments)
-        assert found is not None
-        assert found.seeds == 7
-    assert plan_of(["--seeds", "2"]) is None
-    assert plan_of(["--plan"]) is None
+        assert plan_of(kind)(arguments) == kind(seeds=7)
+    assert plan_of(kind)(["--seeds", "2"]) is None
+
+
+def test_a_plan_is_settings_by_name(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"tasks: [{TASK}]\nmacs_reductions: [0.6]\nagents: [random]\nseeds: 3\nbudget: Prune-100\nstore: elsewhere\n")
+    expected = PlayConfig((TASK,), (0.6,), ("random",), seeds=3, budget="Prune-100", store=Path("elsewhere"))
+    assert read_plan(plan, PlayConfig) == expected
+    for text in ("seeds: three", "store: 5", "store: null", "tasks: [[a]]", "macs_reductions: [[0.7]]"):
+        plan.write_text(text)
+        with pytest.raises(ValueError, match=r"plan: .*plan.yaml: "):
+            read_plan(plan, PlayConfig)
+    for text, message in (
+        ("a: [", "plan: expected YAML"),
+        ("- 1", "plan: expected settings by name"),
+        ("seed: 1", "got {'seed': 1}"),
+        ("plan: other.yaml", "got {'plan': 'other.yaml'}"),
+    ):
+        plan.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_plan(plan, PlayConfig)
+    with pytest.raises(FileNotFoundError):
+        read_plan(tmp_path / "none.yaml", PlayConfig)
 
 
 def test_a_leaderboard_needs_submissions(tmp_path: Path) -> None:
