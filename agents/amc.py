@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -80,6 +80,8 @@ class AMC(DDPG):
         warmup_episodes: those of ``config`` if it names any, else as many.
         options: of SB3's DDPG, ``seed`` for example.
     """
+
+    at_once: ClassVar[bool] = True  # only the last step of an episode scores a network
 
     def __init__(self, policy: Any, env: GymEnv | None, config: AMCConfig | None = None, **options: Any):
         self.config = config = config or AMCConfig()

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from prune_gym.agents.budgeted_env import BudgetedEnv
 from prune_gym.agents.configured_agent import ConfiguredAgent
 from prune_gym.agents.search_agent import SearchAgent
+from prune_gym.agents.work import Work
 from prune_gym.arguments import Within, check_settings
 from prune_gym.envs.pruning import Preview
 from prune_gym.envs.tabular import TabularEnv
@@ -21,6 +22,9 @@ from prune_gym.simulation.simulator import PruningState
 
 class UniformAgent(SearchAgent):
     """Prunes every group by the same fraction at every step. One episode is all it can do, whatever its budget."""
+
+    def expected_work(self, evaluations: int, steps: int) -> Work:
+        return Work(min(evaluations, steps), steps, 1)
 
     def search(self, env: BudgetedEnv) -> None:
         env.reset()
@@ -34,6 +38,9 @@ class GlobalRankingAgent(SearchAgent):
     The best units of each group stay, as many as the environment says, and a unit that holds more than is left to remove is
     passed over, so that the target is met exactly.
     """
+
+    def expected_work(self, evaluations: int, steps: int) -> Work:
+        return Work(min(evaluations, steps), steps, 1)
 
     @abstractmethod
     def unit_scores(self, state: PruningState) -> np.ndarray:

@@ -217,14 +217,10 @@ class RunConfig:
         )
 
     def budget(self, env: PruningEnv) -> int:
-        """Evaluations that the agent may use: as many as are set, or what one episode of RL-Pruner takes. Raises ValueError if
-        they do not pay for one episode. Resets the environment."""
+        """Evaluations that the agent may use: as many as are set, or what one episode of RL-Pruner takes. Resets the
+        environment."""
         env.reset(seed=self.seed)
-        steps = env.steps_left
-        evaluations = self.evaluations or self.rl_pruner.evaluations(steps)
-        if evaluations < steps:
-            raise ValueError(f"evaluations: expected at least {steps}, one per pruning step, got {evaluations}.")
-        return evaluations
+        return self.evaluations or self.rl_pruner.evaluations(env.steps_left)
 
     def settings(self) -> dict[str, Any]:
         """As JSON, without what does not influence the result."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from prune_gym.agents.budgeted_env import BudgetedEnv
 from prune_gym.agents.search_agent import SearchAgent
+from prune_gym.agents.work import Work
 
 
 class GreedyAgent(SearchAgent):
@@ -16,6 +17,9 @@ class GreedyAgent(SearchAgent):
     them are previewed at the first steps; then as many as it pays for, drawn at random; and the last steps prune all groups by
     the same fraction.
     """
+
+    def expected_work(self, evaluations: int, steps: int) -> Work:
+        return Work(min(evaluations, steps * (1 + len(self.group_filters))), steps, 1)
 
     def search(self, env: BudgetedEnv) -> None:
         env.reset()

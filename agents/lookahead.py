@@ -19,6 +19,7 @@ import numpy as np
 from prune_gym.agents.budgeted_env import BudgetedEnv
 from prune_gym.agents.configured_agent import ConfiguredAgent
 from prune_gym.agents.sampling import sample_tree
+from prune_gym.agents.work import Work, work_in_stages
 from prune_gym.arguments import AtLeast, Within, check_settings
 
 
@@ -51,6 +52,10 @@ class Lookahead(ConfiguredAgent[LookaheadConfig]):
     config_type = LookaheadConfig
 
     logits = np.zeros(0)
+
+    def expected_work(self, evaluations: int, steps: int) -> Work:
+        samples, stages = self.config.samples, self.config.stages
+        return work_in_stages(evaluations, steps, samples, steps * (1 + stages * samples))
 
     def search(self, env: BudgetedEnv) -> None:
         for _ in env.episodes():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from prune_gym.agents.recorder import has_scored
+from prune_gym.agents.search_agent import SearchAgent, steps_to_the_target
+from prune_gym.agents.work import Work, work_in_steps
 from prune_gym.scoring.latency import seconds
 from prune_gym.training.distillation import distill
 from prune_gym.training.train import accuracy
@@ -21,8 +24,6 @@ if TYPE_CHECKING:
     from prune_gym.envs.pruning import PruningEnv
 
 TIMED_BATCHES = 8
-ONE_EPISODE = ("uniform", "taylor", "obs", "lamp")
-AT_ONCE = ("amc", "cacp", "eagle_eye", "gnn_rl")  # score the network at the target alone
 
 
 class SearchProgress(BaseCallback):
@@ -43,54 +44,23 @@ class SearchProgress(BaseCallback):
         return True
 
 
-def announcement(config: RunConfig, agent: str, env: PruningEnv, evaluations: int, folder: Path) -> str:
-    """What a run will do, about how long all of it takes, and where it writes. ``env`` is at the start of an episode; ``agent``
-    is a name, or the class of an agent of the caller's own."""
-    simulator, training, steps = env.simulator, config.posttraining, 1 if agent in AT_ONCE else env.steps_left
+def announcement(config: RunConfig, name: str, agent: BaseAlgorithm, env: PruningEnv, evaluations: int, folder: Path) -> str:
+    """What a run will do, about how long all of it takes, and where it writes. ``env`` is at the start of an episode; ``name``
+    is that of the agent, or of its class if it is the caller's own."""
+    simulator, training, steps = env.simulator, config.posttraining, steps_to_the_target(agent, env.steps_left)
     space, split = simulator.space, simulator.scorer.split
     removed = f"{simulator.schedule.target / space.total:.1%} of the {space.unit}"
-    sentences = [f"{agent} prunes {env.task.name}: {removed} in {count(steps, 'step')}."]
+    sentences = [f"{name} prunes {env.task.name}: {removed} in {count(steps, 'step')}."]
     if training.epochs:
         once = training.period >= steps
         after = "the last step" if once else "every step" if training.period == 1 else f"every {training.period} steps"
         last = f", after the last one for {training.final_epochs}" if training.final_epochs and not once else ""
         sentences.append(f"After {after} the network is trained for {count(training.at(once).epochs, 'epoch')}{last}.")
-    work = expected_work(agent, config, steps, len(env.graph.groups), evaluations)
+    work = agent.expected_work(evaluations, steps) if isinstance(agent, SearchAgent) else work_in_steps(evaluations, steps)
     limit = "" if config.compute is None else f", or as many as {config.compute:.3g} MACs pay for"
     sentences.append(f"At most {count(work.scored, 'network')} are scored ({config.fidelity}, {len(split)} images){limit}.")
     duration = in_words(expected_seconds(config, env, work))
     return f"{' '.join(sentences)}\nFrom the start this takes about {duration} on {simulator.device}. Run folder: {folder}"
-
-
-@dataclass(frozen=True)
-class Work:
-    """How many networks a search scores, in how many of its steps, and how often it comes to the target."""
-
-    scored: int
-    steps: int
-    episodes: int
-
-
-def expected_work(agent: str, config: RunConfig, steps: int, groups: int, evaluations: int) -> Work:
-    """What an agent does with its evaluations. An agent that this project does not know is taken for one that only steps."""
-    if agent in AT_ONCE:
-        return Work(evaluations, evaluations, evaluations)
-    if agent == "greedy":
-        return Work(min(evaluations, steps * (groups + 1)), steps, 1)
-    if agent in ONE_EPISODE:
-        return Work(min(evaluations, steps), steps, 1)
-    searches = {
-        "rl_pruner": (config.rl_pruner.stage_cost, config.rl_pruner.evaluations(steps)),
-        "lookahead": (config.lookahead.samples, steps * (1 + config.lookahead.stages * config.lookahead.samples)),
-    }
-    if agent not in searches:
-        return Work(evaluations, evaluations, max(1, evaluations // steps))
-    stage, most = searches[agent]
-    left, episodes = evaluations, 0
-    while left >= steps:  # an episode previews in whole stages, and as long as another is paid for, it follows
-        left -= min(most, steps + (left - steps) // stage * stage)
-        episodes += 1
-    return Work(evaluations - left, episodes * steps, max(1, episodes))
 
 
 def expected_seconds(config: RunConfig, env: PruningEnv, work: Work) -> float:

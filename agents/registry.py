@@ -91,7 +91,8 @@ def register_agent(name: str) -> Callable[[Maker], Maker]:
 
     The function is given the settings of a run and the environment, and returns an algorithm of Stable-Baselines3 or a
     :class:`prune_gym.agents.SearchAgent`. One whose timesteps do not all score a network says in an attribute
-    ``steps_per_evaluation`` after how many of them one does, and its environment puts ``scored`` into the infos. Settings of
+    ``steps_per_evaluation`` after how many of them one does, and its environment puts ``scored`` into the infos; one that scores
+    networks at the target alone has ``at_once = True``, so that a budget of fewer evaluations than steps is enough. Settings of
     this project's agents are refused with it; it has its own.
 
     A comparison starts processes, which import the main program again, so register outside of ``if __name__ == "__main__":``.

@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from prune_gym.agents.budgeted_env import BudgetedEnv
 from prune_gym.agents.configured_agent import ConfiguredAgent
 from prune_gym.agents.sampling import Sample, sample_tree
+from prune_gym.agents.work import Work, work_in_stages
 from prune_gym.arguments import AtLeast, Within, check_settings
 from prune_gym.envs.rewards import check_discount
 from prune_gym.graph.channel_graph import ChannelGraph
@@ -193,6 +194,9 @@ class RLPruner(ConfiguredAgent[RLPrunerConfig]):
         self.layer_groups, self.channels = layers_by_group(self.pruning_env.graph)
         if self.group_filters != known:
             self.layer_policy = initial_policy(self.channels, self.layer_groups)
+
+    def expected_work(self, evaluations: int, steps: int) -> Work:
+        return work_in_stages(evaluations, steps, self.config.stage_cost, self.config.evaluations(steps))
 
     def search(self, env: BudgetedEnv) -> None:
         config = self.config

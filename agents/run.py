@@ -21,6 +21,7 @@ from prune_gym.agents.recorder import ComputeBudget, EvaluationBudget, SearchRec
 from prune_gym.agents.registry import AgentMaker, make_agent
 from prune_gym.agents.results import SUMMARY, read_summary, write_results
 from prune_gym.agents.run_folder import CONFIG, JOURNAL, check_free, continued, make_folder, write_config, write_json
+from prune_gym.agents.search_agent import steps_to_the_target
 from prune_gym.agents.search_log import silent_logger
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.simulation.journal import Journal, remove_journal
@@ -55,9 +56,13 @@ def prepare(
     task = config.load_task(progress) if own.task is None else own.task
     env = config.environment(task, cache, own.reward, own.yardstick)
     budget = config.budget(env)
+    steps = env.steps_left
     algorithm = agent(config, env)
     if not isinstance(algorithm, BaseAlgorithm):
         raise TypeError(f"agent: expected it to make a SearchAgent or an algorithm of SB3, got {type(algorithm).__name__}.")
+    least = steps_to_the_target(algorithm, steps)
+    if budget < least:
+        raise ValueError(f"evaluations: expected at least {least}, one per pruning step, got {budget}.")
     algorithm.set_logger(silent_logger())  # a run has one of its own
     return env, algorithm, budget
 
@@ -147,7 +152,7 @@ def run(
         algorithm.set_logger(logger)
         if progress:
             env.reset()
-            print(announcement(config, name, env, evaluations, folder), flush=True)
+            print(announcement(config, name, algorithm, env, evaluations, folder), flush=True)
             clock["announcement"] = time.perf_counter()
         recorder = search(env, algorithm, evaluations, progress, config.compute)
         logger.close()

@@ -24,12 +24,18 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from prune_gym.agents.budgeted_env import BudgetedEnv, Kind, OutOfBudget
 from prune_gym.agents.search_log import log_step
+from prune_gym.agents.work import Work, work_in_steps
 from prune_gym.arguments import check_integer
 from prune_gym.envs.pruning import Preview, PruningEnv
 from prune_gym.envs.wrappers import reward_wrapper
 from prune_gym.files import read_zipped_json, write_atomically
 
 Self = TypeVar("Self", bound="SearchAgent")
+
+
+def steps_to_the_target(agent: BaseAlgorithm, steps: int) -> int:
+    """How many networks an agent scores on its way to the target: one if it prunes at once, else one in each of the steps."""
+    return 1 if getattr(agent, "at_once", False) else steps
 
 
 class SearchAgent(BaseAlgorithm):
@@ -78,6 +84,10 @@ class SearchAgent(BaseAlgorithm):
                 env.step(self.rng.uniform(size=len(env.graph.groups)))
         """
 
+    def expected_work(self, evaluations: int, steps: int) -> Work:
+        """What a search of so many evaluations is going to do, about; ``steps`` are in an episode, 1 if it prunes at once."""
+        return work_in_steps(evaluations, steps)
+
     def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
         """Search in this environment from now on; what ``predict`` knows stays, if the network is the same.
 
@@ -125,7 +135,7 @@ class SearchAgent(BaseAlgorithm):
         inner = self.pruning_env
         inner.reset()
         check_integer("total_timesteps", total_timesteps, 0)
-        least = 1 if self.at_once else inner.steps_left
+        least = steps_to_the_target(self, inner.steps_left)
         if total_timesteps < least:
             raise ValueError(
                 f"total_timesteps: expected at least {least} evaluations, one per pruning step, got {total_timesteps}."

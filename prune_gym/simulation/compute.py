@@ -1,8 +1,9 @@
 """What it costs to score, to rank and to train networks: images and multiply-accumulates, whatever is in a cache.
 
 A forward pass of an image costs the MACs of the network, a forward and a backward pass three times as many. Linear systems
-(compensation, optimal brain surgeon) count with the multiplications of their closed forms. What is computed once for the original
-network, its accuracy and its Gram matrices, is the same for every agent and not counted.
+(compensation, optimal brain surgeon) count with the multiplications of their closed forms. What is computed once for a version of
+the weights, its moments and its Gram matrices, is not counted: for the original network it is the same for every agent, and for
+others it is little beside the training that made them, as are the systems that a training from a compensated network starts with.
 """
 
 from __future__ import annotations

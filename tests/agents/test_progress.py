@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from prune_gym.agents import EagleEyeConfig, LookaheadConfig, RLPrunerConfig, RunConfig, progress, run
+from prune_gym.agents import EagleEyeConfig, LookaheadConfig, RandomAgent, RLPrunerConfig, RunConfig, progress, run
 from prune_gym.agents.amc import AMCConfig
 from prune_gym.agents.own import Own
-from prune_gym.agents.progress import Work, announcement, expected_seconds, expected_work, in_words
+from prune_gym.agents.progress import announcement, expected_seconds, in_words
 from prune_gym.agents.run import prepare, search
+from prune_gym.agents.search_agent import SearchAgent, steps_to_the_target
+from prune_gym.agents.work import Work, work_in_steps
 from prune_gym.envs import PruningEnv
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining
@@ -46,7 +48,8 @@ def test_the_expected_work_is_what_is_done(tiny_task: Task, settings: dict[str, 
     config = RunConfig(**SMALL, **settings, evaluations=evaluations)
     env, agent, budget = prepare(config, own=Own(tiny_task))
     env.reset()
-    expected = expected_work(config.agent, config, env.steps_left, 5, evaluations)
+    steps = steps_to_the_target(agent, env.steps_left)
+    expected = agent.expected_work(evaluations, steps) if isinstance(agent, SearchAgent) else work_in_steps(evaluations, steps)
     recorder = search(env, agent, budget)
     steps = [row for row in recorder.rows if row["kind"] == "step"]
     assert expected.scored == pytest.approx(len(recorder.rows), abs=3)  # what pays for no episode is left over
@@ -54,8 +57,18 @@ def test_the_expected_work_is_what_is_done(tiny_task: Task, settings: dict[str, 
     assert expected.episodes == len({row["episode"] for row in steps if row["flops_reduction"] >= 0.4})
 
 
-def test_unknown_agents_are_taken_for_ones_that_step() -> None:
-    assert expected_work("Mine", RunConfig(), 5, 5, 104) == Work(104, 104, 20)
+def test_an_agent_that_prunes_at_once_needs_no_evaluation_for_every_step(tiny_task: Task) -> None:
+    env, agent, budget = prepare(RunConfig(**SMALL, agent="eagle_eye", evaluations=1), own=Own(tiny_task))
+    env.reset()
+    assert env.steps_left > 1
+    assert len(search(env, agent, budget).rows) == 1
+    with pytest.raises(ValueError, match="evaluations: expected at least 4, one per pruning step, got 1"):
+        prepare(RunConfig(**SMALL, agent="random", evaluations=1), own=Own(tiny_task))
+
+
+def test_work_in_steps_by_hand() -> None:
+    assert work_in_steps(104, 5) == Work(104, 104, 20)
+    assert work_in_steps(104, 1) == Work(104, 104, 104)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +88,8 @@ def make_env(task: Task, config: RunConfig) -> PruningEnv:
 def test_an_announcement(tiny_task: Task) -> None:
     config = RunConfig(agent="random", params_reduction=0.4, step_ratio=0.1, device="cpu", fidelity="compensated")
     env = make_env(tiny_task, config)
-    text = announcement(config, "random", env, 70, Path("somewhere"))
+    agent = RandomAgent(env)
+    text = announcement(config, "random", agent, env, 70, Path("somewhere"))
     gone = env.simulator.schedule.target / env.graph.cost(env.graph.full()).params
     first, second = text.split("\n")
     assert first == (
@@ -95,9 +109,11 @@ def test_an_announcement(tiny_task: Task) -> None:
         (PostTraining(epochs=1, final_epochs=9, period=100), " After the last step the network is trained for 9 epochs. "),
     ):
         trained = replace(config, posttraining=settings)
-        assert sentence in announcement(trained, "random", make_env(tiny_task, trained), 70, Path("somewhere"))
+        assert sentence in announcement(trained, "random", agent, make_env(tiny_task, trained), 70, Path("somewhere"))
     bound = replace(config, compute=1e9)
-    assert ", or as many as 1e+09 MACs pay for." in announcement(bound, "random", make_env(tiny_task, bound), 70, Path("x"))
+    assert ", or as many as 1e+09 MACs pay for." in announcement(
+        bound, "random", agent, make_env(tiny_task, bound), 70, Path("x")
+    )
 
 
 def test_the_expected_time_is_made_of_its_parts(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
