@@ -83,8 +83,8 @@ def _read_stored(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such file; expected the folder of a run, made by train_agent.py.")
     stored = read_json(path, "the settings of a run")
     expected = RunConfig().settings().keys() | {"own", "made_by"}
-    if not isinstance(stored, dict) or not isinstance(stored.get("own"), dict) or not stored.keys() <= expected:
-        more = f", such as {min(stored.keys() - expected)!r}" if isinstance(stored, dict) and stored.keys() - expected else ""
+    if not isinstance(stored.get("own"), dict) or not stored.keys() <= expected:
+        more = f", such as {min(stored.keys() - expected)!r}" if stored.keys() - expected else ""
         raise ValueError(f"{path}: damaged, or of another version; expected the settings of a run and nothing else{more}.")
     return stored
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from command import run_command
 from playing import PlayingConfig, plan_of, play_all, show
 
-from prune_gym.benchmark.report.drawing import png, to_png
+from prune_gym.agents.pictures import png
+from prune_gym.benchmark.report.drawing import to_png
 from prune_gym.benchmark.report.standings import fields_of
 from prune_gym.benchmark.results import add_results
 from prune_gym.benchmark.rewards.habits import add_habits, habits_picture

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
+from prune_gym.agents.pictures import png
 from prune_gym.benchmark.report.curves import EXACT, Line
 from prune_gym.benchmark.report.figures import Figure
 
@@ -55,13 +54,6 @@ def to_png(figure: Figure) -> bytes:
     axes.set(title=figure.title, xlabel=figure.x_label, ylabel=figure.y_label)
     axes.grid(alpha=0.3)
     return png(canvas)
-
-
-def png(canvas: Canvas) -> bytes:
-    """A picture as the content of a PNG file."""
-    content = io.BytesIO()
-    FigureCanvasAgg(canvas).print_png(content)
-    return content.getvalue()
 
 
 def to_html(figure: Figure) -> str:

@@ -20,8 +20,8 @@ from scipy.stats import kendalltau
 from tyro.conf import subcommand
 
 from prune_gym import tables, tasks
+from prune_gym.agents.pictures import png
 from prune_gym.arguments import AtLeast, Within, check_choice, check_settings, choose_device
-from prune_gym.benchmark.report.drawing import png
 from prune_gym.benchmark.rewards.gallery import gallery
 from prune_gym.benchmark.rewards.lint import FAULT, lint
 from prune_gym.benchmark.rewards.optimum import optimum, same_policy, without_shaping

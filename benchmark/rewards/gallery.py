@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from prune_gym.benchmark.rewards.optimum import Optimum
@@ -33,12 +34,18 @@ def gallery(game: BlockGame, optima: Mapping[str, Optimum]) -> Canvas:
     left.set(title=title, xlabel="MACs removed, %", ylabel="validation accuracy, %")
     left.legend(fontsize="small")
     left.grid(alpha=0.3)
-    kept = 100 * world.observations[[way[-1] for way in ways.values()]]
-    right.imshow(kept, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    for (row, column), share in np.ndenumerate(kept):
-        colour = "white" if share > 60 else "black"
-        right.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize="small", color=colour)
-    right.set(title="channels that are left, %", xlabel="group")
-    right.set_xticks(range(kept.shape[1]), [str(group + 1) for group in range(kept.shape[1])])
-    right.set_yticks(range(len(ways)), list(ways))
+    show_kept(right, 100 * world.observations[[way[-1] for way in ways.values()]], list(ways), "small")
+    right.set(title="channels that are left, %")
     return canvas
+
+
+def show_kept(axes: Axes, kept: np.ndarray, names: Sequence[str], fontsize: str) -> None:
+    """What is left of every group in percent, float64 (networks, groups), as colours and numbers; NaN where nothing is known."""
+    axes.imshow(kept, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for (row, column), share in np.ndenumerate(kept):
+        if np.isfinite(share):
+            colour = "white" if share > 60 else "black"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=fontsize, color=colour)
+    axes.set(xlabel="group")
+    axes.set_xticks(range(kept.shape[1]), [str(group + 1) for group in range(kept.shape[1])])
+    axes.set_yticks(range(len(names)), names, fontsize="small")

@@ -13,6 +13,7 @@ from prune_gym.benchmark.games import Game
 from prune_gym.benchmark.play import DEFAULT, KEY, KINDS, Record
 from prune_gym.benchmark.report.standings import Problem
 from prune_gym.benchmark.results import read_rows, write_rows
+from prune_gym.benchmark.rewards.gallery import show_kept
 from prune_gym.simulation.schedule import target_budget
 
 HABITS = "habits.csv.gz"
@@ -72,12 +73,6 @@ def habits_picture(rows: Sequence[Mapping[str, Any]], agent: str, problems: Sequ
                 labels.append(f"{reward}: {moves:.0f} moves, {100 * end:.0f}%")
             else:
                 labels.append(reward)
-        axes.imshow(kept, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-        for (row, column), share in np.ndenumerate(kept):
-            if np.isfinite(share):
-                colour = "white" if share > 60 else "black"
-                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize="x-small", color=colour)
-        axes.set(title=str(problem), xlabel="group")
-        axes.set_xticks(range(len(full)), [str(group + 1) for group in range(len(full))])
-        axes.set_yticks(range(len(rewards)), labels, fontsize="small")
+        show_kept(axes, kept, labels, "x-small")
+        axes.set(title=str(problem))
     return canvas

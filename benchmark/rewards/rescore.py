@@ -44,8 +44,8 @@ class Recorded:
     Attributes:
         transitions: one for each row of ``evaluations.csv``.
         rewards: what the run's own reward was, float64 (networks,).
-        straight: whether the agent went from state to state without going back, as far as its kind and its networks tell; else it
-            is not known what was before them.
+        straight: whether the agent is known to have gone from state to state without going back; else it is not known what was
+            before its networks.
     """
 
     transitions: list[Transition]
@@ -56,7 +56,9 @@ class Recorded:
         """What a reward says of them. Raises ValueError if none is at the target, for a reward that is not finite, and for one
         that reads what was before a step, or is a function of yours, if the agent went back on its way."""
         if not self.straight and (reward.reads_before or any(isinstance(part, Function) for part in reward.walk())):
-            raise ValueError(f"reward: {reward} may read what was before a step, and this run's agent went back on its way.")
+            raise ValueError(
+                f"reward: {reward} may read what was before a step, and this run's agent may have gone back on its way."
+            )
         found = np.array([float(reward(*transition)) for transition in self.transitions])
         if not np.isfinite(found).all():
             raise ValueError(f"reward: expected finite numbers, {reward} gives {found[~np.isfinite(found)][0]}.")
@@ -97,7 +99,7 @@ def _goes_straight(agent: str, settings: dict[str, Any], kinds: set[str]) -> boo
     """Whether an agent previews from the state that its next step goes from, if it previews at all."""
     if agent == "rl_pruner":
         return bool(settings["rl_pruner"]["sample_steps"] == 1)
-    return kinds == {"step"} or agent == "lookahead"
+    return kinds == {"step"} or agent in ("lookahead", "greedy")
 
 
 def _score(row: Any) -> Score:

@@ -32,6 +32,7 @@ from prune_gym.simulation.rewards import REWARDS, VectorReward, make_reward
 from prune_gym.simulation.yardsticks import make_yardstick
 
 AGENTS = ("ppo", "sac", "dqn", "rl_pruner")
+UNTAUGHT = ("uniform", "greedy", "random", "eagle_eye", "cma_es", "tpe", "taylor", "obs", "lamp", "gnn_rl")  # read no reward
 GAMMA = 0.99  # of PPO, SAC and DQN
 SUITE = (*(name for name in REWARDS if name != "paper"), SELF_COMPETITION)  # the paper's default weights are "accuracy"
 
@@ -51,6 +52,9 @@ class StudyConfig(BenchmarkConfig):
         super().__post_init__()
         if self.settings != ("default",):
             raise ValueError(f"settings: the study is of rewards, with default settings; got {self.settings}.")
+        for agent in self.agents:
+            if agent in UNTAUGHT:
+                raise ValueError(f"agents: expected ones that learn from the reward; {agent} plays the same under all of them.")
 
 
 @dataclass(frozen=True)

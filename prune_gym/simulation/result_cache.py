@@ -48,7 +48,6 @@ class NamespacedCache(ResultCache):
     """A part of another cache: what belongs to one network, data set and way of computing."""
 
     def __init__(self, cache: ResultCache, name: str):
-        super().__init__()
         self._cache, self._name = cache, name
 
     def get(self, kind: str, key: str) -> Any | None:

@@ -60,7 +60,6 @@ FORMS: dict[str, str] = {
     # potential-based: the accuracy at the end, and on the way what a step adds or takes
     "shaped": "terminal * accuracy + shaping(accuracy, 0.99)",
 }
-POTENTIALS = ("accuracy", "removed", "params_reduction", "accuracy + removed", "accuracy * removed", "log(baseline.macs / macs)")
 REWARDS: dict[str, Formula] = {"paper": paper_reward()} | {name: formula(text) for name, text in FORMS.items()}
 
 

@@ -14,7 +14,7 @@ from prune_gym.benchmark.rewards.episodes import random_episodes
 from prune_gym.benchmark.rewards.optimum import Optimum, optimum, same_policy, without_shaping
 from prune_gym.simulation.block_world import BlockGame, BlockWorld, world_of
 from prune_gym.simulation.formula import formula
-from prune_gym.simulation.rewards import POTENTIALS, REWARDS
+from prune_gym.simulation.rewards import REWARDS
 from prune_gym.simulation.target import Target
 from prune_gym.simulation.terms import Formula, Number, Transition
 from prune_gym.simulation.yardsticks import accuracy
@@ -82,6 +82,7 @@ def test_the_papers_reward_on_every_step_pays_for_detours(game: BlockGame) -> No
 
 
 BASES = ("final", "accuracy", "distiller_budget", "n2n")
+POTENTIALS = ("accuracy", "removed", "params_reduction", "accuracy + removed", "accuracy * removed", "log(baseline.macs / macs)")
 
 
 @pytest.mark.parametrize(("potential", "base"), list(product(POTENTIALS, BASES)))

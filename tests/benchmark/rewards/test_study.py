@@ -159,3 +159,8 @@ def test_bad_studies() -> None:
         StudyConfig(settings=("tuned",))
     with pytest.raises(ValueError, match=r"rewards: expected different ones, got .*, of which some are the same formula"):
         StudyConfig(rewards=("accuracy+1", "accuracy + 1"))
+
+
+def test_agents_that_read_no_reward_are_not_studied() -> None:
+    with pytest.raises(ValueError, match="agents: expected ones that learn from the reward; gnn_rl plays the same under all"):
+        StudyConfig(agents=("ppo", "gnn_rl"))
