@@ -1,11 +1,18 @@
-"""Tasks of experiments: a known task or any network and data, with as many images as the experiment takes."""
+"""Tasks of experiments: a known task or any network and data, with as many images as the experiment takes; fingerprints of what
+results depend on."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from prune_gym import tasks
 from prune_gym.tasks import Task
+
+
+def settings_digest(task: Task, *settings: object) -> str:
+    """A fingerprint of a task's network and data, and of settings."""
+    return hashlib.blake2b(f"{task.fingerprints} {settings}".encode(), digest_size=4).hexdigest()
 
 
 def load_task(

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from prune_gym.agents.pictures import png
 from prune_gym.arguments import AtLeast, Within, check_settings
-from prune_gym.benchmark.base_tasks import load_task
+from prune_gym.benchmark.base_tasks import load_task, settings_digest
 from prune_gym.benchmark.rows import Rows
 from prune_gym.files import write_atomically
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
@@ -55,6 +55,7 @@ def column(fidelity: str, images: int | None, precision: str) -> str:
 
 COLUMNS = (
     *KEY,
+    "settings",
     "macs_reduction",
     "channel_sparsity",
     *(column(*score) for score in SCORES),
@@ -103,6 +104,8 @@ def study(config: FidelityConfig) -> Rows:
     if config.table_only:
         return rows
     task = load_task(config.task, config.network, config.data, config.weights, config.train_images, config.val_images)
+    settings = settings_digest(task, config.macs_reduction, config.posttraining)
+    rows.check_settings(config.task, settings)
     graph, tensors = task.graph, named_tensors(task.model, task.graph)
     candidates = {fidelity: Candidates(graph, tensors, fidelity, task.train) for fidelity in FIDELITIES}
     evaluators = {
@@ -118,6 +121,7 @@ def study(config: FidelityConfig) -> Rows:
         row: dict[str, Any] = {
             "task": config.task,
             "architecture": number,
+            "settings": settings,
             "macs_reduction": round(1 - score.macs / graph.cost(graph.full()).macs, 6),
             "channel_sparsity": round(architecture.channel_sparsity, 6),
         }

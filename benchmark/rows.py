@@ -52,6 +52,15 @@ class Rows:
         """Whether there is a row with these values of the key's columns."""
         return tuple(map(str, values)) in {tuple(row[name] for name in self.key) for row in self.rows}
 
+    def check_settings(self, task: str, settings: str) -> None:
+        """Raises ValueError if the rows of a task were made with other settings, as their column ``settings`` says."""
+        others = {row["settings"] for row in self.rows if row["task"] == task} - {settings}
+        if others:
+            raise ValueError(
+                f"out: {self.path} holds results of {task} with other settings or another network ({min(others) or 'unknown'} in "
+                f"place of {settings}); choose another --out, or delete these rows."
+            )
+
     def add(self, *rows: Mapping[str, object]) -> None:
         """Add rows and write the file; columns that a row lacks stay empty."""
         self.rows += [{name: str(row.get(name, "")) for name in self.columns} for row in rows]

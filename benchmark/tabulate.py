@@ -21,6 +21,7 @@ import tyro
 
 from prune_gym import tasks
 from prune_gym.arguments import AtLeast, OneOf, check_settings
+from prune_gym.benchmark.base_tasks import settings_digest
 from prune_gym.benchmark.grid import Grid
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.files import write_atomically
@@ -105,7 +106,7 @@ def tabulate(config: TabulateConfig) -> Table:
     """The table, whose parts are kept in a folder beside its file until all are there."""
     task = tasks.load(config.task, progress=True, seed=config.base)
     space = config.space(task)
-    folder = config.file.with_suffix(".parts")
+    folder = config.file.with_suffix(f".{settings_digest(task, space.levels)}.parts")
     folder.mkdir(parents=True, exist_ok=True)
     shape = tuple(map(len, space.allowed))
     parts = list(product(*map(range, shape[:2])))  # the groups are in the order in which they are decided

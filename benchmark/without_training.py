@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from prune_gym.agents.config import RunConfig
 from prune_gym.arguments import Within, check_choice, check_settings
+from prune_gym.benchmark.base_tasks import settings_digest
 from prune_gym.benchmark.rows import Rows
 from prune_gym.benchmark.table import markdown_table
 from prune_gym.envs.pruning import PruningEnv
@@ -30,7 +31,7 @@ from prune_gym.training.train import deterministic
 
 KEY = ("task", "sparsity", "step_ratio", "criterion")
 WAYS = (*FIDELITIES, "sequential")
-COLUMNS = (*KEY, "macs_reduction", "params_reduction", "not pruned", *WAYS)
+COLUMNS = (*KEY, "settings", "macs_reduction", "params_reduction", "not pruned", *WAYS)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def measure(config: WithoutTrainingConfig) -> Rows:
     """Compute what the CSV lacks, and write each row as soon as it is known."""
     rows = Rows(config.out.expanduser(), COLUMNS, KEY)
     task = RunConfig(task=config.task, network=config.network, data=config.data, weights=config.weights).load_task(progress=True)
+    settings = settings_digest(task)
+    rows.check_settings(task.name, settings)
     candidates = {
         fidelity: Candidates(task.graph, named_tensors(task.model, task.graph), fidelity, task.train) for fidelity in FIDELITIES
     }
@@ -76,6 +79,7 @@ def measure(config: WithoutTrainingConfig) -> Rows:
         costs, whole = task.graph.cost(architecture), task.graph.cost(task.graph.full())
         row: dict[str, Any] = dict(zip(KEY, (task.name, sparsity, step_ratio, criterion), strict=True))
         row |= {
+            "settings": settings,
             "macs_reduction": round(1 - costs.macs / whole.macs, 4),
             "params_reduction": round(1 - costs.params / whole.params, 4),
             "not pruned": Evaluator(candidates["original"], task.test).accuracy(task.graph.full()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from prune_gym.benchmark.fidelity import (
     correlations,
     draw_architectures,
     main,
+    study,
     table,
     with_interval,
 )
@@ -134,3 +136,11 @@ def test_a_line_for_every_task_and_score() -> None:
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         FidelityConfig(**settings)
+
+
+def test_rows_of_other_settings_are_not_taken_for_these(config: FidelityConfig) -> None:
+    main(config)
+    before = config.out.read_bytes()
+    with pytest.raises(ValueError, match=r"out: .*study.csv holds results of tiny with other settings or another network \("):
+        study(replace(config, macs_reduction=0.4))
+    assert config.out.read_bytes() == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,12 @@ def test_a_table_says_what_the_environment_does(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(tabulate, "in_processes", killed)
     with pytest.raises(KeyboardInterrupt):
         tabulate.tabulate(config)
+    (mine,) = tmp_path.iterdir()
+    with pytest.raises(KeyboardInterrupt):
+        tabulate.tabulate(replace(config, levels=3))
+    (other,) = set(tmp_path.iterdir()) - {mine}  # parts of other levels are apart
+    shutil.rmtree(other)
+    assert done.pop() == (0, 0)
     monkeypatch.setattr(tabulate, "in_processes", lambda function, items, workers: (done.extend(items), *map(function, items)))
     made = tabulate.tabulate(config)
     assert sorted(done) == list(product(range(2), repeat=2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import prune_gym
 from prune_gym.agents import config as run_config
@@ -49,3 +50,16 @@ def test_what_is_known_is_not_computed_again(config: WithoutTrainingConfig, monk
 def test_an_unknown_criterion() -> None:
     with pytest.raises(ValueError, match="criteria"):
         WithoutTrainingConfig(criteria=("tailor",))
+
+
+def test_rows_of_another_network_are_not_taken_for_these(
+    config: WithoutTrainingConfig, own_tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(config)
+    first = next(iter(own_tiny_task.model.parameters()))
+    with torch.no_grad():
+        first.mul_(2)
+    other = Task(own_tiny_task.name, own_tiny_task.model, own_tiny_task.train, own_tiny_task.val, own_tiny_task.test)
+    monkeypatch.setattr(run_config.RunConfig, "load_task", lambda *_, **__: other)
+    with pytest.raises(ValueError, match="holds results of tiny with other settings or another network"):
+        measure(config)

@@ -64,7 +64,9 @@ def test_what_was_before_must_be_known(folder: Path) -> None:
     back = Recorded([Transition(after, before, *rest[:2], True)], np.zeros(1), straight=False)
     back.under(REWARDS["accuracy"])
     for name in ("improvement", "shaped"):
-        with pytest.raises(ValueError, match="may read what was before a step, and this run's agent may have gone back on its way"):
+        with pytest.raises(
+            ValueError, match="may read what was before a step, and this run's agent may have gone back on its way"
+        ):
             back.under(REWARDS[name])
     with pytest.raises(ValueError, match=r"reward: expected finite numbers, .* gives -inf"):
         recorded.under(REWARDS["accuracy"] - REWARDS["accuracy"] / 0)
