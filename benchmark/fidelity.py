@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from scipy import stats
 from tqdm import tqdm
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from prune_gym.agents.pictures import png
 from prune_gym.arguments import AtLeast, Within, check_settings
 from prune_gym.benchmark.base_tasks import load_task, settings_digest
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.rows import Rows
 from prune_gym.files import write_atomically
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
@@ -306,4 +306,4 @@ def main(config: FidelityConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(FidelityConfig, description=__doc__))
+    run_command(main, FidelityConfig, __doc__, "rows that were finished are kept; the same command goes on")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import tyro
 
 from prune_gym import tables
 from prune_gym.arguments import Within, check_settings
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.table import markdown_table
 from prune_gym.envs.tabular import TabularEnv
 from prune_gym.files import csv_text, write_atomically
@@ -74,4 +74,4 @@ def main(config: LandscapeConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(LandscapeConfig, description=__doc__))
+    run_command(main, LandscapeConfig, __doc__)

@@ -19,13 +19,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
-import tyro
-
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.run import run
 from prune_gym.arguments import AtLeast, Within, check_choice, check_settings
 from prune_gym.benchmark.base_tasks import load_task
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
 from prune_gym.benchmark.table import cell, markdown_table, paired_difference
@@ -250,4 +249,4 @@ def main(config: MatchedConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(MatchedConfig, description=__doc__))
+    run_command(main, MatchedConfig, __doc__, "rows that were finished are kept; the same command goes on")

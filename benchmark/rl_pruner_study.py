@@ -18,7 +18,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-import tyro
 from scipy import stats
 
 from prune_gym import models, tasks
@@ -26,6 +25,7 @@ from prune_gym.agents.config import RunConfig
 from prune_gym.agents.rl_pruner import RLPruner, RLPrunerConfig, initial_policy, layers_by_group, noisy_action
 from prune_gym.agents.run import prepare, search
 from prune_gym.arguments import AtLeast, Within, check_settings
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
 from prune_gym.benchmark.table import cell
@@ -236,4 +236,4 @@ def main(config: StudyConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(StudyConfig, description=__doc__))
+    run_command(main, StudyConfig, __doc__, "rows that were finished are kept; the same command goes on")

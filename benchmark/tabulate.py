@@ -17,11 +17,11 @@ from typing import Annotated
 
 import numpy as np
 import torch
-import tyro
 
 from prune_gym import tasks
 from prune_gym.arguments import AtLeast, OneOf, check_settings
 from prune_gym.benchmark.base_tasks import settings_digest
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.grid import Grid
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.files import write_atomically
@@ -146,4 +146,4 @@ def tabulate(config: TabulateConfig) -> Table:
 
 
 if __name__ == "__main__":
-    tabulate(tyro.cli(TabulateConfig, description=__doc__))
+    run_command(tabulate, TabulateConfig, __doc__, "parts that were finished are kept; the same command goes on")

@@ -14,12 +14,11 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from prune_gym import tables
 from prune_gym.agents.gnn_rl import GNNRL
 from prune_gym.agents.search_log import silent_logger
 from prune_gym.arguments import AtLeast, Within, check_settings
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.harness import FIRST_SEED
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
@@ -158,4 +157,4 @@ def main(config: TransferConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TransferConfig, description=__doc__))
+    run_command(main, TransferConfig, __doc__, "rows that were finished are kept; the same command goes on")

@@ -17,10 +17,10 @@ from statistics import mean
 from typing import Annotated, Any
 
 import optuna
-import tyro
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from prune_gym.arguments import AtLeast, Within, check_choice, check_settings
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.games import TABULAR, TASKS, Game
 from prune_gym.benchmark.play import Play, play
 from prune_gym.benchmark.processes import in_processes
@@ -200,4 +200,4 @@ def main(config: TuningConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TuningConfig, description=__doc__))
+    run_command(main, TuningConfig, __doc__, "trials that were finished are kept; the same command goes on")

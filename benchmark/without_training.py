@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from tqdm import tqdm
 
 from prune_gym.agents.config import RunConfig
 from prune_gym.arguments import Within, check_choice, check_settings
 from prune_gym.benchmark.base_tasks import settings_digest
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.rows import Rows
 from prune_gym.benchmark.table import markdown_table
 from prune_gym.envs.pruning import PruningEnv
@@ -124,4 +124,4 @@ def main(config: WithoutTrainingConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(WithoutTrainingConfig, description=__doc__))
+    run_command(main, WithoutTrainingConfig, __doc__, "rows that were finished are kept; the same command goes on")

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from command import run_command
 from playing import PlayingConfig, plan_of, play_all, show
 
 from prune_gym.agents.progress import count
 from prune_gym.agents.tuned import all_tuned
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.harness import BenchmarkConfig, missing
 from prune_gym.benchmark.leaderboard import leaderboard
 from prune_gym.benchmark.report.report import markdown

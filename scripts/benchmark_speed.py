@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from command import run_command
 from rich.console import Console
 from rich.table import Table
 
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.speed.suite import SpeedConfig, measure
 from prune_gym.files import check_writable, write_atomically
 from prune_gym.scoring.candidates import FIDELITY

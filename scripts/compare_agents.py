@@ -7,8 +7,7 @@ computed again, so an interrupted comparison goes on where it stopped.
 
 from __future__ import annotations
 
-from command import run_command
-
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.comparison import ComparisonConfig, compare
 from prune_gym.benchmark.table import comparison_table
 

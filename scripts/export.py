@@ -6,11 +6,11 @@ from functools import reduce
 from operator import getitem
 from typing import Any
 
-from command import run_command
 from rich.console import Console
 from rich.table import Table
 
 from prune_gym.agents.export_run import BATCH_SIZES, ExportConfig, export_run
+from prune_gym.benchmark.command import run_command
 
 
 def main(config: ExportConfig) -> None:

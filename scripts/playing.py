@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
@@ -51,7 +51,7 @@ def read_plan(path: Path, kind: type[Config]) -> Config:
     known = [field.name for field in fields(kind) if field.name not in {own.name for own in fields(PlayingConfig)}]
     if not isinstance(content, dict) or not set(content) <= set(known):
         raise ValueError(f"plan: expected settings by name in {path} ({', '.join(known)}), got {content!r}.")
-    read = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
     paths = {name: Path(read[name]) for name in ("store", "out") if isinstance(read.get(name), str)}
     try:
         return kind(**read | paths)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from command import run_command
-
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.report.report import TABLE, write_report
 from prune_gym.benchmark.results import add_results, read_results
 from prune_gym.benchmark.store import Store

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 
-from command import run_command
 from rich.console import Console
 from rich.table import Table
 
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.paper.reproduction import ReproductionConfig, describe, reproduce
 from prune_gym.benchmark.rows import Rows
 

@@ -9,10 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from command import run_command
 from playing import PlayingConfig, plan_of, play_all, show
 
 from prune_gym.agents.pictures import png
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.report.drawing import to_png
 from prune_gym.benchmark.report.standings import fields_of
 from prune_gym.benchmark.results import add_results

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
-from command import run_command
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from prune_gym.agents.config import RunConfig
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.run import RunResult, run
 from prune_gym.agents.run_folder import CONFIG, read_config
+from prune_gym.benchmark.command import run_command
 from prune_gym.training.distillation import PostTraining
 
 # What is done without arguments: three quarters of the MACs go in small steps, with some training after each, as in the paper.

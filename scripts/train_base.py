@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from command import run_command
-
 from prune_gym import tasks
 from prune_gym.arguments import choose_device
+from prune_gym.benchmark.command import run_command
 from prune_gym.data import datasets as data
 from prune_gym.files import check_writable
 from prune_gym.training.train import RECIPES, accuracy, train

@@ -110,7 +110,7 @@ def test_imports_point_down(path: str) -> None:
         ("agents", "from . import run\nfrom ..benchmark import rows", ["..benchmark.rows", ".run"]),
         ("benchmark", "from prune_gym.agents import run\nimport stable_baselines3", []),
         ("agents", "from prune_gym.benchmark.rows import Rows\nimport tyro", ["prune_gym.benchmark.rows.Rows"]),
-        ("scripts", "from prune_gym.benchmark.rows import Rows\nimport tyro\nfrom command import run_command", []),
+        ("scripts", "from prune_gym.benchmark.rows import Rows\nimport tyro\nfrom playing import show", []),
     ],
 )
 def test_what_counts_as_a_violation(layer: str, source: str, expected: list[str]) -> None:

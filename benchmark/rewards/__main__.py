@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 from scipy.stats import kendalltau
 from tyro.conf import subcommand
 
 from prune_gym import tables, tasks
 from prune_gym.agents.pictures import png
 from prune_gym.arguments import AtLeast, Within, check_choice, check_settings, choose_device
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.rewards.gallery import gallery
 from prune_gym.benchmark.rewards.lint import FAULT, lint
 from prune_gym.benchmark.rewards.optimum import optimum, same_policy, without_shaping
@@ -255,7 +255,4 @@ def print_optima(config: OptimumConfig) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Commands, description=__doc__)))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(lambda config: sys.exit(main(config)), Commands, __doc__)  # type: ignore[arg-type]  # one of several

@@ -15,13 +15,13 @@ from typing import Any
 import gymnasium
 import pytest
 import train_agent
-from command import run_command
 
 from prune_gym.agents import RandomAgent, RunConfig, UniformAgent, register_agent, run
 from prune_gym.agents.plugins import Agents
 from prune_gym.agents.registry import AGENTS, make_agent
 from prune_gym.agents.run_folder import read_config
 from prune_gym.agents.sb3 import PPOConfig
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.comparison import ComparisonConfig, evaluate
 from prune_gym.benchmark.table import comparison_table
 from prune_gym.tasks import Task

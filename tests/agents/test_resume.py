@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import train_agent
-from command import run_command
 from filelock import FileLock
 
 from prune_gym import models, tasks
 from prune_gym.agents import RandomAgent, RLPrunerConfig, RunConfig, run, run_folder
 from prune_gym.agents.run_folder import JOURNAL
+from prune_gym.benchmark.command import run_command
 from prune_gym.data import datasets as data
 from prune_gym.scoring.evaluation import Evaluator
 from prune_gym.simulation.journal import Journal

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import train_agent
-from command import run_command
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -24,6 +23,7 @@ from prune_gym.agents import RLPrunerConfig, RunConfig, SearchAgent, run
 from prune_gym.agents.results import read_summary
 from prune_gym.agents.run_folder import check_free, read_config
 from prune_gym.agents.sb3 import PPOConfig
+from prune_gym.benchmark.command import run_command
 from prune_gym.envs import PruningEnv
 from prune_gym.files import TEMPORARY
 from prune_gym.surgery.pruned_file import pruned_info

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import compare_agents
 import pytest
-from command import run_command
 
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.comparison import ComparisonConfig
 
 ROOT = Path(__file__).parents[2]

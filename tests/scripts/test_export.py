@@ -8,11 +8,11 @@ from functools import partial
 import export as script
 import pytest
 import torch
-from command import run_command
 
 import prune_gym
 from prune_gym import tasks
 from prune_gym.agents import RunConfig, export_run, run
+from prune_gym.benchmark.command import run_command
 from prune_gym.scoring.latency import latencies
 
 

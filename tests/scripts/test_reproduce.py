@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import reproduce as script
-from command import run_command
 
+from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.paper.reproduction import ReproductionConfig
 from prune_gym.benchmark.rows import Rows
 

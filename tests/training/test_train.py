@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 import train_base
-from command import run_command
 from safetensors import safe_open
 from torch import nn
 
 from prune_gym import tasks
+from prune_gym.benchmark.command import run_command
 from prune_gym.data import datasets as data
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Normalization, Split

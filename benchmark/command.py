@@ -1,4 +1,4 @@
-"""What every script does with its command line: a dataclass says what it takes, and mistakes become one line."""
+"""What every command does with its command line: a dataclass says what it takes, and mistakes become one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Config = TypeVar("Config")
 
 
 def run_command(
-    main: Callable[[Config], None],
+    main: Callable[[Config], object],
     config: type[Config],
     description: str | None,
     interrupted: str = "nothing was written",
