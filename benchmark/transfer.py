@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from prune_gym import tables
 from prune_gym.agents.gnn_rl import GNNRL
@@ -92,9 +92,10 @@ def learn(lesson: Lesson) -> dict[str, object]:
         agent.learn(lesson.budget // ROUNDS)
     env = lesson.environment(lesson.task)
     found = env.prune_to(agent.policy_widths(env))
+    end: Any = found.snapshot  # of a table
     return lesson.key | {
         "val_accuracy": round(found.score.accuracy, 6),
-        "test_accuracy": round(env.simulator.test_accuracy(found.snapshot), 6),
+        "test_accuracy": round(env.simulator.test_accuracy(end), 6),
         "uniform": round(uniform_accuracy(env), 6),
         "best": round(env.simulator.game.best(env.yardstick)[1], 6),
     }

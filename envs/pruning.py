@@ -23,6 +23,7 @@ from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.scoring.candidates import FIDELITY
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.allocation import check_action
+from prune_gym.simulation.base import BaseSimulator
 from prune_gym.simulation.compute import NOTHING
 from prune_gym.simulation.result_cache import ResultCache
 from prune_gym.simulation.rewards import Reward, VectorReward, make_cost, make_reward
@@ -139,6 +140,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}  # noqa: RUF012  # Gymnasium's name
+    simulator: Simulator
     _spec: EnvSpec | None = None
     _number = 0  # among those on the same simulator
 
@@ -225,9 +227,9 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.observation = observation
 
-    def _play(self, simulator: Simulator) -> None:
-        """Set what happens."""
-        self.simulator = simulator
+    def _play(self, simulator: BaseSimulator[Any]) -> None:
+        """Set what happens: in a network, or, in a TabularEnv, on a table."""
+        self.simulator = simulator  # type: ignore[assignment]
         for name, formula in (("reward", self.reward), ("cost", self.cost)):
             if isinstance(formula, Formula):
                 formula.check_widths(name, self.graph.widths)

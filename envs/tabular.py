@@ -30,7 +30,7 @@ class TabularEnv(PruningEnv):
     Raises TypeError or ValueError for a bad argument, by its name.
     """
 
-    simulator: TabularSimulator
+    simulator: TabularSimulator  # type: ignore[assignment]  # which takes the same steps, and knows no tensors
 
     def __init__(
         self,
@@ -55,7 +55,8 @@ class TabularEnv(PruningEnv):
     @property
     def architecture(self) -> Architecture:
         """The architecture of the present state, of the original network, which is trained if need be."""
-        return self.simulator.live_state(self._current("architecture")).architecture
+        state: Any = self._current("architecture")
+        return self.simulator.live_state(state).architecture
 
     def regret(self, snapshot: Any) -> float:
         """How much less a network at the target is worth by the yardstick than the best one in which an episode may end; negative

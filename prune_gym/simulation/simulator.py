@@ -19,6 +19,7 @@ from prune_gym.scoring.candidates import FIDELITIES, FIDELITY
 from prune_gym.scoring.evaluation import PRECISIONS, Score
 from prune_gym.scoring.importance import CRITERIA
 from prune_gym.simulation.allocation import ROUNDINGS, allocate, check_action, complete, shares
+from prune_gym.simulation.base import BaseSimulator
 from prune_gym.simulation.blocks import fractions_of, take_blocks
 from prune_gym.simulation.compute import NOTHING, Compute
 from prune_gym.simulation.recipes import Network
@@ -63,7 +64,7 @@ def removal(gone: np.ndarray, filters_per_unit: np.ndarray) -> np.ndarray:
     return filters / max(filters.sum(), 1)
 
 
-class Simulator:
+class Simulator(BaseSimulator[PruningState]):
     """Prunes a task's network step by step.
 
     One step removes ``step_ratio`` of the original filters, spread over the groups by an action; within a group the least
@@ -189,38 +190,29 @@ class Simulator:
 
     @property
     def name(self) -> str:
-        """The name of the task."""
         return self.task.name
 
     @property
     def group_features(self) -> np.ndarray:
-        """See :func:`prune_gym.graph.features.group_features`."""
         return group_features(self.graph)
 
     @property
     def group_links(self) -> np.ndarray:
-        """See :func:`prune_gym.graph.cost.links`."""
         model = self.graph.cost_model
         return links(model.over_widths(model.macs))
 
     # ------------------------------------------------------------------------------------------------- one step
 
     def initial(self) -> PruningState:
-        """The state of the original network."""
         return initial(self.graph, self.process)
 
     def step(self, state: PruningState, action: np.ndarray) -> PruningState:
-        """The state that an action leads to, after the post-training that the step may end with."""
         (pruned,) = self.successors(state, [action])
         return self.posttrained(pruned) if self.trains(pruned) else pruned
 
     def successors(self, state: PruningState, actions: Sequence[np.ndarray], to_target: bool = False) -> list[PruningState]:
-        """The states that actions lead to, before any post-training: the action and the budget say how many units each group
-        loses, the importance says which. No network is run but for the importance of the present state. With ``to_target`` the
-        budget is all that is left to remove.
-
-        Raises ValueError for an action that :func:`prune_gym.simulation.allocation.check_action` refuses.
-        """
+        """The action and the budget say how many units each group loses, the importance says which. No network is run but for the
+        importance of the present state."""
         checked = [check_action(action, len(self.graph.groups)) for action in actions]
         ranked = self.ranked(state)
         ranks = self.scorer.ranks(ranked.network)
@@ -233,8 +225,6 @@ class Simulator:
         ]
 
     def at(self, widths: np.ndarray) -> PruningState:
-        """The network of these widths, int64 (groups,), whose groups keep the units that are most important in the original one,
-        as the state one step from there."""
         start, gone = self.initial(), self.graph.widths - widths
         mask = self.scorer.ranks(start.network) >= np.repeat(gone, self.graph.widths)
         return start.pruned(Architecture(self.graph, mask), np.zeros(len(gone)), removal(gone, self.graph.filters_per_unit))
@@ -244,7 +234,6 @@ class Simulator:
         self.scorer.rank([self.ranked(state).network for state in states])
 
     def ranked(self, state: PruningState) -> PruningState:
-        """The state whose importance says which units go next."""
         return self.initial() if self.ranking == "initial" else state
 
     def _counts(self, state: PruningState, actions: Sequence[np.ndarray], to_target: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -283,38 +272,18 @@ class Simulator:
         return widths - space.widths_at(after), np.array([carry for _, carry in taken]).reshape(-1, len(widths))
 
     def trains(self, state: PruningState) -> bool:
-        """Whether a step that leads to this state ends with post-training."""
         settings = self.posttraining
         return settings.epochs > 0 and (state.steps % settings.period == 0 or self.is_terminal(state))
 
     def posttrained(self, state: PruningState) -> PruningState:
-        """The same state with trained weights. The trained network teaches from now on if it is better than its teacher on the
-        validation split."""
+        """The trained network teaches from now on if it is better than its teacher on the validation split."""
         final = self.posttraining.final_epochs is not None and self.is_terminal(state)
         trained = state.trained(teaches=False, final=final)
         better = self.store.val_accuracy(trained.network) > self.store.val_accuracy(state.teacher)
         return state.trained(teaches=True, final=final) if better else trained
 
-    # ------------------------------------------------------------------------------------------------- its progress
-
     def removed(self, state: PruningState) -> int:
-        """The filters that are gone, or the MACs or parameters if the target counts these."""
         return int(self.space.removed(state.architecture.widths))
-
-    def step_budget(self, state: PruningState) -> int:
-        """What the next step is to remove."""
-        return self.schedule.budget(self.removed(state), state.steps)
-
-    def steps_left(self, state: PruningState) -> int:
-        """Steps to the end of the episode."""
-        return self.schedule.steps_left(self.removed(state), state.steps)
-
-    def is_terminal(self, state: PruningState) -> bool:
-        return self.schedule.is_over(self.removed(state))
-
-    def progress(self, state: PruningState) -> float:
-        """How much of the way to the target is done, in [0, 1]."""
-        return self.schedule.progress(self.removed(state))
 
     # ------------------------------------------------------------------------------------------------- its networks
 
@@ -322,19 +291,15 @@ class Simulator:
         return self.scorer.score(state.network)
 
     def scores(self, states: Sequence[PruningState]) -> list[Score]:
-        """The scores of states, whatever their weights."""
         return self.scorer.scores([state.network for state in states])
 
     def ranking_cost(self, state: PruningState) -> Compute:
-        """What it takes to rank the units of a state."""
         return self.scorer.ranks_cost(state.network, self.score(state).macs)
 
     def scoring_cost(self, state: PruningState, score: Score) -> Compute:
-        """What it takes to score a state, as this score says."""
         return self.scorer.score_cost(state.network, score.macs)
 
     def training_cost(self, state: PruningState) -> Compute:
-        """What the post-training took that a state ends with; nothing if it does not."""
         if not self.trains(state):
             return NOTHING
         return self.store.training_cost(state.weights)
@@ -344,14 +309,10 @@ class Simulator:
         return self.scorer.unit_scores(network, criterion)
 
     def network(self, state: PruningState) -> PrunedNetwork:
-        """The network of a state as a module, physically small, in evaluation mode."""
         return self.store.network(state.network)
 
     def attach(self, state: PruningState) -> PruningState:
-        """The same state on this simulator's channel graph, for one that was pickled or belongs to a copy of this simulator.
-
-        Raises TypeError for anything else than a state, ValueError for one of another task, schedule or post-training.
-        """
+        """The same state on this simulator's channel graph, for one that was pickled or belongs to a copy of this simulator."""
         if not isinstance(state, PruningState):
             raise TypeError(f"snapshot: expected what snapshot() or a preview gave, got {type(state).__name__}.")
         self.process.check_same(state.process)
@@ -360,5 +321,4 @@ class Simulator:
         return replay(self.graph, self.process, state.moves())
 
     def pin(self, state: PruningState, holder: int = 0) -> None:
-        """Keep the weights of this state, and let go of those that were kept before for the same holder."""
         self.store.pin(state.weights, holder)

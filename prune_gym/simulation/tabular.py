@@ -15,6 +15,7 @@ from prune_gym.graph.channel_graph import Architecture
 from prune_gym.graph.cost import links
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.allocation import check_action
+from prune_gym.simulation.base import BaseSimulator
 from prune_gym.simulation.block_world import BlockGame, world_of
 from prune_gym.simulation.blocks import fractions_of, take_blocks
 from prune_gym.simulation.compute import NOTHING, Compute, passes
@@ -78,7 +79,7 @@ class TableSpace:
         return self._game.removed[self._game.world.states(levels_at(self.allowed, widths))]
 
 
-class TabularSimulator(Simulator):
+class TabularSimulator(BaseSimulator[TabularState]):
     """Takes the same steps as a :class:`prune_gym.simulation.simulator.Simulator` with the table's ``levels`` and
     ``ranking="initial"``, and looks accuracies up. What steps would take, were networks run, is counted all the same.
 
@@ -105,7 +106,7 @@ class TabularSimulator(Simulator):
         self.target = the_target(sparsity, macs_reduction, params_reduction)
         self.game = BlockGame(world, *self.target)
         self.table, self.world, self._step_ratio = table, world, step_ratio
-        self.space = TableSpace(self.game)  # type: ignore[assignment]
+        self.space = TableSpace(self.game)
         self.cache = NamespacedCache(ResultCache(), "")  # nothing is computed that would be kept
         self.posttraining, self.reward_split, self.ranking = PostTraining(), "val", "initial"
         self.schedule = Schedule(
@@ -113,7 +114,7 @@ class TabularSimulator(Simulator):
         )
         self.graph = DetachedGraph(
             table.base_network, table.groups, world.widths[-1], table.filters_per_unit, table.layer_filters
-        )  # type: ignore[assignment]
+        )
         self.baseline = world.baseline
         self._strides = world.strides.tolist()
         space = f"{self.game.target}, the table {table.fingerprint} of {table.task}-{table.base} with {table.levels} levels"
@@ -122,15 +123,13 @@ class TabularSimulator(Simulator):
 
     # ------------------------------------------------------------------------------------------------- one step
 
-    def initial(self) -> Any:
+    def initial(self) -> TabularState:
         return self._initial
 
-    def step(self, state: Any, action: np.ndarray) -> Any:
+    def step(self, state: TabularState, action: np.ndarray) -> TabularState:
         return self.successors(state, [action])[0]
 
-    def successors(self, state: Any, actions: Sequence[np.ndarray], to_target: bool = False) -> list[Any]:
-        """The states that actions lead to. Raises ValueError for an action that
-        :func:`prune_gym.simulation.allocation.check_action` refuses."""
+    def successors(self, state: TabularState, actions: Sequence[np.ndarray], to_target: bool = False) -> list[TabularState]:
         return [self._successor(state, check_action(action, len(self.table.groups)), to_target) for action in actions]
 
     def _successor(self, state: TabularState, action: np.ndarray, to_target: bool) -> TabularState:
@@ -139,13 +138,13 @@ class TabularSimulator(Simulator):
         levels, carry = take_blocks(fractions, state.levels, state.carry, goal, self._removed)
         return self._state(levels, carry, state.steps + 1, state, action)
 
-    def at(self, widths: np.ndarray) -> Any:
+    def at(self, widths: np.ndarray) -> TabularState:
         levels = levels_at(self.table.allowed, widths).tolist()
         action = removal(self.world.widths[-1] - widths, self.table.filters_per_unit)
         return self._state(levels, [0.0] * len(levels), 1, self._initial, action)
 
     def _state(
-        self, levels: list[int], carry: list[float], steps: int = 0, previous: Any = None, action: Any = None
+        self, levels: list[int], carry: list[float], steps: int = 0, previous: TabularState | None = None, action: Any = None
     ) -> TabularState:
         index = self._index(levels)
         return TabularState(
@@ -158,54 +157,54 @@ class TabularSimulator(Simulator):
     def _removed(self, levels: list[int]) -> int:
         return self.game.removed.item(self._index(levels))
 
-    def ranked(self, state: Any) -> Any:
+    def ranked(self, state: TabularState) -> TabularState:
         return self._initial
 
-    def trains(self, state: Any) -> bool:
+    def trains(self, state: TabularState) -> bool:
         return False
 
-    # ------------------------------------------------------------------------------------------------- its progress
+    def posttrained(self, state: TabularState) -> TabularState:
+        return state
 
-    def removed(self, state: Any) -> int:
+    def removed(self, state: TabularState) -> int:
         return self.game.removed.item(state.number)
 
     # ------------------------------------------------------------------------------------------------- its networks
 
-    def score(self, state: Any) -> Score:
+    def score(self, state: TabularState) -> Score:
         return state.score
 
-    def scores(self, states: Sequence[Any]) -> list[Score]:
+    def scores(self, states: Sequence[TabularState]) -> list[Score]:
         return [state.score for state in states]
 
     def scoring_images(self, states: Any) -> Any:
         """How many images go through networks to score them, for the number of a state or an array of them."""
         return self.table.images[0] + (states != self.world.start) * self.table.recalibration_images
 
-    def ranking_cost(self, state: Any) -> Compute:
+    def ranking_cost(self, state: TabularState) -> Compute:
         return passes(self.table.ranking_images, state.score.macs, backward=True)
 
-    def scoring_cost(self, state: Any, score: Score) -> Compute:
+    def scoring_cost(self, state: TabularState, score: Score) -> Compute:
         return passes(self.scoring_images(state.number), score.macs)
 
-    def training_cost(self, state: Any) -> Compute:
+    def training_cost(self, state: TabularState) -> Compute:
         return NOTHING
 
-    def attach(self, state: Any) -> Any:
-        """The state itself. Raises TypeError for anything else than a state, ValueError for one of another process."""
+    def attach(self, state: TabularState) -> TabularState:
         if not isinstance(state, TabularState):
             raise TypeError(f"snapshot: expected what snapshot() or a preview gave, got {type(state).__name__}.")
         self.process.check_same(state.process)
         return state
 
-    def pin(self, state: Any, holder: int = 0) -> None:
+    def pin(self, state: TabularState, holder: int = 0) -> None:
         """There are no weights to keep."""
 
-    def test_accuracy(self, state: Any) -> float:
+    def test_accuracy(self, state: TabularState) -> float:
         """The test accuracy of a state in [0, 1]: to report a network that was found, not to search for one."""
         return self.world.test_accuracy[state.number].item()
 
     @cached_property
-    def task(self) -> Task:  # type: ignore[override]  # loaded when it is asked for
+    def task(self) -> Task:
         """The task that the table is of. Raises ValueError if its network is another one on this machine."""
         task = tasks.load(self.table.task, seed=self.table.base)
         if (found := task.fingerprints["base network"]) != self.table.base_network:
@@ -218,7 +217,7 @@ class TabularSimulator(Simulator):
         target: dict[str, Any] = {self.game.target: self.game.reduction}
         return Simulator(self.task, **target, step_ratio=self._step_ratio, levels=self.table.levels, ranking="initial")
 
-    def live_state(self, state: Any) -> PruningState:
+    def live_state(self, state: TabularState) -> PruningState:
         """The same state of the live simulator."""
         now, full = self.live.initial(), self.live.graph.widths
         ranks = self.live.scorer.ranks(now.network)
@@ -239,7 +238,6 @@ class TabularSimulator(Simulator):
     def name(self) -> str:
         return f"{self.table.task}-{self.table.base}" if self.table.base else self.table.task
 
-    def network(self, state: Any) -> PrunedNetwork:
-        """The network of a state as a module, physically small, in evaluation mode; of the original one, which is trained if need
-        be."""
+    def network(self, state: TabularState) -> PrunedNetwork:
+        """The network is cut out of the original one, which is trained if need be."""
         return self.live.network(self.live_state(state))
