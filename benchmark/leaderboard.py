@@ -43,17 +43,17 @@ def leaderboard(files: Sequence[Path], folder: Path) -> str:
             tried[name] = row["tried"]
         plays += checked(file)
     links = {name: Path(relpath(file, folder)).as_posix() for name, file in file_of.items()}
-    return "\n".join([HEAD, *(_table(of, tried, links) for of in fields_of(plays))])
+    return "\n".join([HEAD, *(_table(field, tried, links) for field in fields_of(plays))])
 
 
-def _table(of: Field, tried: dict[str, str], links: dict[str, str]) -> str:
-    lines = list(_lines(of, tried, links))
+def _table(field: Field, tried: dict[str, str], links: dict[str, str]) -> str:
+    lines = list(_lines(field, tried, links))
     head = [*SHOWN, "settings tried"]
-    return f"## {WORLDS[of.world]}, {of.budget:,} evaluations\n{' '.join(verdict(of))}\n\n{markdown_table(head, lines)}"
+    return f"## {WORLDS[field.world]}, {field.budget:,} evaluations\n{' '.join(verdict(field))}\n\n{markdown_table(head, lines)}"
 
 
-def _lines(of: Field, tried: dict[str, str], links: dict[str, str]) -> Iterator[list[str]]:
-    for one in of.standings:
-        texts = {cell.heading: cell.text for cell in cells(of, one)}
+def _lines(field: Field, tried: dict[str, str], links: dict[str, str]) -> Iterator[list[str]]:
+    for one in field.standings:
+        texts = {cell.heading: cell.text for cell in cells(field, one)}
         ranges = "none" if tried[one.name] == "{}" else f"`{tried[one.name]}`"
         yield [f"[{one.name}]({links[one.name]})", *(texts[heading] for heading in SHOWN[1:]), ranges]

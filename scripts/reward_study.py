@@ -45,17 +45,17 @@ def report(config: RewardStudyConfig) -> None:
     """Add the store's plays to the results, and write the table and the pictures."""
     folder = config.out.expanduser()
     habits = add_habits(folder, Store(config.store))
-    for of in fields_of(add_results(folder, Store(config.store))):
-        found = lessons(of, agents_of(of))
-        agents = [agent for agent in agents_of(of) if any(agent in lesson.standings for lesson in found)]
+    for field in fields_of(add_results(folder, Store(config.store))):
+        found = lessons(field, agents_of(field))
+        agents = [agent for agent in agents_of(field) if any(agent in lesson.standings for lesson in found)]
         text = markdown(found, agents)
         print(text)
-        write_atomically(folder / f"{of.world}_{of.budget}.md", text)
-        write_atomically(folder / f"{of.world}_{of.budget}.png", png(picture(found, agents)))
+        write_atomically(folder / f"{field.world}_{field.budget}.md", text)
+        write_atomically(folder / f"{field.world}_{field.budget}.png", png(picture(found, agents)))
         for agent in agents:
-            write_atomically(folder / f"{of.world}_{of.budget}_{agent}.png", to_png(learning_curves(of, found, agent)))
-            picture_of_habits = habits_picture(habits, agent, of.problems, of.budget)
-            write_atomically(folder / f"{of.world}_{of.budget}_{agent}_habits.png", png(picture_of_habits))
+            write_atomically(folder / f"{field.world}_{field.budget}_{agent}.png", to_png(learning_curves(field, found, agent)))
+            picture_of_habits = habits_picture(habits, agent, field.problems, field.budget)
+            write_atomically(folder / f"{field.world}_{field.budget}_{agent}_habits.png", png(picture_of_habits))
 
 
 if __name__ == "__main__":

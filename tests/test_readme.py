@@ -192,5 +192,5 @@ def test_the_study_of_rewards_is_the_committed_one() -> None:
 @pytest.mark.slow
 def test_the_study_of_rewards_is_made_of_the_committed_results() -> None:
     folder = ROOT / "results" / "rewards"
-    (of,) = fields_of(read_results(folder))
-    assert markdown_of_lessons(lessons(of, agents_of(of)), agents_of(of)) == (folder / "tabular_1000.md").read_text()
+    (field,) = fields_of(read_results(folder))
+    assert markdown_of_lessons(lessons(field, agents_of(field)), agents_of(field)) == (folder / "tabular_1000.md").read_text()

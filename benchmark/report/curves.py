@@ -49,11 +49,12 @@ def regret_by(play: Played, optimum: float, at: np.ndarray) -> np.ndarray:
     return 100 * (optimum - accuracies[reached])
 
 
-def regret_line(of: Field, player: str) -> Line:
+def regret_line(field: Field, player: str) -> Line:
     """The interquartile mean of the regret by evaluations, with a bootstrap band stratified by problem."""
-    at = np.unique(moments(of.budget).round())
+    at = np.unique(moments(field.budget).round())
     by_problem = [
-        np.stack([regret_by(play, of.optimum[problem], at) for play in of.plays[player][problem]]) for problem in of.problems
+        np.stack([regret_by(play, field.optimum[problem], at) for play in field.plays[player][problem]])
+        for problem in field.problems
     ]
     rng = np.random.default_rng(SEED)
     drawn = [curves[rng.integers(len(curves), size=(RESAMPLES, len(curves)))] for curves in by_problem]
@@ -71,23 +72,23 @@ def first_moments(play: Played, optimum: float, costs: np.ndarray) -> np.ndarray
     return np.append(costs, np.inf)[np.searchsorted(-regrets, -THRESHOLDS - TOLERANCE)]
 
 
-def solved_line(of: Field, player: str, by_compute: bool = False) -> Line:
+def solved_line(field: Field, player: str, by_compute: bool = False) -> Line:
     """The share of goals (problem, seed, regret) that were reached by a number of evaluations, or for the compute of as many
     evaluations of the original network; the mean over the problems."""
-    at = moments(4 * of.budget, 0.5) if by_compute else moments(of.budget)
+    at = moments(4 * field.budget, 0.5) if by_compute else moments(field.budget)
     shares = []
-    for problem in of.problems:
-        plays = of.plays[player][problem]
+    for problem in field.problems:
+        plays = field.plays[player][problem]
         costs = [play.best[:, 1] / play.row["full_cost"] if by_compute else play.best[:, 0] for play in plays]
-        firsts = [first_moments(play, of.optimum[problem], cost) for play, cost in zip(plays, costs, strict=True)]
+        firsts = [first_moments(play, field.optimum[problem], cost) for play, cost in zip(plays, costs, strict=True)]
         shares.append(statistics.solved(np.concatenate(firsts), at))
     return Line(player, at, np.mean(shares, 0), steps="after")
 
 
-def profile_line(of: Field, player: str) -> Line:
+def profile_line(field: Field, player: str) -> Line:
     """The share of plays whose regret is below a bound."""
     bounds = np.linspace(0, 50, 101)
-    scores = of.scores(player)
+    scores = field.scores(player)
     low, high = statistics.profile_band(scores, -bounds - TOLERANCE, np.random.default_rng(SEED))
     return Line(player, bounds, statistics.performance_profile(scores, -bounds - TOLERANCE), low, high)
 

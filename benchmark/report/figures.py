@@ -33,94 +33,104 @@ class Figure:
     rows: bool = False
 
 
-def figures_of(of: Field) -> list[Figure]:
+def figures_of(field: Field) -> list[Figure]:
     """All figures about one field."""
-    return [regrets(of), by_evaluations(of), solved(of), solved(of, by_compute=True), profiles(of), *fronts(of)]
+    return [regrets(field), by_evaluations(field), solved(field), solved(field, by_compute=True), profiles(field), *fronts(field)]
 
 
-def shown_players(of: Field) -> tuple[str, ...]:
+def shown_players(field: Field) -> tuple[str, ...]:
     """The best players, and those that everybody knows."""
-    best = [one.name for one in of.standings[:SHOWN]]
-    return tuple(dict.fromkeys([*best, *(name for name in ("random", "uniform", "rl_pruner", "ppo") if name in of.players)]))
+    best = [one.name for one in field.standings[:SHOWN]]
+    return tuple(dict.fromkeys([*best, *(name for name in ("random", "uniform", "rl_pruner", "ppo") if name in field.players)]))
 
 
-def regrets(of: Field) -> Figure:
+def regrets(field: Field) -> Figure:
     lines = [
         Line(one.name, np.array([one.regret.value]), np.array([0.0]), np.array([one.regret.low]), np.array([one.regret.high]))
-        for one in of.standings
+        for one in field.standings
     ]
     caption = (
         "Interquartile mean of the regret over all plays, with the 95% interval of the stratified bootstrap. Where intervals "
         "overlap widely, the order may be luck."
     )
-    return Figure(f"{of.world}_{of.budget}_regret", "Regret", caption, "regret, points", "", tuple(lines), of.players, rows=True)
+    return Figure(
+        f"{field.world}_{field.budget}_regret", "Regret", caption, "regret, points", "", tuple(lines), field.players, rows=True
+    )
 
 
-def by_evaluations(of: Field) -> Figure:
-    lines = tuple(regret_line(of, one.name) for one in of.standings)
+def by_evaluations(field: Field) -> Figure:
+    lines = tuple(regret_line(field, one.name) for one in field.standings)
     caption = (
         "The same as the search goes on: how far the best network so far is behind the best one that is known. A search that "
         "spends its budget on a single episode has nothing to show before its end."
     )
     return Figure(
-        f"{of.world}_{of.budget}_curves",
+        f"{field.world}_{field.budget}_curves",
         "Regret by evaluations",
         caption,
         "evaluations",
         "regret, points",
         lines,
-        shown_players(of),
+        shown_players(field),
         log_x=True,
     )
 
 
-def solved(of: Field, by_compute: bool = False) -> Figure:
-    lines = tuple(solved_line(of, one.name, by_compute) for one in of.standings)
+def solved(field: Field, by_compute: bool = False) -> Figure:
+    lines = tuple(solved_line(field, one.name, by_compute) for one in field.standings)
     caption = "The share of goals that were reached; a goal is a problem, a seed, and one of 51 regrets from 50 points down to 0."
     name, title, what = "evaluations", "Goals reached by evaluations", "evaluations"
     if by_compute:
         caption += " Importance, recalibration and all else that a search takes are counted."
         name, title, what = "compute", "Goals reached by compute", "compute, evaluations of the original network"
     return Figure(
-        f"{of.world}_{of.budget}_goals_{name}", title, caption, what, "share of goals", lines, shown_players(of), log_x=True
+        f"{field.world}_{field.budget}_goals_{name}",
+        title,
+        caption,
+        what,
+        "share of goals",
+        lines,
+        shown_players(field),
+        log_x=True,
     )
 
 
-def profiles(of: Field) -> Figure:
-    lines = tuple(profile_line(of, one.name) for one in of.standings)
+def profiles(field: Field) -> Figure:
+    lines = tuple(profile_line(field, one.name) for one in field.standings)
     caption = "The share of plays that end with at most so much regret: a line that is above another one everywhere is better."
     return Figure(
-        f"{of.world}_{of.budget}_profiles",
+        f"{field.world}_{field.budget}_profiles",
         "Performance profiles",
         caption,
         "regret, points",
         "share of plays",
         lines,
-        shown_players(of),
+        shown_players(field),
     )
 
 
-def fronts(of: Field) -> list[Figure]:
+def fronts(field: Field) -> list[Figure]:
     """For every network, what all plays of a player found at all sizes, together."""
     networks: dict[tuple[str, int], list] = {}
-    for problem in of.problems:
+    for problem in field.problems:
         networks.setdefault((problem.task, problem.base), []).append(problem)
     figures = []
     for (task, base), problems in networks.items():
         exact = exact_front(problems[0])
         lines = [
-            front_line(one.name, [play for problem in problems for play in of.plays[one.name][problem]]) for one in of.standings
+            front_line(one.name, [play for problem in problems for play in field.plays[one.name][problem]])
+            for one in field.standings
         ]
         caption = "The networks that no other one of the same player dominates, all seeds and targets together."
         figures.append(
             Figure(
-                f"{of.world}_{of.budget}_front_{task.replace('-', '_')}_{base}",
+                f"{field.world}_{field.budget}_front_{task.replace('-', '_')}_{base}",
                 f"Pareto fronts on {task}, network {base}",
                 caption,
                 "MACs removed, %",
                 "validation accuracy, %",
                 tuple(lines if exact is None else [exact, *lines]),
-                shown_players(of) if exact is None else (exact.name, *shown_players(of)),
+                shown_players(field) if exact is None else (exact.name, *shown_players(field)),
             )
         )
     return figures

@@ -44,13 +44,13 @@ class Cell:
     high: float | None = None
 
 
-def cells(of: Field, one: Standing) -> list[Cell]:
+def cells(field: Field, one: Standing) -> list[Cell]:
     """A row of the table of standings."""
     row = [Cell("agent", one.name, one.name), _interval("regret", one.regret), _interval("final policy", one.policy)]
     row.append(_interval(f"P(better than {FLOOR})", one.over_floor, ".2f"))
     row += [_number("compute", one.compute, ",.0f"), _number("seeds", one.seeds, "d"), _number("hypervolume", one.hypervolume)]
-    row += [_number(f"{problem}: regret", value) for problem, value in zip(of.problems, one.by_problem, strict=True)]
-    return row + [_number(f"{problem}: test, %", value) for problem, value in zip(of.problems, one.test, strict=True)]
+    row += [_number(f"{problem}: regret", value) for problem, value in zip(field.problems, one.by_problem, strict=True)]
+    return row + [_number(f"{problem}: test, %", value) for problem, value in zip(field.problems, one.test, strict=True)]
 
 
 def _number(heading: str, value: float, form: str = ".1f") -> Cell:
@@ -66,12 +66,12 @@ def _interval(heading: str, found: Interval | None, form: str = ".1f") -> Cell:
     return Cell(heading, found.value, text, found.low, found.high)
 
 
-def csv_of(of: Field) -> str:
+def csv_of(field: Field) -> str:
     """The whole table as CSV, with intervals in columns of their own, and nothing where nothing is known."""
     rows: list[dict[str, object]] = []
-    for one in of.standings:
+    for one in field.standings:
         row: dict[str, object] = {}
-        for cell in cells(of, one):
+        for cell in cells(field, one):
             row[cell.heading] = "" if cell.value is None else cell.value
             if cell.low is not None:
                 row |= {f"{cell.heading}, low": cell.low, f"{cell.heading}, high": cell.high}
@@ -82,12 +82,12 @@ def csv_of(of: Field) -> str:
 
 def markdown(fields: Sequence[Field]) -> str:
     """Verdicts and tables; the first columns alone, which fit on a page."""
-    return "\n".join(f"{' '.join(verdict(of))}\n\n{_markdown_table(of)}" for of in fields)
+    return "\n".join(f"{' '.join(verdict(field))}\n\n{_markdown_table(field)}" for field in fields)
 
 
-def _markdown_table(of: Field) -> str:
+def _markdown_table(field: Field) -> str:
     few = 6
-    rows = [cells(of, one)[:few] for one in of.standings]
+    rows = [cells(field, one)[:few] for one in field.standings]
     return markdown_table([cell.heading for cell in rows[0]], ([cell.text for cell in row] for row in rows)) if rows else ""
 
 
@@ -96,10 +96,10 @@ def page(fields: Sequence[Field], figures: Sequence[Sequence[Figure]], made: str
     from plotly.offline import get_plotlyjs  # of the extra "report"
 
     parts = [f"<p>{html.escape(HOW_TO_READ)}</p>"]
-    for of, drawn in zip(fields, figures, strict=True):
-        parts.append(f"<h2>{place(of)}, {of.budget:,} evaluations</h2>")
-        parts += [f"<p>{html.escape(sentence)}</p>" for sentence in verdict(of)]
-        parts.append(_html_table(of))
+    for field, drawn in zip(fields, figures, strict=True):
+        parts.append(f"<h2>{place(field)}, {field.budget:,} evaluations</h2>")
+        parts += [f"<p>{html.escape(sentence)}</p>" for sentence in verdict(field)]
+        parts.append(_html_table(field))
         for figure in drawn:
             caption = f"<figcaption>{html.escape(figure.caption)}</figcaption>"
             parts.append(f"<figure><h3>{html.escape(figure.title)}</h3>{to_html(figure)}{caption}</figure>")
@@ -107,8 +107,8 @@ def page(fields: Sequence[Field], figures: Sequence[Sequence[Figure]], made: str
     return template.substitute(title=html.escape(TITLE), plotly=get_plotlyjs(), body="\n".join(parts), made=html.escape(made))
 
 
-def _html_table(of: Field) -> str:
-    rows = [cells(of, one) for one in of.standings]
+def _html_table(field: Field) -> str:
+    rows = [cells(field, one) for one in field.standings]
     head = "".join(f'<th scope="col"><button type="button">{html.escape(cell.heading)}</button></th>' for cell in rows[0])
     body = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -127,12 +127,12 @@ def write_report(folder: Path, played: Sequence[Played]) -> list[Path]:
     if not played:
         raise ValueError("results: expected plays, got none; run scripts/benchmark.py first.")
     fields = fields_of(played)
-    figures = [figures_of(of) for of in fields]
+    figures = [figures_of(field) for field in fields]
     commits = sorted({play.row["commit"] for play in played if play.row["commit"]})
     made = f"{len(played):,} plays" + (f", made at {', '.join(commits)}." if commits else ".")
     contents: dict[str, str | bytes] = {PAGE: page(fields, figures, made), TABLE: markdown(fields)}
-    for of, drawn in zip(fields, figures, strict=True):
-        contents[f"{of.world}_{of.budget}.csv"] = csv_of(of)
+    for field, drawn in zip(fields, figures, strict=True):
+        contents[f"{field.world}_{field.budget}.csv"] = csv_of(field)
         contents |= {f"{figure.name}.png": to_png(figure) for figure in drawn}
     for name, content in contents.items():
         write_atomically(folder / name, content)

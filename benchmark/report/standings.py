@@ -138,8 +138,8 @@ class Field:
                 self.scores(player), self.scores(self.floor), np.random.default_rng(SEED)
             )
 
-        def mean(of: Callable[[Mapping[str, Any]], float]) -> list[float]:
-            return [float(np.mean([of(play.row) for play in of_one])) for of_one in plays]
+        def mean(read: Callable[[Mapping[str, Any]], float]) -> list[float]:
+            return [float(np.mean([read(play.row) for play in of_one])) for of_one in plays]
 
         return Standing(
             player,
@@ -210,26 +210,26 @@ def player_name(agent: str, settings: str, reward: str = REWARD) -> str:
     return f"{agent}, {'tuned' if tuned else settings}{taught}"
 
 
-def place(of: Field) -> str:
+def place(field: Field) -> str:
     """Where a field is, as the beginning of a sentence."""
-    return "On tables" if of.world == "tabular" else "Where networks run"
+    return "On tables" if field.world == "tabular" else "Where networks run"
 
 
-def verdict(of: Field) -> list[str]:
+def verdict(field: Field) -> list[str]:
     """What the standings say, in sentences; the first one names who is ahead, and whether that is more than luck."""
-    ahead, *others = of.standings
-    about = f"{count(ahead.seeds, 'seed')}, {count(len(of.problems), 'problem')}"
+    ahead, *others = field.standings
+    about = f"{count(ahead.seeds, 'seed')}, {count(len(field.problems), 'problem')}"
     interval = "" if np.isnan(ahead.regret.low) else f"{ahead.regret.low:.1f} to {ahead.regret.high:.1f}; "
-    after = f"after {of.budget:,} evaluations"
+    after = f"after {field.budget:,} evaluations"
     is_ahead = f"{ahead.name} is ahead: {ahead.regret.value:.1f} points of regret ({interval}{about})."
-    behind = of.compared(ahead.name, [one.name for one in others], chosen=True)
+    behind = field.compared(ahead.name, [one.name for one in others], chosen=True)
     level = [one for one in behind if not one.clear]
-    sentences = [f"{place(of)}, {after}, {is_ahead}"]
+    sentences = [f"{place(field)}, {after}, {is_ahead}"]
     luck = RANDOM_SEARCHES.get(ahead.name.partition(",")[0])
     if luck:
         wins = "is ahead" if level else "wins"
         sentences = [
-            f"{place(of)}, {luck} {wins}: no agent that learns is shown to be better.",
+            f"{place(field)}, {luck} {wins}: no agent that learns is shown to be better.",
             f"{after.capitalize()}, {is_ahead}",
         ]
     if level:
@@ -237,20 +237,20 @@ def verdict(of: Field) -> list[str]:
         sentences.append(f"Nothing separates it from {_listed(needed)}; in brackets, about how many seeds would.")
     elif others:
         sentences.append("It is separated from all others.")
-    if of.floor is not None and of.floor != ahead.name:
-        floor = of.compared(of.floor, [one.name for one in of.standings if one.name != of.floor])
+    if field.floor is not None and field.floor != ahead.name:
+        floor = field.compared(field.floor, [one.name for one in field.standings if one.name != field.floor])
         better = [one.other for one in floor if one.clear and one.difference < 0]
         same = [f"{one.other} ({_seeds(one.seeds)})" for one in floor if not one.clear]
         worse = [one.other for one in floor if one.clear and one.difference > 0]
         if better:
-            sentences.append(f"Better than {of.floor}: {_listed(better)}.")
+            sentences.append(f"Better than {field.floor}: {_listed(better)}.")
         if same:
-            sentences.append(f"Nothing separates {of.floor} from {_listed(same)}; in brackets, about how many seeds would.")
+            sentences.append(f"Nothing separates {field.floor} from {_listed(same)}; in brackets, about how many seeds would.")
         if worse:
-            sentences.append(f"Worse than {of.floor}: {_listed(worse)}.")
-    if of.incomplete:
-        are = "is" if len(of.incomplete) == 1 else "are"
-        sentences.append(f"Not all of these problems were played by {_listed(of.incomplete)}, which {are} left out.")
+            sentences.append(f"Worse than {field.floor}: {_listed(worse)}.")
+    if field.incomplete:
+        are = "is" if len(field.incomplete) == 1 else "are"
+        sentences.append(f"Not all of these problems were played by {_listed(field.incomplete)}, which {are} left out.")
     return sentences
 
 

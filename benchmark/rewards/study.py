@@ -84,19 +84,19 @@ class Lesson:
         return float(np.mean([self.standings[agent].regret.value for agent in agents]))
 
 
-def agents_of(of: Field) -> tuple[str, ...]:
+def agents_of(field: Field) -> tuple[str, ...]:
     """The agents that played, those of :data:`AGENTS` first."""
-    names = {play.row["agent"] for by_problem in of.plays.values() for plays in by_problem.values() for play in plays}
+    names = {play.row["agent"] for by_problem in field.plays.values() for plays in by_problem.values() for play in plays}
     return tuple(sorted(names, key=lambda name: (AGENTS.index(name) if name in AGENTS else len(AGENTS), name)))
 
 
-def lessons(of: Field, agents: Sequence[str]) -> list[Lesson]:
+def lessons(field: Field, agents: Sequence[str]) -> list[Lesson]:
     """What every reward taught that the plays of a field learned from, the best first: by the agents that learned from all.
 
     Agents without a play under default settings of every problem of the field are in none of them.
     """
-    standings = {one.name: one for one in of.standings}
-    played = (play for by_problem in of.plays.values() for plays in by_problem.values() for play in plays)
+    standings = {one.name: one for one in field.standings}
+    played = (play for by_problem in field.plays.values() for plays in by_problem.values() for play in plays)
     rewards = list(dict.fromkeys(play.row["reward"] for play in played))
     taught = {
         reward: {agent: standings[name] for agent in agents if (name := player_name(agent, DEFAULT, reward)) in standings}
@@ -104,7 +104,7 @@ def lessons(of: Field, agents: Sequence[str]) -> list[Lesson]:
     }
     clear, policy_clear = (
         {
-            agent: _differences(of, {reward: taught[reward][agent] for reward in rewards if agent in taught[reward]}, column)
+            agent: _differences(field, {reward: taught[reward][agent] for reward in rewards if agent in taught[reward]}, column)
             for agent in agents
         }
         for column in ("val_accuracy", "policy_accuracy")
@@ -115,7 +115,7 @@ def lessons(of: Field, agents: Sequence[str]) -> list[Lesson]:
             theirs,
             {agent: clear[agent].get(reward, "") for agent in theirs},
             {agent: policy_clear[agent].get(reward, "") for agent in theirs},
-            *_known(of.problems, reward),
+            *_known(field.problems, reward),
         )
         for reward, theirs in taught.items()
         if theirs
@@ -124,12 +124,12 @@ def lessons(of: Field, agents: Sequence[str]) -> list[Lesson]:
     return sorted(found, key=lambda lesson: lesson.regret(common or lesson.standings))
 
 
-def _differences(of: Field, by_reward: dict[str, Standing], column: str) -> dict[str, str]:
+def _differences(field: Field, by_reward: dict[str, Standing], column: str) -> dict[str, str]:
     """By reward, how an agent's regret differs from that under the benchmark's reward."""
     others = [reward for reward in by_reward if reward != REWARD]
     if REWARD not in by_reward or not others:
         return {}
-    compared = of.compared(by_reward[REWARD].name, [by_reward[reward].name for reward in others], column)
+    compared = field.compared(by_reward[REWARD].name, [by_reward[reward].name for reward in others], column)
     return {
         reward: ("worse" if one.difference > 0 else "better") if one.clear else ""
         for reward, one in zip(others, compared, strict=True)
@@ -234,11 +234,11 @@ def _points(axes: Any, rows: Sequence[tuple[int, Interval]], shift: float, colou
     axes.plot(values[:, 0], places, "o", color=colour, markersize=4, label=label)
 
 
-def learning_curves(of: Field, of_all: Sequence[Lesson], agent: str) -> Figure:
+def learning_curves(field: Field, of_all: Sequence[Lesson], agent: str) -> Figure:
     """The regret of the best network so far by evaluations, a line for every reward; the benchmark's, the best and the worst are
     shown at first."""
     lines = [
-        replace(regret_line(of, lesson.standings[agent].name), name=lesson.reward)
+        replace(regret_line(field, lesson.standings[agent].name), name=lesson.reward)
         for lesson in of_all
         if agent in lesson.standings
     ]

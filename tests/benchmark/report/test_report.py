@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_there(folder: Path) -> None:
     fields = fields_of(made_up())
-    figures = [figure for of in fields for figure in figures_of(of)]
+    figures = [figure for field in fields for figure in figures_of(field)]
     pictures = {f"{figure.name}.png" for figure in figures}
     assert len(pictures) == len(figures) == 2 * 6
     assert {path.name for path in folder.iterdir()} == pictures | {"report.html", "report.md", "tabular_100.csv", "live_100.csv"}
@@ -92,8 +92,8 @@ def test_the_page_needs_no_network_and_says_what_the_table_says(folder: Path) ->
     assert not re.search(r"(src|href)\s*=", outside_of_scripts)
     assert "<b>bad</b>" not in text
     assert "&lt;b&gt;bad&lt;/b&gt;" in text
-    for of in fields_of(made_up()):
-        for sentence in verdict(of):
+    for field in fields_of(made_up()):
+        for sentence in verdict(field):
             assert sentence.replace("<b>bad</b>", "&lt;b&gt;bad&lt;/b&gt;") in text
     assert HOW_TO_READ in text
 
