@@ -7,7 +7,6 @@ that the CSV holds are not computed again, so an interrupted comparison goes on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -17,7 +16,7 @@ from prune_gym import tasks
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.run import prepare, search
-from prune_gym.arguments import OneOf, check_choice, check_integer, check_number
+from prune_gym.arguments import AtLeast, OneOf, Within, check_different, check_settings
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
 from prune_gym.files import check_writable
@@ -34,21 +33,23 @@ COLUMNS = (*KEY, "evaluations", "compute", "val_accuracy", "test_accuracy", *RED
 class ComparisonConfig:
     """What to compare: every agent on every task at every target with every seed."""
 
-    tasks: tuple[str, ...] = ("digits", "digits-resnet", "digits-mobilenet")
+    tasks: tuple[Annotated[str, OneOf(tasks.TASKS)], ...] = ("digits", "digits-resnet", "digits-mobilenet")
     """Tasks by name."""
-    macs_reductions: tuple[float, ...] = (0.5, 0.75)
+    macs_reductions: tuple[Annotated[float, Within("(0, 1)")], ...] = (0.5, 0.75)
     """Targets: MACs to remove, as fractions of the original network's."""
     fidelity: Annotated[str, OneOf(FIDELITIES)] = FIDELITY
     """What networks are scored with before any training: original, recalibrated or compensated."""
-    agents: tuple[str, ...] = ("rl_pruner", "lookahead", "cma_es", "ppo", "taylor", "obs", "uniform", "random")
+    agents: tuple[Annotated[str, OneOf(AGENTS)], ...] = (
+        "rl_pruner", "lookahead", "cma_es", "ppo", "taylor", "obs", "uniform", "random",
+    )  # fmt: skip
     """Agents by name."""
-    seeds: int = 5
+    seeds: Annotated[int, AtLeast(1)] = 5
     """How many seeds: 0, 1, ..., for every combination."""
-    evaluations: int | None = None
+    evaluations: Annotated[int, AtLeast(1)] | None = None
     """Architectures that each agent may score; by default as many as one episode of RL-Pruner."""
     posttraining: PostTraining = field(default_factory=PostTraining)
     """Post-training, the same for all agents."""
-    processes: int = 2
+    processes: Annotated[int, AtLeast(1)] = 2
     """Runs at a time, one thread each."""
     out: Path = Path("results/compare_agents.csv")
     """The CSV; rows that it holds are kept."""
@@ -56,19 +57,9 @@ class ComparisonConfig:
     """Run nothing; print the table of the rows that the CSV holds."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name in ("tasks", "macs_reductions", "agents"):
-            _check_distinct(name, getattr(self, name))
-        for task in self.tasks:
-            check_choice("tasks", task, tasks.TASKS)
-        for agent in self.agents:
-            check_choice("agents", agent, AGENTS)
-        for reduction in self.macs_reductions:
-            check_number("macs_reductions", reduction, "(0, 1)")
-        check_choice("fidelity", self.fidelity, FIDELITIES)
-        check_integer("seeds", self.seeds, 1)
-        check_integer("processes", self.processes, 1)
-        if self.evaluations is not None:
-            check_integer("evaluations", self.evaluations, 1)
+            check_different(name, getattr(self, name))
 
     def runs(self) -> list[RunConfig]:
         """The settings of all runs. They are computed on the CPU, where the same seed gives the same result."""
@@ -85,13 +76,6 @@ class ComparisonConfig:
             )
             for task, reduction, agent, seed in product(self.tasks, self.macs_reductions, self.agents, range(self.seeds))
         ]
-
-
-def _check_distinct(argument: str, values: Sequence[object]) -> None:
-    if not values:
-        raise ValueError(f"{argument}: expected at least one, got none.")
-    if len(set(values)) < len(values):
-        raise ValueError(f"{argument}: expected different ones, got {' '.join(map(str, values))}.")
 
 
 def compare(config: ComparisonConfig) -> Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from prune_gym.agents.registry import AGENTS
 from prune_gym.agents.tuned import all_tuned
-from prune_gym.arguments import AtLeast, OneOf, check_choice, check_integer, check_number, check_settings
+from prune_gym.arguments import AtLeast, OneOf, Within, check_different, check_integer, check_settings
 from prune_gym.benchmark.games import REWARD, SELF_COMPETITION, TASKS, Game
 from prune_gym.benchmark.play import DEFAULT, Play
 from prune_gym.benchmark.provenance import provenance
@@ -39,20 +39,20 @@ LEARNERS = ("ppo", "recurrent_ppo", "trpo", "a2c", "sac", "tqc", "td3", "ddpg", 
 class BenchmarkConfig:
     """What is played: every agent on every task at every target under every reward with every seed."""
 
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[Annotated[str, OneOf(TASKS)], ...] = TASKS
     """Tasks: digits, digits-resnet, digits-mobilenet, where networks run, and tabular-digits, ..., where a table knows them."""
-    macs_reductions: tuple[float, ...] = (0.7, 0.8)
+    macs_reductions: tuple[Annotated[float, Within("(0, 1)")], ...] = (0.7, 0.8)
     """Targets: MACs to remove, as fractions of the original network's."""
-    agents: tuple[str, ...] = PLAYERS
+    agents: tuple[Annotated[str, OneOf(AGENTS)], ...] = PLAYERS
     """Agents by name."""
-    settings: tuple[str, ...] = SETTINGS[:1]
+    settings: tuple[Annotated[str, OneOf(SETTINGS)], ...] = SETTINGS[:1]
     """Settings that they play with: default, tuned, or both. Agents without tuned settings play with the default ones alone."""
     rewards: tuple[str, ...] = (REWARD,)
     """Rewards that they learn from, by name (self_competition, too) or as formulas; whatever these are, networks are judged by
     their accuracy."""
-    seeds: int = 5
+    seeds: Annotated[int, AtLeast(1)] = 5
     """How many seeds."""
-    first_seed: int = FIRST_SEED
+    first_seed: Annotated[int, AtLeast(0)] = FIRST_SEED
     """The first of them. Settings were tuned with lower ones."""
     budget: Annotated[str, OneOf(BUDGETS)] = "Prune-1k"
     """Networks that a play may score: Prune-100, Prune-1k or Prune-10k."""
@@ -67,25 +67,15 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        choices: tuple[tuple[str, Iterable[str]], ...] = (("tasks", TASKS), ("agents", AGENTS), ("settings", SETTINGS))
-        for name, known in choices:
-            for value in getattr(self, name):
-                check_choice(name, value, known)
-        for value in self.macs_reductions:
-            check_number("macs_reductions", value, "(0, 1)")
+        for name in ("tasks", "agents", "settings", "rewards", "macs_reductions"):
+            check_different(name, getattr(self, name))
+        check_integer("base", self.base, 0, 2)
         for value in self.rewards:
             if value != SELF_COMPETITION and isinstance(make_reward(value), VectorReward):
                 raise ValueError("rewards: expected rewards that are numbers, got 'vector'.")
         formulas = [value if value == SELF_COMPETITION else make_reward(value) for value in self.rewards]
         if len(set(formulas)) < len(formulas):
             raise ValueError(f"rewards: expected different ones, got {self.rewards}, of which some are the same formula.")
-        for name in ("tasks", "agents", "settings", "rewards", "macs_reductions"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}: expected one or more, all different, got {values}.")
-        check_integer("seeds", self.seeds, 1)
-        check_integer("first_seed", self.first_seed, 0)
-        check_integer("base", self.base, 0, 2)
 
     def plays(self) -> list[Play]:
         """All plays; those with the first seed come first, so that an interrupted benchmark has some of everything. In

@@ -17,7 +17,7 @@ A configuration is a frozen dataclass whose annotations say what each setting ma
 from __future__ import annotations
 
 import types
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
@@ -116,6 +116,14 @@ class Within:
 
     def check(self, argument: str, value: object) -> None:
         check_number(argument, value, self.interval)
+
+
+def check_different(argument: str, values: Sequence[object]) -> None:
+    """Raise ValueError unless there are some, and no two are equal."""
+    if not values:
+        raise ValueError(f"{argument}: expected at least one, got none.")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{argument}: expected different ones, got {' '.join(map(str, values))}.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from prune_gym import models, tasks
-from prune_gym.arguments import check_integer, choose_device
+from prune_gym.arguments import AtLeast, check_settings, choose_device
 from prune_gym.benchmark.speed import at_scale
 from prune_gym.benchmark.speed.clock import median_seconds
 from prune_gym.benchmark.speed.environments import steps_per_second
@@ -46,13 +46,13 @@ class SpeedConfig:
 
     device: str = "auto"
     """Where to measure: auto, cpu, cuda, ..."""
-    threads: int | None = None
+    threads: Annotated[int, AtLeast(1)] | None = None
     """Threads of PyTorch; by default its own choice."""
-    repetitions: int = 7
+    repetitions: Annotated[int, AtLeast(1)] = 7
     """Measurements per number; the median is reported."""
-    processes: int = 5
+    processes: Annotated[int, AtLeast(1)] = 5
     """Processes that measure the scoring of the small tasks, one after the other; the middle one is reported."""
-    images: int | None = None
+    images: Annotated[int, AtLeast(1)] | None = None
     """Random images for VGG-19, ResNet-20 and ResNet-56 at 32x32; by default 1,000 on a CPU and 10,000 on a GPU."""
     search: bool | None = None
     """A whole search for VGG-19 at a quarter of its channels; by default on a GPU only, since a CPU takes hours."""
@@ -62,9 +62,7 @@ class SpeedConfig:
     """Where to write the JSON; by default results/speed_<device>.json."""
 
     def __post_init__(self) -> None:
-        for name in ("threads", "repetitions", "processes", "images"):
-            if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), 1)
+        check_settings(self)
         choose_device(self.device)
 
     @property
