@@ -21,7 +21,7 @@ from prune_gym.benchmark.provenance import provenance
 from prune_gym.benchmark.store import Store
 from prune_gym.benchmark.workers import Failure, local, on_cluster
 from prune_gym.files import to_json
-from prune_gym.simulation.rewards import VectorReward, lasting_text, make_reward
+from prune_gym.simulation.rewards import lasting_text, make_scalar
 
 BUDGETS = {"Prune-100": 100, "Prune-1k": 1000, "Prune-10k": 10_000}  # evaluations
 SETTINGS = ("default", "tuned")
@@ -70,10 +70,7 @@ class BenchmarkConfig:
         for name in ("tasks", "agents", "settings", "rewards", "macs_reductions"):
             check_different(name, getattr(self, name))
         check_integer("base", self.base, 0, 2)
-        for value in self.rewards:
-            if value != SELF_COMPETITION and isinstance(make_reward(value), VectorReward):
-                raise ValueError("rewards: expected rewards that are numbers, got 'vector'.")
-        formulas = [value if value == SELF_COMPETITION else make_reward(value) for value in self.rewards]
+        formulas = [value if value == SELF_COMPETITION else make_scalar(value, "rewards") for value in self.rewards]
         if len(set(formulas)) < len(formulas):
             raise ValueError(f"rewards: expected different ones, got {self.rewards}, of which some are the same formula.")
 

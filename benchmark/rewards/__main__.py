@@ -30,8 +30,8 @@ from prune_gym.benchmark.table import markdown_table
 from prune_gym.files import check_writable, csv_text, write_atomically
 from prune_gym.scoring.latency_model import measure_latency
 from prune_gym.simulation.block_world import BlockGame, world_of
-from prune_gym.simulation.rewards import REWARDS, VectorReward, make_reward
-from prune_gym.simulation.terms import Formula, Number
+from prune_gym.simulation.rewards import REWARDS, make_scalar
+from prune_gym.simulation.terms import Number
 from prune_gym.simulation.yardsticks import make_yardstick
 
 UNSEEN = 30  # networks that show how good a model of times is
@@ -132,14 +132,6 @@ Commands = (
 )
 
 
-def scalar_reward(text: str) -> Formula:
-    """A reward that is a number. Raises ValueError for another one."""
-    reward = make_reward(text)
-    if isinstance(reward, VectorReward):
-        raise ValueError("rewards: expected rewards that are numbers, got 'vector'.")
-    return reward
-
-
 COLUMNS = ("task", "macs_reduction", "gamma", "reward", "formula", "steps", "accuracy", "regret", "without_shaping")
 
 
@@ -147,7 +139,7 @@ def optima(config: OptimumConfig) -> Iterator[dict[str, Any]]:
     """A row for every game and reward: the worst network that best play ends with, how much less it is worth than the best one,
     and, of rewards with shaping, whether the best moves are those without it."""
     yardstick = make_yardstick("accuracy")
-    rewards = {text: scalar_reward(text) for text in config.rewards}
+    rewards = {text: make_scalar(text, "rewards") for text in config.rewards}
     for task, game in config.games():
         for name, reward in rewards.items():
             found = optimum(game, reward, config.gamma, yardstick)
@@ -180,7 +172,7 @@ def main(config: Config) -> int:
 
 
 def print_findings(config: LintConfig) -> int:
-    reward, faults = scalar_reward(config.reward), 0
+    reward, faults = make_scalar(config.reward), 0
     for task, game in config.games():
         print(f"{reward}  on {task} at -{game.reduction:.0%} of the MACs, gamma {config.gamma:g}")
         for finding in lint(reward, game, config.gamma, make_yardstick("accuracy")):
@@ -190,7 +182,7 @@ def print_findings(config: LintConfig) -> int:
 
 
 def draw_gallery(config: GalleryConfig) -> int:
-    rewards = {name: scalar_reward(name) for name in config.rewards}
+    rewards = {name: make_scalar(name, "rewards") for name in config.rewards}
     yardstick = make_yardstick("accuracy")
     for task, game in config.games():
         optima = {name: optimum(game, reward, config.gamma, yardstick) for name, reward in rewards.items()}
@@ -225,7 +217,7 @@ def print_rescored(config: RescoreConfig) -> int:
     recorded = read_run(config.run)
     lines = []
     for name in config.rewards:
-        found = recorded.under(scalar_reward(name))
+        found = recorded.under(make_scalar(name, "rewards"))
         chosen = found.chosen
         lines.append([name, f"{chosen.accuracy:.2%}", f"{chosen.macs:,}", f"{chosen.params:,}", f"{found.tau:.2f}"])
     print(markdown_table(["reward", "accuracy", "MACs", "parameters", "tau with accuracy"], lines))

@@ -28,7 +28,7 @@ from prune_gym.benchmark.rewards.optimum import optimum
 from prune_gym.benchmark.statistics import Interval
 from prune_gym.benchmark.table import markdown_table
 from prune_gym.simulation.block_world import BlockGame, world_of
-from prune_gym.simulation.rewards import REWARDS, VectorReward, make_reward
+from prune_gym.simulation.rewards import REWARDS, make_scalar
 from prune_gym.simulation.yardsticks import make_yardstick
 
 AGENTS = ("ppo", "sac", "dqn", "rl_pruner")
@@ -140,8 +140,7 @@ def _known(problems: Sequence[Problem], reward: str) -> tuple[float | None, floa
     """What the best play and random games say of a reward, without any agent."""
     if reward == SELF_COMPETITION:
         return None, None
-    made, yardstick = make_reward(reward), make_yardstick("accuracy")
-    assert not isinstance(made, VectorReward)
+    made, yardstick = make_scalar(reward), make_yardstick("accuracy")
     regrets, taus = [], []
     for problem in problems:
         table = tables.load(problem.task.removeprefix(TABULAR), problem.base)

@@ -66,10 +66,7 @@ REWARDS: dict[str, Formula] = {"paper": paper_reward()} | {name: formula(text) f
 def make_cost(cost: Reward | None) -> Formula | None:
     """What a step costs, beside its reward, as of :func:`make_reward`; None for nothing. Raises ValueError for an unknown name, a
     vector, and a text that is no formula, TypeError for a function that takes other arguments."""
-    made = None if cost is None else _made("cost", cost)
-    if isinstance(made, VectorReward):
-        raise ValueError("cost: expected one that is a number, got 'vector'.")
-    return made
+    return None if cost is None else make_scalar(cost, "cost")
 
 
 @dataclass(frozen=True)
@@ -101,6 +98,14 @@ def make_reward(reward: Reward, weights: tuple[float, float, float] | None = Non
             raise ValueError(f"reward_weights: expected three finite numbers (alpha, beta, gamma), got {weights}.")
         return paper_reward(*weights)
     return _made("reward", reward)
+
+
+def make_scalar(reward: Reward, argument: str = "reward") -> Formula:
+    """:func:`make_reward` for where rewards are numbers. Raises ValueError for a vector, too."""
+    made = _made(argument, reward)
+    if isinstance(made, VectorReward):
+        raise ValueError(f"{argument}: expected one that is a number, got 'vector'.")
+    return made
 
 
 def lasting_text(reward: str) -> str:

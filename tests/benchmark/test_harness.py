@@ -175,7 +175,7 @@ def test_a_forecast_knows_what_similar_plays_took(tmp_path: Path) -> None:
         ({"macs_reductions": (1.0,)}, "macs_reductions: expected"),
         ({"settings": ("best",)}, "settings: .*'best'"),
         ({"rewards": ("acuracy",)}, "reward: .*'acuracy'"),
-        ({"rewards": ("vector",)}, "rewards: expected rewards that are numbers, got 'vector'"),
+        ({"rewards": ("vector",)}, "rewards?: expected one that is a number, got 'vector'"),
         ({"seeds": 0}, "seeds: expected"),
         ({"first_seed": -1}, "first_seed: expected"),
         ({"base": 2}, "base: expected"),
