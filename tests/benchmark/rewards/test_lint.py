@@ -153,7 +153,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
         "| `shaped` | 1.2 (10 moves) |",
         "| `removed` | 38.0 (18 moves) |",
     ]
-    with pytest.raises(ValueError, match="rewards?: expected one that is a number, got 'vector'"):
+    with pytest.raises(ValueError, match="rewards: expected one that is a number, got 'vector'"):
         list(optima(OptimumConfig(rewards=("vector",))))
     with pytest.raises(ValueError, match=r"tasks: expected one of digits, .*; got 'digit'"):
         LintConfig(tasks=("digit",))
