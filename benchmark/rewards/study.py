@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, spearmanr
 
 from prune_gym import tables
 from prune_gym.benchmark.games import REWARD, SELF_COMPETITION, TABULAR
@@ -33,6 +33,7 @@ from prune_gym.simulation.yardsticks import make_yardstick
 
 AGENTS = ("ppo", "sac", "dqn", "rl_pruner")
 UNTAUGHT = ("uniform", "greedy", "random", "eagle_eye", "cma_es", "tpe", "taylor", "obs", "lamp", "gnn_rl")  # read no reward
+MANY = 5  # rewards, for a correlation over them
 GAMMA = 0.99  # of PPO, SAC and DQN
 SUITE = (*(name for name in REWARDS if name != "paper"), SELF_COMPETITION)  # the paper's default weights are "accuracy"
 
@@ -187,8 +188,22 @@ def verdict(of_all: Sequence[Lesson], agents: Sequence[str]) -> list[str]:
         )
         if policy != found:  # it learns one
             clear = _clear({one.reward: one.policy_clear[agent] for one in with_it})
-            sentences[-1] += f" Its final policy is best under {_least(policy)}{clear}"
+            sentences[-1] += f" Its final policy is best under {_least(policy)}{clear}{_foreseen(with_it, agent)}"
     return sentences
+
+
+def _foreseen(of_all: Sequence[Lesson], agent: str) -> str:
+    """How well what is known of a reward before anything has learned ranks rewards as the final policies do."""
+    known = [(lesson.best_play, lesson.tau, lesson.standings[agent].policy.value) for lesson in of_all]
+    known = [each for each in known if each[0] is not None]
+    if len(known) < MANY or any(len(set(values)) == 1 for values in zip(*known, strict=True)):
+        return ""
+    best_plays, taus, policies = np.array(known, float).T
+    by_play, by_tau = (spearmanr(values, policies).statistic for values in (best_plays, -taus))
+    return (
+        f" Over {len(known)} rewards its regret has a rank correlation of {by_play:.2f} with that of the best play, and of "
+        f"{by_tau:.2f} with -tau."
+    )
 
 
 def _least(regrets: dict[str, float]) -> str:

@@ -161,6 +161,29 @@ def test_bad_studies() -> None:
         StudyConfig(rewards=("accuracy+1", "accuracy + 1"))
 
 
+def test_how_well_policies_were_foreseen(found: list[Lesson]) -> None:
+    """By ranks alone: here the policies are ordered as the best plays but for two neighbours, and against tau."""
+    one = found[0].standings["ppo"]
+    many = [
+        replace(
+            found[0],
+            reward=f"r{i}",
+            standings={"ppo": replace(one, policy=Interval(float(policy), 0.0, 99.0))},
+            clear={"ppo": ""},
+            policy_clear={"ppo": ""},
+            best_play=float(i**2),
+            tau=-policy / 10,
+        )
+        for i, policy in enumerate((1, 2, 4, 3, 5))
+    ]
+    (sentence,) = verdict(many, ("ppo",))
+    assert sentence.endswith(
+        " Over 5 rewards its regret has a rank correlation of 0.90 with that of the best play, and of 1.00 with -tau."
+    )
+    assert "Over" not in verdict(many[:4], ("ppo",))[0]
+    assert "Over" not in verdict([replace(one, tau=0.5) for one in many], ("ppo",))[0]
+
+
 def test_agents_that_read_no_reward_are_not_studied() -> None:
     with pytest.raises(ValueError, match="agents: expected ones that learn from the reward; gnn_rl plays the same under all"):
         StudyConfig(agents=("ppo", "gnn_rl"))
