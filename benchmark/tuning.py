@@ -25,6 +25,7 @@ from prune_gym.benchmark.games import TABULAR, TASKS, Game
 from prune_gym.benchmark.play import Play, play
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
+from prune_gym.benchmark.table import markdown_table
 from prune_gym.files import check_writable, write_atomically
 
 BASE = 0  # whose tables are tuned on
@@ -105,7 +106,7 @@ class TuningConfig:
     processes: Annotated[int, AtLeast(1)] = 2
     """Searches at a time, one thread each."""
     trials_file: Path = Path("results/tuning.csv")
-    """The CSV of all trials; rows that it holds are kept."""
+    """The CSV of all trials; rows that it holds are kept. A table of what was chosen lies beside it."""
     out: Path = Path("agents/tuned.json")
     """Where the best settings are written."""
 
@@ -184,6 +185,19 @@ def best_settings(config: TuningConfig, rows: Rows) -> dict[str, dict[str, Any]]
     return found
 
 
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown of the content of ``tuned.json``: regrets in points where it was tuned, and what was chosen."""
+    lines = []
+    for agent, about in sorted(found.items(), key=lambda item: item[1]["regret"]):
+        chosen = ", ".join(f"{name} {_short(value)}" for name, value in about["settings"].items()) or "the default ones"
+        lines.append([agent, f"{100 * about['default_regret']:.1f}", f"{100 * about['regret']:.1f}", chosen])
+    return markdown_table(["agent", "default", "tuned", "settings"], lines)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def range_of(distribution: BaseDistribution) -> list[Any]:
     """Its least and its largest value, or its choices."""
     if isinstance(distribution, CategoricalDistribution):
@@ -193,10 +207,12 @@ def range_of(distribution: BaseDistribution) -> list[Any]:
 
 
 def main(config: TuningConfig) -> None:
-    """Tune, and write the best settings."""
+    """Tune, and write the best settings and their table."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rows = tune(config)
-    write_atomically(config.out.expanduser(), json.dumps(best_settings(config, rows), indent=2) + "\n")
+    found = best_settings(config, tune(config))
+    write_atomically(config.out.expanduser(), json.dumps(found, indent=2) + "\n")
+    write_atomically(config.trials_file.expanduser().with_suffix(".md"), table(found))
+    print(table(found))
 
 
 if __name__ == "__main__":

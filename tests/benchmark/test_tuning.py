@@ -62,6 +62,8 @@ def test_it_finds_what_is_best(config: TuningConfig) -> None:
     assert found["random"]["regret"] == min(float(row["regret"]) for row in trials) < 0.02
     assert abs(found["random"]["settings"]["scale"] - 1) < 0.2
     assert found["random"]["ranges"] == {"scale": [0.1, 3]}
+    line = f"| random | 5.5 | {100 * found['random']['regret']:.1f} | scale {found['random']['settings']['scale']:.3g} |"
+    assert line in config.trials_file.with_suffix(".md").read_text().splitlines()
     assert (found["random"]["trials"], found["random"]["seeds"], found["random"]["tables"][0]) == (12, [0, 1], "tabular-digits 0")
 
 
@@ -95,9 +97,11 @@ def test_every_suggestion_can_be_made() -> None:
 
 def test_what_comes_with_the_package_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for agent, about in all_tuned().items():
-        (settings,) = tuned(agent).values()
+        config = RunConfig(agent=agent, **tuned(agent))
+        settings = getattr(config, settings_of(agent))
         assert all(getattr(settings, name) == value for name, value in about["settings"].items())
-        assert getattr(RunConfig(agent=agent, **tuned(agent)), settings_of(agent)) == settings
+        assert about["regret"] <= about["default_regret"]
+        assert max(about["seeds"]) < FIRST_SEED
         assert about["regret"] <= about["default_regret"]
         assert about["ranges"].keys() == SPACES[agent].keys()
         assert all(table.endswith(" 0") for table in about["tables"])
