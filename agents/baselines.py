@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from prune_gym.agents.budgeted_env import BudgetedEnv
 from prune_gym.agents.configured_agent import ConfiguredAgent
 from prune_gym.agents.search_agent import SearchAgent
-from prune_gym.agents.work import Work
+from prune_gym.agents.work import Work, work_in_steps
 from prune_gym.arguments import Within, check_settings
 from prune_gym.envs.pruning import Preview
 from prune_gym.envs.tabular import TabularEnv
@@ -24,7 +24,7 @@ class UniformAgent(SearchAgent):
     """Prunes every group by the same fraction at every step. One episode is all it can do, whatever its budget."""
 
     def expected_work(self, evaluations: int, steps: int) -> Work:
-        return Work(min(evaluations, steps), steps, 1)
+        return work_in_steps(steps, steps)
 
     def search(self, env: BudgetedEnv) -> None:
         env.reset()
@@ -40,7 +40,7 @@ class GlobalRankingAgent(SearchAgent):
     """
 
     def expected_work(self, evaluations: int, steps: int) -> Work:
-        return Work(min(evaluations, steps), steps, 1)
+        return work_in_steps(steps, steps)
 
     @abstractmethod
     def unit_scores(self, state: PruningState) -> np.ndarray:

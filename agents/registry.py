@@ -20,6 +20,7 @@ from prune_gym.agents.rl_pruner import RLPruner
 from prune_gym.agents.sb3 import make_sb3
 from prune_gym.agents.tpe import TPEAgent
 from prune_gym.agents.uct import UCT
+from prune_gym.agents.work import check_pays
 from prune_gym.envs.wrappers import pruning_env
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ Maker = TypeVar("Maker", bound=AgentMaker)
 
 def _sb3(name: str, settings: str) -> AgentMaker:
     def make(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
-        return make_sb3(name, env, getattr(config, settings), config.budget(pruning_env(env)), config.seed)
+        inner = pruning_env(env)
+        budget = config.budget(inner)
+        check_pays(budget, inner.steps_left)  # rather than be told of rollouts that are too long
+        return make_sb3(name, env, getattr(config, settings), budget, config.seed)
 
     return make
 

@@ -23,6 +23,7 @@ from prune_gym.agents.results import SUMMARY, read_summary, write_results
 from prune_gym.agents.run_folder import CONFIG, JOURNAL, check_free, continued, make_folder, write_config, write_json
 from prune_gym.agents.search_agent import steps_to_the_target
 from prune_gym.agents.search_log import silent_logger
+from prune_gym.agents.work import check_pays
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.simulation.journal import Journal, remove_journal
 from prune_gym.simulation.result_cache import ResultCache
@@ -60,9 +61,7 @@ def prepare(
     algorithm = agent(config, env)
     if not isinstance(algorithm, BaseAlgorithm):
         raise TypeError(f"agent: expected it to make a SearchAgent or an algorithm of SB3, got {type(algorithm).__name__}.")
-    least = steps_to_the_target(algorithm, steps)
-    if budget < least:
-        raise ValueError(f"evaluations: expected at least {least}, one per pruning step, got {budget}.")
+    check_pays(budget, steps_to_the_target(algorithm, steps))
     algorithm.set_logger(silent_logger())  # a run has one of its own
     return env, algorithm, budget
 

@@ -19,6 +19,12 @@ def work_in_steps(evaluations: int, steps: int) -> Work:
     return Work(evaluations, evaluations, max(1, evaluations // steps))
 
 
+def check_pays(evaluations: int, steps: int) -> None:
+    """Raise ValueError if so many evaluations do not pay for an episode."""
+    if evaluations < steps:
+        raise ValueError(f"evaluations: expected at least {steps}, one per pruning step, got {evaluations}.")
+
+
 def work_in_stages(evaluations: int, steps: int, stage: int, most: int) -> Work:
     """Of an agent that previews in stages of so many evaluations before each of its steps, and takes so many at most in an
     episode."""

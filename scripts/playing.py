@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import tyro
 from rich.console import Console
@@ -21,7 +21,7 @@ class PlayingConfig:
     """How a command plays."""
 
     plan: Path | None = None
-    """A YAML file with any of the other settings by name; what the command line says comes before it."""
+    """A YAML file with any of the settings of what is played by name; what the command line says comes before it."""
     dry_run: bool = False
     """Play nothing; say what would be played and about how long it takes."""
 
@@ -51,10 +51,8 @@ def read_plan(path: Path, kind: type[Config]) -> Config:
     known = [field.name for field in fields(kind) if field.name not in {own.name for own in fields(PlayingConfig)}]
     if not isinstance(content, dict) or not set(content) <= set(known):
         raise ValueError(f"plan: expected settings by name in {path} ({', '.join(known)}), got {content!r}.")
-    read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-    paths = {name: Path(read[name]) for name in ("store", "out") if isinstance(read.get(name), str)}
     try:
-        return kind(**read | paths)
+        return kind(**content)
     except (TypeError, ValueError) as error:
         raise ValueError(f"plan: {path}: {error}") from error
 

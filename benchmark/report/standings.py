@@ -238,7 +238,7 @@ def verdict(field: Field) -> list[str]:
     elif others:
         sentences.append("It is separated from all others.")
     if field.floor is not None and field.floor != ahead.name:
-        floor = field.compared(field.floor, [one.name for one in field.standings if one.name != field.floor])
+        floor = field.compared(field.floor, [one.name for one in others if one.name != field.floor])  # the one ahead had its turn
         better = [one.other for one in floor if one.clear and one.difference < 0]
         same = [f"{one.other} ({_seeds(one.seeds)})" for one in floor if not one.clear]
         worse = [one.other for one in floor if one.clear and one.difference > 0]

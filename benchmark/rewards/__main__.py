@@ -247,4 +247,4 @@ def print_optima(config: OptimumConfig) -> int:
 
 
 if __name__ == "__main__":
-    run_command(lambda config: sys.exit(main(config)), Commands, __doc__)  # type: ignore[arg-type]  # one of several
+    run_command(lambda config: sys.exit(main(config)), Commands, __doc__, "what was finished is written")  # type: ignore[arg-type]  # one of several

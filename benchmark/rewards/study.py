@@ -201,8 +201,8 @@ def _foreseen(of_all: Sequence[Lesson], agent: str) -> str:
     best_plays, taus, policies = np.array(known, float).T
     by_play, by_tau = (spearmanr(values, policies).statistic for values in (best_plays, -taus))
     return (
-        f" Over {len(known)} rewards its regret has a rank correlation of {by_play:.2f} with that of the best play, and of "
-        f"{by_tau:.2f} with -tau."
+        f" Over {len(known)} rewards, the regret of its final policy has a rank correlation of {by_play:.2f} with the regret of "
+        f"the best play, and of {by_tau:.2f} with -tau."
     )
 
 

@@ -28,7 +28,7 @@ class Target(NamedTuple):
     @property
     def required(self) -> float:
         """The fraction that has to go, to as many digits, so that what meets the target has ``removed(score) >= required``."""
-        return round(self.reduction, DIGITS)
+        return float(np.round(self.reduction, DIGITS))
 
 
 def the_target(sparsity: float | None, macs_reduction: float | None, params_reduction: float | None) -> Target:

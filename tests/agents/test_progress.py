@@ -62,8 +62,9 @@ def test_an_agent_that_prunes_at_once_needs_no_evaluation_for_every_step(tiny_ta
     env.reset()
     assert env.steps_left > 1
     assert len(search(env, agent, budget).rows) == 1
-    with pytest.raises(ValueError, match="evaluations: expected at least 4, one per pruning step, got 1"):
-        prepare(RunConfig(**SMALL, agent="random", evaluations=1), own=Own(tiny_task))
+    for other in ("random", "ppo", "sac"):
+        with pytest.raises(ValueError, match="evaluations: expected at least 4, one per pruning step, got 1"):
+            prepare(RunConfig(**SMALL, agent=other, evaluations=1), own=Own(tiny_task))
 
 
 def test_work_in_steps_by_hand() -> None:

@@ -102,7 +102,6 @@ def test_what_comes_with_the_package_can_be_used(monkeypatch: pytest.MonkeyPatch
         assert all(getattr(settings, name) == value for name, value in about["settings"].items())
         assert about["regret"] <= about["default_regret"]
         assert max(about["seeds"]) < FIRST_SEED
-        assert about["regret"] <= about["default_regret"]
         assert about["ranges"].keys() == SPACES[agent].keys()
         assert all(table.endswith(" 0") for table in about["tables"])
     monkeypatch.setattr(data, "all_tuned", lambda: {"sac": {"settings": {"tau": 0.02}}})

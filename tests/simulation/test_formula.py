@@ -271,3 +271,9 @@ def test_what_meets_a_target_has_removed_at_least_it(sparsity: float) -> None:
     assert reached(score, score, score, Target("sparsity", sparsity), True) == 1
     short = replace(score, channel_sparsity=sparsity - 1e-6)
     assert reached(short, short, score, Target("sparsity", sparsity), False) == -100
+
+
+def test_ties_in_rounding_are_broken_alike() -> None:
+    for p in range(1, 5120):
+        target = Target("sparsity", p / 5120)
+        assert target.removed(replace(AFTER, channel_sparsity=p / 5120)) >= target.required

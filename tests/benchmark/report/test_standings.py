@@ -128,9 +128,19 @@ def test_if_random_search_wins_the_first_sentence_says_so() -> None:
         assert field.standings[0].name == name
         assert verdict(field)[0] == f"On tables, {called} is ahead: no agent that learns is shown to be better."
     (field,) = fields_of([*several("a", 0.9, 0.01), *several("bb", 0.5, 0.01), *several("random", 0.8, 0.01)])
-    assert verdict(field)[1:] == ["It is separated from all others.", "Better than random: a.", "Worse than random: bb."]
-    (field,) = fields_of([*several("a", 0.85, 0.1), *several("random", 0.79, 0.1)])
+    assert verdict(field)[1:] == ["It is separated from all others.", "Worse than random: bb."]
+    (field,) = fields_of([*several("best", 0.95, 0.01), *several("a", 0.85, 0.1), *several("random", 0.79, 0.1)])
     assert any(each.startswith("Nothing separates random from a (") for each in verdict(field))
+
+
+def test_of_the_one_ahead_the_floor_is_said_once() -> None:
+    """With the correction for all pairs; the weaker one for the floor could say the contrary."""
+    rng = np.random.default_rng(0)
+    means = {"random": 0.70, "a": 0.715} | {f"b{i}": 0.5 for i in range(6)}
+    (field,) = fields_of([played(name, rng.normal(mean, 0.01), seed) for name, mean in means.items() for seed in range(6)])
+    sentences = verdict(field)
+    assert sentences[1].startswith("Nothing separates it from random (")
+    assert not any(sentence.startswith("Better than random") for sentence in sentences)
 
 
 def test_names_of_players(monkeypatch: pytest.MonkeyPatch) -> None:

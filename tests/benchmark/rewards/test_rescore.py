@@ -13,7 +13,7 @@ from prune_gym.agents.config import RunConfig
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.run import run
 from prune_gym.benchmark.rewards.__main__ import RescoreConfig, main
-from prune_gym.benchmark.rewards.rescore import Recorded, read_run
+from prune_gym.benchmark.rewards.rescore import Recorded, _goes_straight, read_run
 from prune_gym.scoring.latency_model import LatencyModel, random_widths
 from prune_gym.simulation.formula import formula
 from prune_gym.simulation.rewards import REWARDS
@@ -106,3 +106,11 @@ def test_time_of_the_networks_of_a_run(tmp_path: Path) -> None:
     before, after = (getattr(recorded.transitions[5], name).widths / full for name in ("before", "after"))
     assert not recorded.transitions[5].terminal
     assert found[5] == pytest.approx(0.8 * (before.mean() - after.mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize(("agent", "kinds", "straight"), [
+    ("greedy", {"step", "preview"}, True), ("lookahead", {"step", "target"}, True), ("uct", {"step", "target"}, False),
+    ("Mine", {"step", "preview"}, False), ("ppo", {"step"}, True),
+])  # fmt: skip
+def test_which_agents_are_known_never_to_go_back(agent: str, kinds: set[str], straight: bool) -> None:
+    assert _goes_straight(agent, {}, kinds) == straight

@@ -178,7 +178,8 @@ def test_how_well_policies_were_foreseen(found: list[Lesson]) -> None:
     ]
     (sentence,) = verdict(many, ("ppo",))
     assert sentence.endswith(
-        " Over 5 rewards its regret has a rank correlation of 0.90 with that of the best play, and of 1.00 with -tau."
+        " Over 5 rewards, the regret of its final policy has a rank correlation of 0.90 with the regret of the best play, "
+        "and of 1.00 with -tau."
     )
     assert "Over" not in verdict(many[:4], ("ppo",))[0]
     assert "Over" not in verdict([replace(one, tau=0.5) for one in many], ("ppo",))[0]
