@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from prune_gym.agents.tuned import all_tuned
 from prune_gym.arguments import check_choice, check_integer, check_number
 from prune_gym.benchmark.games import BASES, SELF_COMPETITION, TASKS, Game, replay
 from prune_gym.benchmark.harness import BUDGETS
-from prune_gym.benchmark.play import KEY
+from prune_gym.benchmark.play import DEFAULT, KEY
 from prune_gym.benchmark.report.standings import Field, fields_of
 from prune_gym.benchmark.results import PLAYS, Played, read_results, summarise
 from prune_gym.benchmark.store import Store
@@ -36,15 +37,21 @@ def plays_in(folder: Path) -> list[Played]:
     return read_results(folder) if (folder / PLAYS).exists() else list(map(summarise, Store(folder, new=False)))
 
 
-def write_submission(path: Path, plays: Iterable[Played], agent: str, tried: Mapping[str, Any]) -> int:
+def write_submission(path: Path, plays: Iterable[Played], agent: str, tried: Mapping[str, Any] | None = None) -> int:
     """Write those of the plays that are the agent's as a submission; gives how many these are.
 
     Args:
         tried: the range of every setting that was tried before, by name, on whatever tasks and seeds; empty if none was changed.
+            By default those of :func:`prune_gym.agents.tuned.all_tuned` for plays with other settings than the default ones.
 
     Raises ValueError if none of the plays is the agent's.
     """
-    rows = [{**play.row, "tried": to_json("tried", tried)} for play in plays if play.row["agent"] == agent]
+    ranges = all_tuned().get(agent, {}).get("ranges", {})
+
+    def tried_for(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        return tried if tried is not None else {} if row["settings"] == DEFAULT else ranges
+
+    rows = [{**play.row, "tried": to_json("tried", tried_for(play.row))} for play in plays if play.row["agent"] == agent]
     if not rows:
         raise ValueError(f"agent: expected one that played, and there are no plays of {agent!r}.")
     write_atomically(path, csv_text(COLUMNS, [{name: row[name] for name in COLUMNS} for row in rows]))

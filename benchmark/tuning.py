@@ -131,6 +131,8 @@ def tune(config: TuningConfig) -> Rows:
     check_writable(config.out.expanduser())
     for number in range(DEFAULT, config.trials):
         missing = [agent for agent in config.agents if (agent, config.game, number) not in rows]
+        if not missing:
+            continue
         chosen = {agent: {} if number == DEFAULT else suggest(agent, number, trials_of(config, agent, rows)) for agent in missing}
         plays = [one for agent, settings in chosen.items() for one in plays_of(config, agent, settings)]
         regrets: dict[str, list[float]] = {agent: [] for agent in missing}

@@ -16,7 +16,6 @@ import tyro
 from playing import PlayingConfig, plan_of, play_all, show
 
 from prune_gym.agents.progress import count
-from prune_gym.agents.tuned import all_tuned
 from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.harness import BenchmarkConfig, missing
 from prune_gym.benchmark.leaderboard import leaderboard
@@ -57,14 +56,13 @@ class SubmitConfig:
     store: Path = Path("runs/benchmark")
     """Where its plays are: a store, or a folder of results."""
     tried: str | None = None
-    """The range of every setting that was tried, as JSON: '{"learning_rate": [1e-4, 1e-2]}'. By default none, but for an agent of
-    this project those that it was tuned in."""
+    """The range of every setting that was tried, as JSON: '{"learning_rate": [1e-4, 1e-2]}'. By default none, but for tuned
+    settings of this project's agents those that they were tuned in."""
 
 
 def submit(config: SubmitConfig) -> None:
     """Write a submission."""
-    tuned_in = all_tuned().get(config.agent, {}).get("ranges", {})
-    tried = tuned_in if config.tried is None else parse_json(config.tried)
+    tried = None if config.tried is None else parse_json(config.tried)
     plays = write_submission(config.out, plays_in(config.store), config.agent, tried)
     held = count(plays, "play")
     print(f"{config.out} holds {held} of {config.agent}; python scripts/benchmark.py validate {config.out} checks them")

@@ -13,6 +13,7 @@ import pytest
 import train_agent
 
 from prune_gym.agents.run_folder import read_config
+from prune_gym.agents.tuned import all_tuned
 from prune_gym.benchmark.comparison import ComparisonConfig, compare
 from prune_gym.benchmark.report.report import markdown
 from prune_gym.benchmark.report.standings import fields_of
@@ -20,6 +21,7 @@ from prune_gym.benchmark.results import read_results
 from prune_gym.benchmark.rewards.__main__ import optima_table
 from prune_gym.benchmark.rewards.study import SUITE, agents_of, lessons
 from prune_gym.benchmark.rewards.study import markdown as markdown_of_lessons
+from prune_gym.benchmark.rows import Rows
 from prune_gym.benchmark.table import comparison_table
 from prune_gym.benchmark.transfer import TransferConfig, transfer
 from prune_gym.benchmark.transfer import table as transfer_table
@@ -136,6 +138,16 @@ def test_transfer_is_that_of_the_committed_results():
     assert table == (ROOT / "results" / "transfer.md").read_text()
     assert table in (ROOT / "docs" / "agents.md").read_text()
     assert [line.count(" (n=") for line in table.splitlines()] == [0] * 8  # all seeds of all of them
+
+
+def test_the_tuned_settings_are_those_of_the_committed_trials() -> None:
+    pytest.importorskip("optuna")
+    from prune_gym.benchmark.tuning import COLUMNS, KEY, TuningConfig, best_settings, table
+
+    results = ROOT / "results"
+    assert best_settings(TuningConfig(), Rows(results / "tuning.csv", COLUMNS, KEY)) == all_tuned()
+    assert (results / "tuning.md").read_text() == table(all_tuned())
+    assert table(all_tuned()) in (ROOT / "docs" / "agents.md").read_text()
 
 
 def test_the_study_is_that_of_the_committed_results():

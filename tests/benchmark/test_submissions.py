@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prune_gym.benchmark import submissions
 from prune_gym.benchmark.games import Game
 from prune_gym.benchmark.leaderboard import leaderboard
 from prune_gym.benchmark.play import Play, play
@@ -50,6 +52,18 @@ def test_alone_it_has_the_regret_that_the_table_says(file: Path, store: Store) -
     (tabular, _) = validate(file, [])
     (record,) = (record for record in store if record.key["agent"] == "random" and record.key["task"] == TABLE.task)
     assert tabular.standings[0].regret.value == pytest.approx(100 * record.found["regret"])
+
+
+def test_settings_that_were_tuned_say_in_which_ranges(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submissions, "all_tuned", lambda: {"random": {"ranges": {"scale": [0.1, 3]}}})
+    plays = [play for play in plays_in(store.folder) if play.row["task"] == TABLE.task]
+    tuned = [replace(play, row={**play.row, "settings": '{"scale": 2.0}'}) for play in plays]
+    assert write_submission(tmp_path / "both.csv", [*plays, *tuned], "random") == 2
+    with (tmp_path / "both.csv").open(newline="") as file:
+        assert [(row["settings"], row["tried"]) for row in csv.DictReader(file)] == [
+            ("{}", "{}"),
+            ('{"scale": 2.0}', '{"scale": [0.1, 3]}'),
+        ]
 
 
 def test_what_was_tried_is_in_the_file(file: Path) -> None:
