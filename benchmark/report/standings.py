@@ -261,4 +261,5 @@ def _seeds(number: float) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    comma = "; " if any("," in name for name in names) else ", "  # as in "ppo, tuned"
+    return names[0] if len(names) == 1 else f"{comma.join(names[:-1])} and {names[-1]}"
