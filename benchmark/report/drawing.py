@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 COLOURS = [mpl.colors.to_hex(colour) for colour in mpl.colormaps["tab10"].colors]  # type: ignore[attr-defined]
-DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"))  # of matplotlib, of Plotly; a colour comes again with another one
+DASHES = (
+    ("-", "solid"),
+    ("--", "dash"),
+    (":", "dot"),
+    ("-.", "dashdot"),
+)  # of matplotlib, of Plotly; a colour comes again with another one
 DRAWN = {"": ("default", "linear"), "after": ("steps-post", "hv"), "before": ("steps-pre", "vh")}  # the same two
 BAND = 0.15  # opacity
 

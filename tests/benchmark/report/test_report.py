@@ -17,7 +17,9 @@ from PIL import Image
 
 from prune_gym.benchmark.games import Game
 from prune_gym.benchmark.play import DEFAULT, Play, play
-from prune_gym.benchmark.report.figures import figures_of
+from prune_gym.benchmark.report.curves import Line
+from prune_gym.benchmark.report.drawing import styles
+from prune_gym.benchmark.report.figures import Figure, figures_of
 from prune_gym.benchmark.report.report import HOW_TO_READ, markdown, write_report
 from prune_gym.benchmark.report.standings import fields_of, verdict
 from prune_gym.benchmark.results import Played, add_results, read_results
@@ -196,3 +198,9 @@ def test_the_page_on_a_narrow_screen_and_on_paper(folder: Path, browser: Any) ->
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 375
     pdf = base64.b64decode(browser.print_page())
     assert pdf.startswith(b"%PDF")
+
+
+def test_forty_players_are_told_apart() -> None:
+    nothing = np.zeros(0)
+    figure = Figure("name", "title", "caption", "x", "y", tuple(Line(f"player {i}", nothing, nothing) for i in range(40)))
+    assert len(set(styles(figure).values())) == 41  # and what is exact is black
