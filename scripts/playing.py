@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prune_gym.agents.progress import count, in_words
-from prune_gym.benchmark.harness import BenchmarkConfig, Forecast, forecast, run_benchmark
+from prune_gym.benchmark.harness import BenchmarkConfig, forecast, run_benchmark
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def play_all(config: BenchmarkConfig) -> str | None:
 
 def show(config: BenchmarkConfig) -> None:
     """Say what would be played: a line for every task and agent, and the whole."""
-    forecasts: list[Forecast] = forecast(config)
+    forecasts = forecast(config)
     table = Table(title=f"{config.budget}, to {config.store}")
     for heading in ("task", "agent", "plays", "to be played", "seconds each"):
         table.add_column(heading, justify="left" if heading in ("task", "agent") else "right")
