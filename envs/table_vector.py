@@ -67,11 +67,11 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _move(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """The states (num_envs,) after a step from these. Nothing changes yet."""
 
-    def _enter(self, states: np.ndarray, actions: np.ndarray, running: np.ndarray) -> None:
-        """These copies come to the states that the last :meth:`_move` gave."""
+    def _enter(self, states: np.ndarray, actions: np.ndarray) -> None:
+        """All copies come to the states that the last :meth:`_move` gave."""
 
-    def _forget(self, mask: np.ndarray) -> None:
-        """The episodes of these copies begin anew."""
+    def _forget(self, copies: np.ndarray) -> None:
+        """The episodes of these copies, by number, begin anew."""
 
     @abstractmethod
     def _observe(self) -> np.ndarray:
@@ -116,23 +116,24 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if not self._begun or (self._ended.any() and self.autoreset_mode is AutoresetMode.DISABLED):
             raise RuntimeError("step: an episode has ended, or none has begun; call reset() first.")
         actions = self._check_actions(np.asarray(actions), running)
-        here = np.where(running, self._states, self.world.start)  # an episode that ended begins anew instead
-        states = np.where(running, self._move(here, actions), here)
-        before, after = self.world.scores_of(self._states[running]), self.world.scores_of(states[running])
-        rewards = np.zeros(self.num_envs)
-        over = self.game.over[states]
-        others = (self.world.baseline, self.game.goal, over[running])
-        rewards[running] = of_rows("reward", self.reward, [before, after], *others)
-        costs = np.zeros(self.num_envs)
+        states = self._move(np.where(running, self._states, self.world.start), actions)
+        (copies,) = running.nonzero()  # the others begin anew instead
+        followed = states[copies]
+        before, after = self.world.scores_of(self._states[copies]), self.world.scores_of(followed)
+        over = self.game.over[followed]
+        others = (self.world.baseline, self.game.goal, over)
+        rewards, costs = np.zeros(self.num_envs), np.zeros(self.num_envs)
+        rewards[copies] = of_rows("reward", self.reward, [before, after], *others)
         if self.cost is not None:
-            costs[running] = of_rows("cost", self.cost, [before, after], *others)
-        terminated = over & running
-        worth = of_rows("yardstick", self.yardstick, [self.world.scores_of(states[terminated])], self.world.baseline)
+            costs[copies] = of_rows("cost", self.cost, [before, after], *others)
+        worth = of_rows("yardstick", self.yardstick, [self.world.scores_of(followed[over])], self.world.baseline)
+        self._enter(states, actions)
+        terminated = np.zeros(self.num_envs, bool)
+        terminated[copies[over]] = True
+        self._states, self._steps, self._ended = states, self._steps + 1, terminated.copy()
         self._restart(~running)
-        self._enter(states, actions, running)
-        self._states, self._steps, self._ended = states, self._steps + running, terminated
-        self.evaluations += int(running.sum())
-        self._remember(states[terminated], worth)
+        self.evaluations += len(copies)
+        self._remember(followed[over], worth)
         everyone = np.ones(self.num_envs, bool)
         infos: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and terminated.any():
@@ -145,7 +146,7 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._restart(terminated)
             running = running & ~terminated  # of the others the info is that of their reset, which costs nothing
         infos |= self._infos(everyone) | self._costs(costs, running)
-        return self._observe(), rewards, terminated.copy(), np.zeros(self.num_envs, bool), infos
+        return self._observe(), rewards, terminated, np.zeros(self.num_envs, bool), infos
 
     def _costs(self, costs: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
         """What the steps of the copies of ``mask`` cost, as an entry of infos."""
@@ -154,10 +155,9 @@ class TableVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return {"cost": np.where(mask, costs, 0.0), "_cost": mask.copy()}
 
     def _restart(self, mask: np.ndarray) -> None:
-        self._states = np.where(mask, self.world.start, self._states)
-        self._steps = np.where(mask, 0, self._steps)
-        self._ended = self._ended & ~mask
-        self._forget(mask)
+        (copies,) = mask.nonzero()
+        self._states[copies], self._steps[copies], self._ended[copies] = self.world.start, 0, False
+        self._forget(copies)
 
     def _remember(self, states: np.ndarray, worth: np.ndarray) -> None:
         """Note the best of these networks at the target."""
@@ -203,10 +203,10 @@ class BlocksVectorEnv(TableVectorEnv):
         return self.world.following[states, actions]
 
     def _observe(self) -> np.ndarray:
-        return self.world.observations[self._states]
+        return self.world.observations.take(self._states, axis=0)
 
     def _entries(self) -> dict[str, np.ndarray]:
-        return {"action_mask": self.world.widths[self._states] > self.world.least}
+        return {"action_mask": self.world.levels.take(self._states, axis=0) > 0}
 
 
 class TabularVectorEnv(TableVectorEnv):
@@ -224,14 +224,17 @@ class TabularVectorEnv(TableVectorEnv):
         shape = (num_envs, len(self.world.table.groups))
         self._carry, self._actions = np.zeros(shape), np.zeros(shape)  # the last actions
         self._compute = np.zeros(num_envs, np.int64)  # of the present episodes
+        every_state = np.arange(len(self.world.macs))
+        self._scoring_macs = self.simulator.scoring_images(every_state) * self.world.macs
         self._ranking_macs = self.simulator.ranking_cost(self.simulator.initial()).macs
 
     def _check_actions(self, actions: np.ndarray, running: np.ndarray) -> np.ndarray:
         shape = self._carry.shape
         if actions.shape != shape or actions.dtype.kind not in "fiu":
             raise ValueError(f"actions: expected numbers of shape {shape}, got {actions.dtype} of shape {actions.shape}.")
-        actions = np.where(running[:, None], actions, 0).astype(np.float64)
-        if not (actions >= 0).all() or not (actions <= 1 + ROUNDING_ERROR).all():
+        actions = actions.astype(np.float64)
+        actions[~running] = 0
+        if not (actions.min() >= 0 and actions.max() <= 1 + ROUNDING_ERROR):  # nor for NaN
             raise ValueError(f"actions: expected numbers in [0, 1], got {actions.min()} to {actions.max()}.")
         return actions
 
@@ -241,19 +244,18 @@ class TabularVectorEnv(TableVectorEnv):
         following, self._next_carry = self.game.take_many(actions, states, self._carry, goals)
         return following
 
-    def _enter(self, states: np.ndarray, actions: np.ndarray, running: np.ndarray) -> None:
-        self._carry = np.where(running[:, None], self._next_carry, self._carry)
-        self._actions = np.where(running[:, None], actions, self._actions)
+    def _enter(self, states: np.ndarray, actions: np.ndarray) -> None:
+        self._carry, self._actions = self._next_carry, actions
         ranking = np.where(self._steps == 0, self._ranking_macs, 0)  # once in an episode
-        self._compute += running * (ranking + self.simulator.scoring_images(states) * self.world.macs[states])
+        self._compute += ranking + self._scoring_macs[states]
 
-    def _forget(self, mask: np.ndarray) -> None:
-        self._carry[mask] = self._actions[mask] = 0
-        self._compute[mask] = 0
+    def _forget(self, copies: np.ndarray) -> None:
+        self._carry[copies] = self._actions[copies] = 0
+        self._compute[copies] = 0
 
     def _observe(self) -> np.ndarray:
         if self.observation == "architecture":
-            return self.world.observations[self._states]
+            return self.world.observations.take(self._states, axis=0)
         graph = self.simulator.graph
         last = np.where(self._steps[:, None] > 0, normalised(self._actions, graph.group_filters), 0)
         progress = self.simulator.schedule.progress(self.game.removed[self._states])

@@ -180,7 +180,7 @@ class BlockGame:
         :func:`prune_gym.simulation.blocks.take_many_blocks`."""
         world = self.world
         fractions = fractions_of(actions, world.group_filters)
-        return take_many_blocks(fractions, world.levels[states], carry, goals, states, world.strides, self.removed)
+        return take_many_blocks(fractions, world.levels, carry, goals, states, world.strides, self.removed)
 
     @cached_property
     def reachable(self) -> np.ndarray:

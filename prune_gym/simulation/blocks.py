@@ -8,6 +8,9 @@ for, and what is carried over says what they owe.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from math import inf
+from operator import add
 
 import numpy as np
 
@@ -18,7 +21,8 @@ def fractions_of(actions: np.ndarray, group_filters: np.ndarray) -> np.ndarray:
     """What groups should lose in proportion, as fractions of their filters, for actions (..., groups): at most 1, in millionths,
     so that fractions which differ by rounding alone, as those of uniform pruning in float32 do, are equal."""
     fractions = actions / group_filters
-    fractions /= np.maximum(np.maximum.reduce(fractions, axis=-1, keepdims=True), TINY)
+    largest = np.maximum.reduce(fractions.T.copy()).T  # faster than fractions.max(-1) for many actions
+    fractions /= np.maximum(largest, TINY)[..., None]
     return np.rint(fractions * 1e6) / 1e6
 
 
@@ -40,19 +44,26 @@ def take_blocks(
         removed: says how much is gone at levels.
     """
     left, owed = list(levels), list(carry)
+    shares = _shares(fractions, left)
     while True:
-        wanted = [fraction if level else 0.0 for fraction, level in zip(fractions, left, strict=True)]
-        if not any(wanted):
-            wanted = [1.0 if level else 0.0 for level in left]
-        total = 0.0
-        for each in wanted:
-            total += each
-        owed = [debt + each / total for debt, each in zip(owed, wanted, strict=True)]
-        payer = max((group for group, level in enumerate(left) if level), key=owed.__getitem__)
+        owed = [debt + share for debt, share in zip(owed, shares, strict=True)]
+        payable = [debt if level else -inf for debt, level in zip(owed, left, strict=True)]
+        payer = payable.index(max(payable))
         owed[payer] -= 1
         left[payer] -= 1
         if removed(left) >= goal or not any(left):
             return left, owed
+        if not left[payer]:
+            shares = _shares(fractions, left)
+
+
+def _shares(fractions: Sequence[float], left: Sequence[int]) -> list[float]:
+    """What groups with so many blocks left are owed with every block that goes."""
+    wanted = [fraction if level else 0.0 for fraction, level in zip(fractions, left, strict=True)]
+    if not any(wanted):
+        wanted = [1.0 if level else 0.0 for level in left]
+    total = reduce(add, wanted)  # one after the other, to the bit; sum() of Python 3.12 rounds less
+    return [each / total for each in wanted]
 
 
 def take_many_blocks(
@@ -67,47 +78,33 @@ def take_many_blocks(
     """:func:`take_blocks` for N states at once, to the bit; gives the numbers of the states after it, int64 (N,), and the carry.
 
     Args:
-        fractions, levels, carry: (N, groups), of the states; levels are integers, all else is float64.
+        fractions, carry: float64 (N, groups).
+        levels: integers (all states, groups), of every state by its number.
         goals: int64 (N,).
         states: the numbers of the states, int64 (N,); a block of a group makes a difference of ``strides`` (groups,).
         removed: how much is gone in every state, by its number; state 0 has no block left.
     """
-    after, owed_after, rows = np.empty_like(states), np.empty_like(carry), np.arange(len(states))
-    starts = rows * levels.shape[1]
-    states, levels, goals = states.copy(), levels.copy(), np.minimum(goals, removed[0])
-    free, settled = levels > 0, carry.copy()  # what groups owe when they have no block left
-    owed, wanted = np.where(free, carry, -np.inf), fractions * free
-    share = _shares(wanted, owed)
-    while len(rows):  # those that have not met their goals yet
-        owed += share
-        payer = owed.argmax(1)
-        place = starts[: len(rows)] + payer
-        debts, lost = owed.ravel(), levels.ravel()  # views
-        paid, stay = debts[place] - 1, lost[place] - 1
-        debts[place], lost[place] = paid, stay
-        states -= strides[payer]
-        emptied = stay == 0
-        (none,) = emptied.nonzero()
-        settled[rows[none], payer[none]] = paid[none]
-        debts[place[none]], wanted.ravel()[place[none]] = -np.inf, 0
-        left = removed[states] < goals
-        if not left.all():
-            (met,), (left,) = (~left).nonzero(), left.nonzero()
-            done = rows[met]
-            after[done], owed_after[done] = states[met], owed[met]
-            rows, states, goals, emptied = rows[left], states[left], goals[left], emptied[left]
-            levels, owed, wanted, share = (array.take(left, 0) for array in (levels, owed, wanted, share))
-        if emptied.any():  # shares change with the groups that have blocks left
-            (fewer,) = emptied.nonzero()
-            share[fewer] = _shares(wanted.take(fewer, 0), owed.take(fewer, 0))
-    return after, np.where(np.isneginf(owed_after), settled, owed_after)
+    goals = np.minimum(goals, removed[0])
+    states, owed = _take_one(fractions, levels, carry, states, strides)
+    (rows,) = (removed[states] < goals).nonzero()
+    while len(rows):  # few of the states, after the first block
+        after, owed[rows] = _take_one(fractions.take(rows, 0), levels, owed.take(rows, 0), states[rows], strides)
+        states[rows] = after
+        rows = rows[removed[after] < goals[rows]]
+    return states, owed
 
 
-def _shares(wanted: np.ndarray, owed: np.ndarray) -> np.ndarray:
-    """What groups are owed with every block, (N, groups): in proportion to what they want, which is nothing where no block is
-    left; the same for all that have some left, if none of these wants anything."""
-    total = wanted.cumsum(1)[:, -1:]  # which adds one after the other, as take_blocks does
-    if not total.all():
-        wanted = np.where(total == 0, owed > -np.inf, wanted)
-        total = wanted.cumsum(1)[:, -1:]
-    return wanted / total
+def _take_one(
+    fractions: np.ndarray, levels: np.ndarray, owed: np.ndarray, states: np.ndarray, strides: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """One block of every state: the numbers of the states after it, and what groups owe there."""
+    free = levels.take(states, 0) > 0
+    wanted = fractions * free
+    total = reduce(add, wanted.T)  # one group after the other, as take_blocks adds; wanted.sum(1) has another order
+    if not total.all():  # no group that has blocks left is to lose any: all of them do
+        wanted = np.where(total[:, None] == 0, free, wanted)
+        total = reduce(add, wanted.T)
+    owed = owed + wanted / total[:, None]
+    payer = np.where(free, owed, -np.inf).argmax(1)
+    owed.ravel()[np.arange(0, owed.size, owed.shape[1]) + payer] -= 1  # faster than owed[arange, payer]
+    return states - strides[payer], owed

@@ -42,7 +42,7 @@ def test_many_states_at_once_to_the_bit(case: tuple[np.ndarray, np.ndarray, np.n
 
     strides = np.array([int(np.prod(FULL[g + 1 : groups] + 1)) for g in range(groups)])
     every = np.stack(np.unravel_index(np.arange(int(np.prod(FULL[:groups] + 1))), FULL[:groups] + 1), -1)
-    numbers, owed = take_many_blocks(fractions, levels, carry, goals, levels @ strides, strides, gone(every))
+    numbers, owed = take_many_blocks(fractions, every, carry, goals, levels @ strides, strides, gone(every))
     after = every[numbers]
     for i in range(len(actions)):
         one = fractions_of(actions[i], FILTERS[:groups])
