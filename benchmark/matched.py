@@ -195,7 +195,8 @@ def evaluate(one: MatchedRun) -> dict[str, object]:
     result = run(one.run_config, task=config.load_task(config.train_images, one.seed))
     task = config.load_task(config.final_images, one.seed)
     network = load_pruned(result.folder / "pruned.safetensors")
-    distill(network, copy.deepcopy(task.model), task.train, task.val, config.final, one.seed, task.augmentation)
+    teacher, going_on = copy.deepcopy(task.model), result.folder / "final_training.safetensors"
+    distill(network, teacher, task.train, task.val, config.final, one.seed, task.augmentation, checkpoint=going_on)
     after = result.summary["after"]
     return one.key | {
         "evaluations": result.summary["evaluations"],

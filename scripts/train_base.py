@@ -11,6 +11,7 @@ from prune_gym.arguments import choose_device
 from prune_gym.benchmark.command import run_command
 from prune_gym.data import datasets as data
 from prune_gym.files import check_writable
+from prune_gym.training.checkpoint import Checkpoint
 from prune_gym.training.train import RECIPES, accuracy, train
 from prune_gym.training.weights import save_weights
 
@@ -20,7 +21,8 @@ class Config:
     """Train a network on a data set and write its weights as one safetensors file."""
 
     out: Path
-    """File to write, for example resnet56.safetensors; must not exist."""
+    """File to write, for example resnet56.safetensors; must not exist. Until the training has ended its state lies beside it, and
+    the same command goes on from there."""
     network: str = "resnet56"
     """Network: one of prune_gym.models.names(), or torchvision/NAME."""
     data: str = "cifar10"
@@ -49,7 +51,9 @@ def main(config: Config) -> None:
     splits = data.load(config.data, config.download)
     model = tasks.build(config.network, splits, config.seed).to(device)
     check_writable(out)
-    train(model, splits.train.to(device), recipe, True, f"training {config.network}", splits.augmentation)
+    checkpoint = Checkpoint(out.with_name(f"{out.name}.unfinished"))
+    augmentation, title = splits.augmentation, f"training {config.network}"
+    train(model, splits.train.to(device), recipe, True, title, augmentation, checkpoint=checkpoint)
     val, test = (accuracy(model, split.to(device)) for split in (splits.val, splits.test))
     made = {
         "network": config.network,
@@ -60,8 +64,9 @@ def main(config: Config) -> None:
         "test_accuracy": test,
     }
     save_weights(out, model, made)
+    checkpoint.remove()
     print(f"validation accuracy {val:.2%}, test accuracy {test:.2%}; written to {out}")
 
 
 if __name__ == "__main__":
-    run_command(main, Config, __doc__)
+    run_command(main, Config, __doc__, "epochs that were finished are kept; the same command goes on")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor, nn
 from prune_gym.arguments import AtLeast, OneOf, Within, check_settings
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split
+from prune_gym.fingerprint import fingerprint
+from prune_gym.training.checkpoint import Checkpoint, tensors_of
 from prune_gym.training.train import MIN_LEARNING_RATE, Recipe, accuracy, layout_on, mixed_precision, train
 
 STARTS = ("cut", "compensated")
+ACCURACY = "accuracy"  # of an epoch, beside its tensors
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def distill(
     seed: int,
     augmentation: Augmentation | None = None,
     progress: bool = False,
+    checkpoint: Path | None = None,
 ) -> float:
     """Train ``student`` in place to agree with ``teacher`` and with the labels; both networks and both splits on one device.
 
@@ -104,9 +109,10 @@ def distill(
         seed: of the order of the images, their augmentation and dropout.
         augmentation: random changes of ``data``; teacher and student see the same changed images.
         progress: whether a progress bar is shown.
+        checkpoint: a file for the state after every epoch, from which a training that was stopped goes on; it stays.
 
-    Returns the accuracy on ``val`` after the best epoch, in [0, 1]. Raises ValueError if the training diverges, and for settings
-    with ``final_epochs``.
+    Returns the accuracy on ``val`` after the best epoch, in [0, 1]. Raises ValueError if the training diverges, for settings
+    with ``final_epochs``, and for a checkpoint that is damaged or of another training.
     """
     settings.check_one("settings")
     if settings.epochs == 0:
@@ -115,7 +121,11 @@ def distill(
         parameter.requires_grad_(parameter.is_floating_point())  # the original network may be frozen
     device = data.labels.device
     teacher.to(memory_format=layout_on(device)).eval()
-    best, best_accuracy = _copied(student), -1.0
+    stored, best = None, {}  # the tensors of the best epoch, and its accuracy
+    if checkpoint is not None:
+        teaching = {name: tensor.detach().cpu() for name, tensor in tensors_of(teacher).items()}
+        stored = Checkpoint(checkpoint, fingerprint(f"{settings} {val.normalization}", teaching | {"val": val.images.cpu()}))
+        best = stored.kept
 
     def loss(logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad(), mixed_precision(device):
@@ -123,22 +133,13 @@ def distill(
         return distillation_loss(logits, target, labels, settings.mu, settings.temperature)
 
     def keep_if_better(model: nn.Module) -> None:
-        nonlocal best, best_accuracy
         now = accuracy(model, val)
-        if now > best_accuracy:
-            best, best_accuracy = _copied(model), now
+        if not best or now > best[ACCURACY].item():
+            best.update({name: tensor.detach().clone() for name, tensor in tensors_of(model).items()})
+            best[ACCURACY] = torch.tensor(now, dtype=torch.float64)
 
-    train(student, data, settings.recipe(seed), progress, "post-training", augmentation, loss, keep_if_better)
+    train(student, data, settings.recipe(seed), progress, "post-training", augmentation, loss, keep_if_better, stored)
     with torch.no_grad():
-        for name, tensor in _tensors(student).items():
+        for name, tensor in tensors_of(student).items():
             tensor.copy_(best[name])
-    return best_accuracy
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, among them buffers that are not part of ``state_dict()``."""
-    return dict([*model.named_parameters(), *model.named_buffers()])
-
-
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}
+    return best[ACCURACY].item()

@@ -18,6 +18,8 @@ from tqdm import tqdm
 from prune_gym.arguments import AtLeast, Within, check_settings
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split, check_labels
+from prune_gym.fingerprint import fingerprint
+from prune_gym.training.checkpoint import Checkpoint, tensors_of
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def train(
     augmentation: Augmentation | None = None,
     loss: Loss | None = None,
     after_epoch: Callable[[nn.Module], None] = lambda model: None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Train ``model`` in place, on the device that it shares with ``data``, and leave it in evaluation mode.
 
@@ -165,10 +168,14 @@ def train(
         loss: a function of logits (N, classes), inputs (N, C, H, W) and labels (N,); by default the cross-entropy with the
             label smoothing of the recipe.
         after_epoch: called with the model at the end of every epoch; it may leave the model in either mode.
+        checkpoint: where the state after every epoch is stored, and where a training that was stopped goes on. It ends with the
+            weights that it would have come to without a stop.
 
     Raises:
         TypeError: an argument of another type, or a model whose output is not one tensor of logits (N, classes).
-        ValueError: labels that are not classes of the model, or a loss or weight that is no longer finite.
+        ValueError: labels that are not classes of the model, a loss or weight that is no longer finite, or a checkpoint that is
+            damaged or of another training.
+        OSError: the checkpoint cannot be written.
     """
     _check_type("model", model, nn.Module)
     _check_type("data", data, Split)
@@ -186,7 +193,12 @@ def train(
         deterministic(),
         tqdm(total=recipe.epochs, desc=description, unit="epoch", disable=not progress) as bar,
     ):
-        for epoch in range(recipe.epochs):
+        done = 0
+        if checkpoint is not None:
+            training = _fingerprint(model, data, recipe, augmentation, checkpoint.about)
+            done = checkpoint.begin(training, model, optimizer, schedule, generator)
+        bar.update(done)
+        for epoch in range(done, recipe.epochs):
             model.train()
             for rows in _batches(torch.randperm(len(data), generator=generator).to(device), recipe.batch_size):
                 inputs, labels = data.inputs(rows, **augment).to(memory_format=layout), data.labels[rows]
@@ -205,9 +217,18 @@ def train(
                     f"learning_rate: training diverged in epoch {epoch + 1}, a loss or weight is not finite; try less than "
                     f"{recipe.learning_rate}, or larger batches than {recipe.batch_size}."
                 )
+            if checkpoint is not None:
+                checkpoint.write(epoch + 1)
             bar.set_postfix(loss=f"{error.item():.3f}", refresh=False)
             bar.update()
     model.to(memory_format=layout if layout is torch.preserve_format else torch.contiguous_format).eval()
+
+
+def _fingerprint(model: nn.Module, data: Split, recipe: Recipe, augmentation: Augmentation | None, about: str) -> str:
+    """Of all that a training depends on."""
+    tensors = tensors_of(model) | {"images": data.images, "labels": data.labels}
+    text = f"{recipe} {augmentation} {data.normalization} {about}"
+    return fingerprint(text, {name: tensor.detach().cpu() for name, tensor in tensors.items()})
 
 
 def _is_finite(model: nn.Module) -> bool:

@@ -10,6 +10,7 @@ import sys
 from dataclasses import FrozenInstanceError
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -383,7 +384,7 @@ def test_training_on_a_gpu_is_good_repeats_itself_and_leaves_the_generators_alon
 
 
 @pytest.mark.slow
-def test_a_base_network_is_trained_written_and_never_overwritten(tmp_path: Path) -> None:
+def test_a_base_network_is_trained_written_and_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "base.safetensors"
     arguments = ["--network", "digits_resnet", "--data", "digits", "--epochs", "6", "--seed", "3", "--device", "cpu"]
     command = [sys.executable, str(ROOT / "scripts" / "train_base.py"), *arguments]
@@ -402,8 +403,17 @@ def test_a_base_network_is_trained_written_and_never_overwritten(tmp_path: Path)
     with pytest.raises(SystemExit, match=rf"^error: out: {out} exists; choose another name or delete it\.$"):
         run_command(train_base.main, train_base.Config, None, arguments=[*arguments, "--out", str(out)])
     assert out.read_bytes() == content
-    run_command(train_base.main, train_base.Config, None, arguments=[*arguments, "--out", str(tmp_path / "twin.safetensors")])
+    twin = [*arguments, "--out", str(tmp_path / "twin.safetensors")]
+    with monkeypatch.context() as patch:  # stopped when all epochs are done and nothing is written yet
+        patch.setattr(train_base, "save_weights", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(SystemExit, match=r"^interrupted; "):
+            run_command(train_base.main, train_base.Config, None, arguments=twin)
+    assert not (tmp_path / "twin.safetensors").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(training.F, "cross_entropy", Mock(side_effect=AssertionError))  # nothing is trained again
+        run_command(train_base.main, train_base.Config, None, arguments=twin)
     assert (tmp_path / "twin.safetensors").read_bytes() == content
+    assert {path.name for path in tmp_path.iterdir()} == {"base.safetensors", "twin.safetensors"}
 
 
 def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path) -> None:
