@@ -7,7 +7,7 @@ are those of the code released with it. CACP: Liu et al., *Conditional automated
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import gymnasium
@@ -77,7 +77,6 @@ class AMC(DDPG):
         policy: SB3's, ``"MlpPolicy"``.
         env: a layerwise environment.
         config: the settings.
-        warmup_episodes: those of ``config`` if it names any, else as many.
         options: of SB3's DDPG, ``seed`` for example.
     """
 
@@ -189,7 +188,6 @@ def make_amc(env: gymnasium.Env, config: AMCConfig, evaluations: int, seed: int 
         space = inner.simulator.space
         share = inner.simulator.schedule.target / space.total
         targets = (max(share - config.spread, 1 / space.total), min(share + config.spread, space.largest / space.total))
-    agent = AMC("MlpPolicy", LayerwiseEnv(inner, targets), config, seed=seed)
     first = max(1, min(100, evaluations // 8)) if config.warmup_episodes is None else config.warmup_episodes
     if first + 1 >= evaluations:  # it learns after the episode that follows, and not after the last
         raise ValueError(
@@ -202,5 +200,4 @@ def make_amc(env: gymnasium.Env, config: AMCConfig, evaluations: int, seed: int 
             f"{evaluations} evaluations.",
             stacklevel=2,
         )
-    agent.warmup_episodes, agent.learning_starts = first, first * agent.groups
-    return agent
+    return AMC("MlpPolicy", LayerwiseEnv(inner, targets), replace(config, warmup_episodes=first), seed=seed)

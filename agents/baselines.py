@@ -17,7 +17,7 @@ from prune_gym.agents.work import Work, work_in_steps
 from prune_gym.arguments import Within, check_settings
 from prune_gym.envs.pruning import Preview
 from prune_gym.envs.tabular import TabularEnv
-from prune_gym.simulation.simulator import PruningState
+from prune_gym.simulation.simulator import PruningState, removal
 
 
 class UniformAgent(SearchAgent):
@@ -73,8 +73,7 @@ class GlobalRankingAgent(SearchAgent):
                 widths[group[unit]] += 1
             elif gone == goal:
                 break
-        filters = (state.architecture.widths - widths) * graph.filters_per_unit
-        return filters / max(filters.sum(), 1)
+        return removal(state.architecture.widths - widths, graph.filters_per_unit)
 
 
 class GlobalTaylorAgent(GlobalRankingAgent):

@@ -42,7 +42,8 @@ OWN = "own"  # in place of a name: what run() is given is no name but a Task, or
 class RunConfig:
     """Prune a task's network with an agent, and write a run folder.
 
-    ``given`` names the settings that were passed when it was made, those that equal their defaults included.
+    ``given`` names the settings that were passed when it was made, those that equal their defaults included; all, for a copy that
+    ``dataclasses.replace`` made.
     """
 
     task: str = "digits"
@@ -161,8 +162,10 @@ class RunConfig:
     def with_own(self, names: Collection[str]) -> RunConfig:
         """These settings for a run that is given a task, a reward or a yardstick of its own, whichever ``names`` name. Raises
         ValueError for one that has a name here as well."""
+        copied = len(self.given) == len(fields(self))  # by dataclasses.replace, which passes everything
         for name in names:
-            if name in self.given and getattr(self, name) != OWN:
+            default = type(self).__dataclass_fields__[name].default
+            if name in self.given and getattr(self, name) not in ((OWN, default) if copied else (OWN,)):
                 raise ValueError(f"{name}: expected a name in the settings or an object for run(), got both.")
         if "task" in names and self.network:
             raise ValueError("task: expected network, data and weights in the settings or a Task for run(), got both.")

@@ -15,7 +15,7 @@ import numpy as np
 from prune_gym.agents.budgeted_env import BudgetedEnv
 from prune_gym.agents.configured_agent import ConfiguredAgent
 from prune_gym.arguments import Within, check_settings
-from prune_gym.simulation.space import levels_at
+from prune_gym.simulation.space import at_least
 
 DRAWN_AT_ONCE = 4096
 MOST_DRAWN = 2**20  # one after the other of which none is accepted
@@ -60,7 +60,7 @@ class EagleEyeAgent(ConfiguredAgent[EagleEyeConfig]):
         in_vain = 0
         while in_vain < MOST_DRAWN:
             fractions = self.rng.uniform(low, 1, (DRAWN_AT_ONCE, len(full)))
-            widths = smallest_at_least(fractions * full, space.allowed)
+            widths = at_least(space.allowed, fractions * full)
             gone = space.removed(widths)
             accepted = (gone >= target) & (gone <= target + tolerance * space.total)
             new = {key: each for each in widths[accepted] if (key := each.tobytes()) not in seen}  # in the order of the draws
@@ -72,9 +72,3 @@ class EagleEyeAgent(ConfiguredAgent[EagleEyeConfig]):
                 f"low: expected fractions of which some lead to the target, {target / space.total:.4f} of the {space.unit}, "
                 f"or to {tolerance} more; {MOST_DRAWN} draws from {low} to 1 did not. Choose another low, or a higher tolerance."
             )
-
-
-def smallest_at_least(widths: np.ndarray, allowed: tuple[np.ndarray, ...]) -> np.ndarray:
-    """The smallest widths that groups may have, and that are not below these real numbers, (N, groups); int64."""
-    places = levels_at(allowed, widths)
-    return np.stack([mine[place] for mine, place in zip(allowed, places.T, strict=True)], 1)

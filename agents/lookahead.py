@@ -50,6 +50,7 @@ class Lookahead(ConfiguredAgent[LookaheadConfig]):
     """
 
     config_type = LookaheadConfig
+    reads_reward = True
 
     logits = np.zeros(0)
 

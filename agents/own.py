@@ -6,10 +6,11 @@ A run folder notes what describes them, so that a run goes on only with what it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copyreg import dispatch_table
 from dataclasses import dataclass
-from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from functools import cached_property, partial
+from types import BuiltinFunctionType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -42,16 +43,24 @@ class Own:
                 raise TypeError(f"{name}: expected a function, got {value!r}; names go into the RunConfig.")
 
     def describe(self) -> dict[str, str]:
-        """What there is, by name and fingerprint."""
+        """What there is, by name and fingerprint. Raises like :func:`describe_function`, with the name."""
         described = {} if self.task is None else {"task": f"{self.task.name} {digest(self.task.fingerprints)}"}
         functions = {"reward": self.reward, "yardstick": self.yardstick}
-        return described | {name: describe_function(function) for name, function in functions.items() if function is not None}
+        for name, function in functions.items():
+            if function is not None:
+                try:
+                    described[name] = describe_function(function)
+                except TypeError as error:
+                    raise TypeError(f"{name}: {error}") from error
+        return described
 
 
 def describe_function(function: Any) -> str:
     """The qualified name of a function or callable object, and a fingerprint of what it computes: bytecode, constants, defaults,
-    and the values and functions that it refers to. Functions and classes of other modules count by their names. A formula is
-    described by its text, and by the functions in it."""
+    and the values and functions that it refers to; of an object what it holds and what its class defines. Functions and classes
+    of other modules count by their names. A formula is described by its text, and by the functions in it.
+
+    Raises TypeError for an object that holds what cannot be copied, a lock for example."""
     if isinstance(function, Formula):
         functions = [describe_function(part.function) for part in function.walk() if isinstance(part, Function)]
         return "; ".join([str(function), *functions])
@@ -99,10 +108,38 @@ def _text(value: Any, module: str, inside: tuple[int, ...]) -> str:
         case partial():
             return all_of([value.func, value.args, value.keywords])
         case type() if value.__module__ == module:
-            return all_of([value.__qualname__, *(item for item in vars(value).values() if isinstance(item, FunctionType))])
+            return all_of([value.__qualname__, *value.__bases__, *_attributes(value).items()])
+        case property():
+            return all_of([value.fget, value.fset])
+        case staticmethod() | classmethod():
+            return all_of([type(value), value.__func__])
+        case cached_property():  # which holds a lock in Python 3.11
+            return all_of([cached_property, value.func])
         case ModuleType() | BuiltinFunctionType() | FunctionType() | type():
             return f"{getattr(value, '__module__', '')}.{value.__name__}"
-    return all_of([type(value), getattr(value, "__dict__", None)])
+        case GetSetDescriptorType() | MemberDescriptorType():  # of slots
+            return value.__name__
+    if hasattr(value, "__wrapped__"):  # by a cache, for example
+        return all_of([type(value), value.__wrapped__])
+    try:
+        reduced = dispatch_table.get(type(value))  # as copy does it
+        content = reduced(value) if reduced else value.__reduce_ex__(2)
+    except TypeError as error:
+        raise TypeError(
+            f"expected what a copy can be made of, so that a run folder can tell it from others, got {value!r} ({error})."
+        ) from error
+    return content if isinstance(content, str) else all_of(list(part) if isinstance(part, Iterator) else part for part in content)
+
+
+def _attributes(kind: type) -> dict[str, Any]:
+    """What a class itself defines: methods, those that a dataclass makes included, properties and values."""
+    own = {name: value for name, value in vars(kind).items() if isinstance(value, FunctionType) or not _is_internal(name)}
+    return {name: own[name] for name in sorted(own)}
+
+
+def _is_internal(name: str) -> bool:
+    """Whether an attribute says nothing of what objects of a class compute."""
+    return (name.startswith("__") and name.endswith("__")) or name == "_abc_impl"
 
 
 def _names(code: CodeType) -> list[str]:

@@ -16,7 +16,7 @@ MEASURES = ("accuracy", "flops_reduction", "params_reduction", "channel_sparsity
 
 def has_scored(callback: BaseCallback) -> bool:
     """Whether the last timestep scored a network. Most do; in the layerwise game only the last one of an episode does."""
-    return callback.locals.get("kind", "step") != "step" or callback.locals["infos"][0].get("scored", True)
+    return callback.locals["infos"][0].get("scored", True)
 
 
 class EvaluationBudget(BaseCallback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
@@ -18,6 +19,7 @@ from prune_gym.agents.lookahead import Lookahead
 from prune_gym.agents.plugins import AgentMaker, Agents, check_agent_name
 from prune_gym.agents.rl_pruner import RLPruner
 from prune_gym.agents.sb3 import make_sb3
+from prune_gym.agents.search_agent import SearchAgent
 from prune_gym.agents.tpe import TPEAgent
 from prune_gym.agents.uct import UCT
 from prune_gym.agents.work import check_pays
@@ -29,61 +31,85 @@ if TYPE_CHECKING:
 Maker = TypeVar("Maker", bound=AgentMaker)
 
 
-def _sb3(name: str, settings: str) -> AgentMaker:
-    def make(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
+@dataclass(frozen=True)
+class SearchMaker:
+    """Makes a search of this project, which is given the settings of a run that it reads, by their name, if it reads any."""
+
+    kind: type[SearchAgent]
+    settings: str | None = None
+
+    def __call__(self, config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
+        own = () if self.settings is None else (getattr(config, self.settings),)
+        make: Callable[..., BaseAlgorithm] = self.kind
+        return make(env, *own, seed=config.seed)
+
+
+@dataclass(frozen=True)
+class SB3Maker:
+    """Makes an agent of Stable-Baselines3, by its name, from the settings of a run that it reads."""
+
+    name: str
+    settings: str
+
+    def __call__(self, config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
         inner = pruning_env(env)
         budget = config.budget(inner)
         check_pays(budget, inner.steps_left)  # rather than be told of rollouts that are too long
-        return make_sb3(name, env, getattr(config, settings), budget, config.seed)
-
-    return make
+        return make_sb3(self.name, env, getattr(config, self.settings), budget, config.seed)
 
 
-AGENTS = Agents({
-    "rl_pruner": lambda config, env: RLPruner(env, config.rl_pruner, seed=config.seed),
-    "ppo": _sb3("ppo", "ppo"),
-    "recurrent_ppo": _sb3("recurrent_ppo", "ppo"),
-    "trpo": _sb3("trpo", "trpo"),
-    "a2c": _sb3("a2c", "a2c"),
-    "sac": _sb3("sac", "off_policy"),
-    "tqc": _sb3("tqc", "off_policy"),
-    "td3": _sb3("td3", "off_policy"),
-    "ddpg": _sb3("ddpg", "off_policy"),
-    "dqn": _sb3("dqn", "dqn"),
-    "ars": _sb3("ars", "ars"),
-    "amc": lambda config, env: make_amc(env, config.amc, config.budget(pruning_env(env)), config.seed),
-    "cacp": lambda config, env: make_amc(env, config.cacp, config.budget(pruning_env(env)), config.seed),
-    "gnn_rl": lambda config, env: GNNRL(env, config.gnn_rl, seed=config.seed),
-    "taylor": lambda config, env: GlobalTaylorAgent(env, seed=config.seed),
-    "obs": lambda config, env: GlobalSurgeonAgent(env, seed=config.seed),
-    "lamp": lambda config, env: GlobalLampAgent(env, seed=config.seed),
-    "lookahead": lambda config, env: Lookahead(env, config.lookahead, seed=config.seed),
-    "uct": lambda config, env: UCT(env, config.uct, seed=config.seed),
-    "cma_es": lambda config, env: CMAESAgent(env, config.cma_es, seed=config.seed),
-    "tpe": lambda config, env: TPEAgent(env, config.tpe, seed=config.seed),
-    "eagle_eye": lambda config, env: EagleEyeAgent(env, config.eagle_eye, seed=config.seed),
-    "greedy": lambda config, env: GreedyAgent(env, seed=config.seed),
-    "uniform": lambda config, env: UniformAgent(env, seed=config.seed),
-    "random": lambda config, env: RandomAgent(env, config.random, seed=config.seed),
-})  # fmt: skip
-READ_BY = {  # settings, and the agents that read them; by default, the evaluations of a run are those of rl_pruner
-    "rl_pruner": ("rl_pruner",),
-    "ppo": ("ppo", "recurrent_ppo"),
-    "trpo": ("trpo",),
-    "a2c": ("a2c",),
-    "off_policy": ("sac", "tqc", "td3", "ddpg"),
-    "dqn": ("dqn",),
-    "ars": ("ars",),
-    "amc": ("amc",),
-    "cacp": ("cacp",),
-    "gnn_rl": ("gnn_rl",),
-    "lookahead": ("lookahead",),
-    "uct": ("uct",),
-    "cma_es": ("cma_es",),
-    "tpe": ("tpe",),
-    "eagle_eye": ("eagle_eye",),
-    "random": ("random",),
+@dataclass(frozen=True)
+class AMCMaker:
+    """Makes AMC or CACP, which play a game of their own."""
+
+    settings: str
+
+    def __call__(self, config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
+        return make_amc(env, getattr(config, self.settings), config.budget(pruning_env(env)), config.seed)
+
+
+BUILT_IN: dict[str, SearchMaker | SB3Maker | AMCMaker] = {
+    "rl_pruner": SearchMaker(RLPruner, "rl_pruner"),
+    "ppo": SB3Maker("ppo", "ppo"),
+    "recurrent_ppo": SB3Maker("recurrent_ppo", "ppo"),
+    "trpo": SB3Maker("trpo", "trpo"),
+    "a2c": SB3Maker("a2c", "a2c"),
+    "sac": SB3Maker("sac", "off_policy"),
+    "tqc": SB3Maker("tqc", "off_policy"),
+    "td3": SB3Maker("td3", "off_policy"),
+    "ddpg": SB3Maker("ddpg", "off_policy"),
+    "dqn": SB3Maker("dqn", "dqn"),
+    "ars": SB3Maker("ars", "ars"),
+    "amc": AMCMaker("amc"),
+    "cacp": AMCMaker("cacp"),
+    "gnn_rl": SearchMaker(GNNRL, "gnn_rl"),
+    "taylor": SearchMaker(GlobalTaylorAgent),
+    "obs": SearchMaker(GlobalSurgeonAgent),
+    "lamp": SearchMaker(GlobalLampAgent),
+    "lookahead": SearchMaker(Lookahead, "lookahead"),
+    "uct": SearchMaker(UCT, "uct"),
+    "cma_es": SearchMaker(CMAESAgent, "cma_es"),
+    "tpe": SearchMaker(TPEAgent, "tpe"),
+    "eagle_eye": SearchMaker(EagleEyeAgent, "eagle_eye"),
+    "greedy": SearchMaker(GreedyAgent),
+    "uniform": SearchMaker(UniformAgent),
+    "random": SearchMaker(RandomAgent, "random"),
 }
+AGENTS = Agents(BUILT_IN)
+SETTINGS_OF = {name: maker.settings for name, maker in BUILT_IN.items() if maker.settings is not None}
+
+
+def reads_reward(agent: str) -> bool:
+    """Whether an agent searches otherwise under another reward. Of agents that are not this project's own it is not known, and
+    they count as if they did."""
+    maker = BUILT_IN.get(agent)
+    return not isinstance(maker, SearchMaker) or maker.kind.reads_reward
+
+
+def sees_wrappers(agent: str) -> bool:
+    """Whether an agent learns from the rewards of a wrapper around its environment. Those that are not this project's own count
+    as if they did."""
+    return not isinstance(BUILT_IN.get(agent), SearchMaker | AMCMaker)
 
 
 def register_agent(name: str) -> Callable[[Maker], Maker]:
@@ -130,12 +156,13 @@ def make_agent(config: RunConfig, env: gymnasium.Env) -> BaseAlgorithm:
             f"agent: {config.agent!r} is not registered in this process; call register_agent in a module that it imports, or "
             'outside of if __name__ == "__main__", or install the package that has it.'
         )
-    for settings, agents in READ_BY.items():
+    for settings in dict.fromkeys(SETTINGS_OF.values()):
         chosen: Any = getattr(config, settings)
-        sets_budget = settings == "rl_pruner" and config.evaluations is None
-        if config.agent not in agents and not sets_budget and chosen != type(chosen)():
+        sets_budget = settings == "rl_pruner" and config.evaluations is None  # which are those of RL-Pruner by default
+        if SETTINGS_OF.get(config.agent) != settings and not sets_budget and chosen != type(chosen)():
+            readers = [name for name, read in SETTINGS_OF.items() if read == settings]
             raise ValueError(
                 f"{settings}: these settings have no effect on {config.agent!r}; leave them out, or choose an agent that reads "
-                f"them: {', '.join(agents)}."
+                f"them: {', '.join(readers)}."
             )
     return AGENTS[config.agent](config, env)

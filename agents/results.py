@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from numbers import Real
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.pictures import plot_channels, plot_progress
 from prune_gym.agents.recorder import SearchRecorder
-from prune_gym.envs.pruning import PruningEnv
+from prune_gym.envs.pruning import Preview, PruningEnv
 from prune_gym.files import read_json, write_atomically
 from prune_gym.scoring.evaluation import Score
 from prune_gym.simulation.simulator import PROTOCOLS
@@ -27,6 +28,7 @@ ENTRIES: dict[str, type] = {  # of a summary
     "evaluations": int,
     "protocol": str,
     "reward": Real,
+    "yardstick": Real,
     "before": dict,
     "after": dict,
     "widths": dict,
@@ -37,15 +39,21 @@ ENTRIES: dict[str, type] = {  # of a summary
 MEASURED = ("val_accuracy", "test_accuracy", "macs", "params", "flops_reduction", "params_reduction", "channel_sparsity")
 
 
+def best_of(env: PruningEnv, agent: str) -> Preview:
+    """The best network that a search came to, by the yardstick. Raises ValueError, which names the agent, if it ended no
+    episode."""
+    if env.best is None:
+        spent = f"{env.evaluations} of them, which took {env.compute.macs:.3g} MACs"
+        raise ValueError(f"evaluations: {agent} ended no episode within {spent}; give it more.")
+    return env.best
+
+
 def write_results(folder: Path, config: RunConfig, agent: str, env: PruningEnv, recorder: SearchRecorder) -> dict[str, Any]:
     """Write the steps, the pruned network and the pictures of the best network, by the yardstick; gives the summary.
 
     Raises ValueError if no episode was ended.
     """
-    best = env.best
-    if best is None:
-        spent = f"{env.evaluations} of them, which took {env.compute.macs:.3g} MACs"
-        raise ValueError(f"evaluations: {agent} ended no episode within {spent}; give it more.")
+    best = best_of(env, agent)
     simulator, task, architecture = env.simulator, env.task, best.snapshot.architecture
     val, test = task.val.to(simulator.device), task.test.to(simulator.device)
     original, pruned = simulator.network(simulator.initial()), simulator.network(best.snapshot)
@@ -108,10 +116,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _missing_entry(summary: Any) -> str | None:
+def _missing_entry(summary: Mapping[str, Any]) -> str | None:
     """The first entry that a summary does not have as it should."""
-    if not isinstance(summary, dict):
-        return "task"
     for name, kind in ENTRIES.items():
         if not isinstance(summary.get(name), kind):
             return name

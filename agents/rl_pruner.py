@@ -101,6 +101,7 @@ class RLPrunerConfig:
 
 
 def normalise(values: np.ndarray) -> np.ndarray:
+    """Positive numbers (layers,) as a distribution, whose sum is 1."""
     return values / values.sum()
 
 
@@ -182,6 +183,7 @@ class RLPruner(ConfiguredAgent[RLPrunerConfig]):
     """
 
     config_type = RLPrunerConfig
+    reads_reward = True
     layer_policy = layer_groups = channels = np.zeros(0)
 
     def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:

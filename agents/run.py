@@ -97,7 +97,7 @@ def run(
 
     Everything that takes long is noted in the folder's journal as soon as it is known, so a run that was interrupted or
     killed at any moment goes on with ``resume=True`` and ends with the same bytes; see
-    :mod:`prune_gym.simulation.result_cache`. It goes on with the settings in its folder; those that ``config`` was given must
+    :mod:`prune_gym.simulation.journal`. It goes on with the settings in its folder; those that ``config`` was given must
     agree with them.
 
     Args:

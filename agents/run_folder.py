@@ -61,7 +61,7 @@ def read_config(folder: Path, **changes: Any) -> RunConfig:
     setting.
     """
     path = Path(folder).expanduser() / CONFIG
-    stored = _read_stored(path)
+    stored = read_stored(path)
     agent = changes.get("agent", stored.get("agent"))
     if isinstance(agent, str) and agent not in AGENTS:
         raise ValueError(
@@ -78,7 +78,11 @@ def read_config(folder: Path, **changes: Any) -> RunConfig:
         raise ValueError(f"{path}: damaged, or of another version or machine ({error}).") from error
 
 
-def _read_stored(path: Path) -> dict[str, Any]:
+def read_stored(path: Path) -> dict[str, Any]:
+    """The settings in the file of a run as they were written, ``own`` and ``made_by`` among them; some may be missing.
+
+    Raises FileNotFoundError, or ValueError, which names the file, for a damaged one and for one that holds other settings.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected the folder of a run, made by train_agent.py.")
     stored = read_json(path, "the settings of a run")
@@ -101,7 +105,7 @@ def continued(config: RunConfig, own: Mapping[str, str]) -> RunConfig:
         return config
     stored = replace(read_config(folder), out=folder, resume=True)
     theirs, ours = _flat(stored.settings()), _flat(config.settings())
-    descriptions = _read_stored(folder / CONFIG)["own"]
+    descriptions = read_stored(folder / CONFIG)["own"]
     for key, value in ours.items():
         setting = key.partition(".")[0]
         if setting in config.given and _ordered(value) != _ordered(theirs[key]):

@@ -46,6 +46,7 @@ class SearchAgent(BaseAlgorithm):
         best: the preview of the best network that this agent found in its present environment, by the yardstick, or None.
         plan: the action of every observation on the way to it, for :meth:`predict`.
         at_once: whether it prunes to networks at the target in one step, whatever the environment's steps are; of the class.
+        reads_reward: whether it reads rewards, and not the yardstick alone; of the class.
 
     Args:
         env: a pruning environment, in wrappers that leave actions, observations and rewards as they are; None for an agent that
@@ -55,6 +56,7 @@ class SearchAgent(BaseAlgorithm):
     """
 
     at_once: ClassVar[bool] = False
+    reads_reward: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from prune_gym.agents.config import RunConfig
-from prune_gym.agents.registry import READ_BY
+from prune_gym.agents.registry import SETTINGS_OF
 from prune_gym.arguments import check_choice
 
 FILE = "tuned.json"
@@ -45,6 +45,5 @@ def chosen_settings(agent: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings_of(agent: str) -> str:
     """Which settings of a run an agent reads, by their name in :class:`RunConfig`. Raises ValueError if it reads none."""
-    readers = {agent: name for name, agents in READ_BY.items() for agent in agents}
-    check_choice("agent", agent, readers)
-    return readers[agent]
+    check_choice("agent", agent, SETTINGS_OF)
+    return SETTINGS_OF[agent]

@@ -53,6 +53,7 @@ class UCT(ConfiguredAgent[UCTConfig]):
     group that led to the best network takes the step, and its part of the tree is kept."""
 
     config_type = UCTConfig
+    reads_reward = True
 
     def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
         """Like :meth:`SearchAgent.set_env`. Raises ValueError for a reward that reads what was before a step: that of the last

@@ -44,6 +44,7 @@ class SB3VecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: np.ndarray) -> None:
+        """Note the actions (copies, ...) that :meth:`step_wait` takes."""
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
@@ -64,6 +65,7 @@ class SB3VecEnv(VecEnv):
         return observations, rewards.astype(np.float32), done, found
 
     def close(self) -> None:
+        """Close the vector environment."""
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
@@ -77,6 +79,7 @@ class SB3VecEnv(VecEnv):
         return [getattr(inner, attr_name)] * len(chosen)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Raises NotImplementedError: no copy has settings of its own."""
         raise NotImplementedError("set_attr: the copies share what they have; make the environment with other settings.")
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
@@ -88,6 +91,7 @@ class SB3VecEnv(VecEnv):
         return [values[copy] for copy in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """False for every copy: what wraps the vector environment is not asked for."""
         return [False for _ in self._get_indices(indices)]
 
 

@@ -15,6 +15,7 @@ from typing import Annotated
 from prune_gym import tasks
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.registry import AGENTS
+from prune_gym.agents.results import best_of
 from prune_gym.agents.run import prepare, search
 from prune_gym.arguments import AtLeast, OneOf, Within, check_different, check_settings
 from prune_gym.benchmark.processes import in_processes
@@ -121,9 +122,7 @@ def evaluate(run: RunConfig) -> dict[str, object]:
     """Let one agent search, and measure the network that it found: the row of the CSV."""
     env, algorithm, evaluations = prepare(run)
     search(env, algorithm, evaluations)
-    best = env.best
-    if best is None:
-        raise ValueError(f"evaluations: {run.agent} ended no episode within {env.evaluations} of them; give it more.")
+    best = best_of(env, run.agent)
     network = env.simulator.network(best.snapshot)
     return row_key(run) | {
         "evaluations": env.evaluations,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +26,7 @@ from prune_gym.arguments import AtLeast, Within, check_settings
 from prune_gym.benchmark.base_tasks import load_task, settings_digest
 from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.rows import Rows
+from prune_gym.benchmark.table import markdown_table
 from prune_gym.files import write_atomically
 from prune_gym.graph.channel_graph import Architecture, ChannelGraph
 from prune_gym.scoring.candidates import FIDELITIES, Candidates
@@ -50,6 +51,7 @@ COLORS = {"cut": "#e07a1f", "compensated": "#2a6f97"}
 
 
 def column(fidelity: str, images: int | None, precision: str) -> str:
+    """The column of a score on so many images, None for all."""
     return f"{fidelity} {images or 'all'} {precision}"
 
 
@@ -243,23 +245,24 @@ def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
 
 
-def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Spearman's correlation with its interval, a line for every task and score, and what a score costs, as Markdown."""
-    lines = [
-        "| task | fidelity | validation images | number format | Spearman, trained from the cut network "
-        "| from the compensated one | Kendall, cut | compensated | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
+def table(rows: Sequence[Mapping[str, str]], found: Iterable[Correlation]) -> str:
+    """The correlations that were found in the rows with their intervals, a line for every task and score, and what a score costs,
+    as Markdown."""
+    headings = [
+        *("task", "fidelity", "validation images", "number format"),
+        *("Spearman, trained from the cut network", "from the compensated one", "Kendall, cut", "compensated", "seconds"),
     ]
+    lines = []
     by_score: dict[tuple[str, ...], list[Correlation]] = {}
-    for each in correlations(rows):
+    for each in found:
         by_score.setdefault((each.task, each.fidelity, each.images, each.precision), []).append(each)
     for key, (cut, compensated) in by_score.items():
         task, fidelity, images, precision = key
         seconds = [float(row[f"seconds {fidelity}"]) for row in rows if row["task"] == task]
         cost = f"{statistics.median(seconds):.3f}" if (images, precision) == ("all", "float32") else ""
         cells = [_cell(each) for each in (cut.spearman, compensated.spearman, cut.kendall, compensated.kendall)]
-        lines.append(f"| {' | '.join([task, fidelity, images, precision, *cells, cost])} |")
-    return "\n".join(lines) + "\n"
+        lines.append([task, fidelity, images, precision, *cells, cost])
+    return markdown_table(headings, lines)
 
 
 def _cell(numbers: tuple[float, float, float]) -> str:
@@ -267,8 +270,9 @@ def _cell(numbers: tuple[float, float, float]) -> str:
     return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
-def picture(rows: Sequence[Mapping[str, str]]) -> bytes:
-    """Above, what the scores are beside the accuracy after training from the compensated network; below, how well they rank."""
+def picture(rows: Sequence[Mapping[str, str]], found: Collection[Correlation]) -> bytes:
+    """Above, what the scores are beside the accuracy after training from the compensated network; below, how well they rank, as
+    the correlations say that were found in the rows."""
     names = list(dict.fromkeys(row["task"] for row in rows))
     figure = Figure(figsize=(3.6 * len(names), 6.4), layout="constrained")
     axes = figure.subplots(2, len(names), squeeze=False)
@@ -280,9 +284,9 @@ def picture(rows: Sequence[Mapping[str, str]]) -> bytes:
             scores = [100 * float(row[column(fidelity, None, "float32")]) for row in mine]
             above.plot(scores, worth, "o", color=color, markersize=4, label=f"scored {fidelity}")
         above.set(title=name, xlabel="validation accuracy, not trained (%)", ylabel="test accuracy after training (%)")
-        found = [each for each in correlations(mine) if (each.images, each.precision) == ("all", "float32")]
+        shown = [each for each in found if (each.task, each.images, each.precision) == (name, "all", "float32")]
         for start, shift in zip(STARTS, (-0.12, 0.12), strict=True):
-            chosen = [each for each in found if each.start == start]
+            chosen = [each for each in shown if each.start == start]
             at = np.arange(len(chosen)) + shift
             values, low, high = np.array([each.spearman for each in chosen]).T
             label = f"trained from the {start} network"
@@ -299,10 +303,11 @@ def main(config: FidelityConfig) -> None:
     """Run the study and write the table and the picture beside the CSV."""
     rows = study(config).rows
     out = config.out.expanduser()
-    text = table(rows)
+    found = list(correlations(rows))  # once, as their intervals take seconds
+    text = table(rows, found)
     print(text)
     write_atomically(out.with_suffix(".md"), text)
-    write_atomically(out.with_suffix(".png"), picture(rows))
+    write_atomically(out.with_suffix(".png"), picture(rows, found))
 
 
 if __name__ == "__main__":

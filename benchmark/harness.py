@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 from tqdm import tqdm
 
-from prune_gym.agents.registry import AGENTS
+from prune_gym.agents.registry import AGENTS, sees_wrappers
 from prune_gym.agents.tuned import all_tuned
-from prune_gym.arguments import AtLeast, OneOf, Within, check_different, check_integer, check_settings
-from prune_gym.benchmark.games import REWARD, SELF_COMPETITION, TASKS, Game
+from prune_gym.arguments import AtLeast, OneOf, Within, check_different, check_settings
+from prune_gym.benchmark.games import BASES, REWARD, SELF_COMPETITION, TASKS, Game
 from prune_gym.benchmark.play import DEFAULT, Play
 from prune_gym.benchmark.provenance import provenance
 from prune_gym.benchmark.store import Store
@@ -31,19 +31,20 @@ PLAYERS = (
     "ppo", "recurrent_ppo", "trpo", "a2c", "sac", "tqc", "td3", "ddpg", "dqn", "ars", "amc", "cacp", "gnn_rl",
 )  # fmt: skip
 
-
-LEARNERS = ("ppo", "recurrent_ppo", "trpo", "a2c", "sac", "tqc", "td3", "ddpg", "dqn", "ars")  # step by step, from any reward
+Tasks = tuple[Annotated[str, OneOf(TASKS)], ...]
+Targets = tuple[Annotated[float, Within("(0, 1)")], ...]
+Players = tuple[Annotated[str, OneOf(AGENTS)], ...]
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """What is played: every agent on every task at every target under every reward with every seed."""
 
-    tasks: tuple[Annotated[str, OneOf(TASKS)], ...] = TASKS
+    tasks: Tasks = TASKS
     """Tasks: digits, digits-resnet, digits-mobilenet, where networks run, and tabular-digits, ..., where a table knows them."""
-    macs_reductions: tuple[Annotated[float, Within("(0, 1)")], ...] = (0.7, 0.8)
+    macs_reductions: Targets = (0.7, 0.8)
     """Targets: MACs to remove, as fractions of the original network's."""
-    agents: tuple[Annotated[str, OneOf(AGENTS)], ...] = PLAYERS
+    agents: Players = PLAYERS
     """Agents by name."""
     settings: tuple[Annotated[str, OneOf(SETTINGS)], ...] = SETTINGS[:1]
     """Settings that they play with: default, tuned, or both. Agents without tuned settings play with the default ones alone."""
@@ -56,7 +57,7 @@ class BenchmarkConfig:
     """The first of them. Settings were tuned with lower ones."""
     budget: Annotated[str, OneOf(BUDGETS)] = "Prune-1k"
     """Networks that a play may score: Prune-100, Prune-1k or Prune-10k."""
-    base: int = 1
+    base: Annotated[int, AtLeast(0, below=len(BASES))] = 1
     """Base network of the tasks, 0 or 1. Settings were tuned on 0."""
     processes: Annotated[int, AtLeast(1)] = 2
     """Plays at a time, one thread each."""
@@ -69,10 +70,15 @@ class BenchmarkConfig:
         check_settings(self)
         for name in ("tasks", "agents", "settings", "rewards", "macs_reductions"):
             check_different(name, getattr(self, name))
-        check_integer("base", self.base, 0, 2)
         formulas = [value if value == SELF_COMPETITION else make_scalar(value, "rewards") for value in self.rewards]
         if len(set(formulas)) < len(formulas):
             raise ValueError(f"rewards: expected different ones, got {self.rewards}, of which some are the same formula.")
+        blind = [agent for agent in self.agents if not sees_wrappers(agent)]
+        if SELF_COMPETITION in self.rewards and blind and (len(self.rewards) == 1 or len(blind) == len(self.agents)):
+            raise ValueError(
+                f"rewards: {SELF_COMPETITION} is a wrapper's, which {', '.join(blind)} would not see; choose another reward, or "
+                "agents of Stable-Baselines3."
+            )
 
     def plays(self) -> list[Play]:
         """All plays; those with the first seed come first, so that an interrupted benchmark has some of everything. In
@@ -85,7 +91,7 @@ class BenchmarkConfig:
         return [
             Play(game, agent, seed, settings, reward if reward == SELF_COMPETITION else lasting_text(reward))
             for seed, game, reward, agent in product(seeds, games, self.rewards, self.agents)
-            if reward != SELF_COMPETITION or agent in LEARNERS
+            if reward != SELF_COMPETITION or sees_wrappers(agent)
             for settings in self._settings_of(agent)
         ]
 

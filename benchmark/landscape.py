@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 
 from prune_gym import tables
-from prune_gym.arguments import Within, check_settings
+from prune_gym.arguments import Within, check_different, check_settings
 from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.table import markdown_table
 from prune_gym.envs.tabular import TabularEnv
@@ -36,6 +36,7 @@ class LandscapeConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check_different("macs_reductions", self.macs_reductions)
 
 
 def line(task: str, base: int, reduction: float) -> tuple[object, ...]:

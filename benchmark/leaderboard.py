@@ -7,14 +7,12 @@ from os.path import relpath
 from pathlib import Path
 
 from prune_gym.benchmark.report.report import cells
-from prune_gym.benchmark.report.standings import FLOOR, Field, fields_of, player_name, verdict
+from prune_gym.benchmark.report.standings import FLOOR, Field, fields_of, place, player_name, verdict
 from prune_gym.benchmark.results import Played
 from prune_gym.benchmark.submissions import checked, read_submission
 from prune_gym.benchmark.table import markdown_table
 
 SHOWN = ("agent", "regret", f"P(better than {FLOOR})", "seeds")
-WORLDS = {"tabular": "On tables", "live": "Where networks run"}
-
 
 HEAD = """# The leaderboard
 
@@ -36,12 +34,14 @@ def leaderboard(files: Sequence[Path], folder: Path) -> str:
     tried: dict[str, str] = {}
     file_of: dict[str, Path] = {}
     for file in files:
-        for row in read_submission(file):
+        rows = read_submission(file)
+        for row in rows:
             name = player_name(row["agent"], row["settings"], row["reward"])
             if file_of.setdefault(name, file) != file:
                 raise ValueError(f"files: {file_of[name]} and {file} both hold plays of {name}.")
-            tried[name] = row["tried"]
-        plays += checked(file)
+            if tried.setdefault(name, row["tried"]) != row["tried"]:
+                raise ValueError(f"files: the rows of {name} in {file} say different things of the settings that were tried.")
+        plays += checked(file, rows)
     links = {name: Path(relpath(file, folder)).as_posix() for name, file in file_of.items()}
     return "\n".join([HEAD, *(_table(field, tried, links) for field in fields_of(plays))])
 
@@ -49,7 +49,7 @@ def leaderboard(files: Sequence[Path], folder: Path) -> str:
 def _table(field: Field, tried: dict[str, str], links: dict[str, str]) -> str:
     lines = list(_lines(field, tried, links))
     head = [*SHOWN, "settings tried"]
-    return f"## {WORLDS[field.world]}, {field.budget:,} evaluations\n{' '.join(verdict(field))}\n\n{markdown_table(head, lines)}"
+    return f"## {place(field)}, {field.budget:,} evaluations\n{' '.join(verdict(field))}\n\n{markdown_table(head, lines)}"
 
 
 def _lines(field: Field, tried: dict[str, str], links: dict[str, str]) -> Iterator[list[str]]:

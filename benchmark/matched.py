@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.rl_pruner import RLPrunerConfig
 from prune_gym.agents.run import run
-from prune_gym.arguments import AtLeast, Within, check_choice, check_settings
+from prune_gym.arguments import AtLeast, Within, check_choice, check_different, check_settings
 from prune_gym.benchmark.base_tasks import load_task
 from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.processes import in_processes
@@ -110,6 +110,8 @@ class MatchedConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         self.final.check_one("final")
+        check_different("methods", self.methods)
+        check_different("macs_reductions", self.macs_reductions)
         for method in self.methods:
             check_choice("methods", method, METHODS)
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import CallbackList
 
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.gnn_rl import GNNRL
-from prune_gym.agents.recorder import EvaluationBudget, SearchRecorder
+from prune_gym.agents.recorder import SearchRecorder
 from prune_gym.agents.registry import make_agent
+from prune_gym.agents.results import best_of
+from prune_gym.agents.run import search
 from prune_gym.agents.search_log import silent_logger
 from prune_gym.agents.tuned import chosen_settings
 from prune_gym.benchmark.games import REWARD, SELF_COMPETITION, Game, measured
@@ -106,13 +107,8 @@ def play(one: Play, made: Mapping[str, Any] | None = None) -> Record:
         warnings.filterwarnings("ignore", message=".* learns for the first time after ")  # the budget is what it is
         agent = make_agent(one.config, SelfCompetition(env) if one.reward == SELF_COMPETITION else env)
     agent.set_logger(silent_logger())
-    recorder = SearchRecorder(env)
-    budget = one.game.evaluations
-    agent.learn(budget * getattr(agent, "steps_per_evaluation", 1), CallbackList([recorder, EvaluationBudget(budget)]))
-    if env.best is None:
-        raise ValueError(f"evaluations: {one.agent} ended no episode within {env.evaluations} of them; give it more.")
-    networks = networks_of(recorder)
-    best, simulator = env.best, env.simulator
+    networks = networks_of(search(env, agent, one.game.evaluations))
+    best, simulator = best_of(env, one.agent), env.simulator
     full_cost = simulator.scoring_cost(simulator.initial(), simulator.baseline).macs
     found = measured(env, best.snapshot, best.score) | {"full_cost": full_cost} | policy_of(agent, one.game)
     made = {**(provenance() if made is None else made), "began": began, "seconds": round(time.perf_counter() - start, 2)}

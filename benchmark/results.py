@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from prune_gym.benchmark.play import KEY, KINDS, Record, digest
 from prune_gym.benchmark.statistics import hypervolume, pareto_front
@@ -37,6 +38,7 @@ FOUND = (
 PLAY_COLUMNS = (*KEY, "evaluations", "compute", "seconds", "hypervolume", *FOUND, "commit")
 NETWORK_COLUMNS = ("play", "role", "evaluation", "compute", "macs", "accuracy")
 ROLES = ("best", "front")
+LOCK = ".results.lock"  # in the folder
 TEXTS = ("task", "agent", "settings", "reward", "architecture", "commit", "role", "play", "widths")
 
 
@@ -84,7 +86,18 @@ def summarise(record: Record) -> Played:
 
 def add_results(folder: Path, records: Iterable[Record]) -> list[Played]:
     """Add records to both files, which need not exist; gives their content, sorted by the keys. Of two results of the same play
-    the new one is kept. The same records give the same bytes."""
+    the new one is kept. The same records give the same bytes. Two processes do so one after the other."""
+    with lock_of(folder):
+        return _add_results(folder, records)
+
+
+def lock_of(folder: Path) -> FileLock:
+    """To be held while the results in a folder are read, added to and written. Makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / LOCK)
+
+
+def _add_results(folder: Path, records: Iterable[Record]) -> list[Played]:
     known = read_results(folder) if (folder / PLAYS).exists() else []
     by_key = {tuple(each.row[name] for name in KEY): each for each in (*known, *map(summarise, records))}
     played = [by_key[key] for key in sorted(by_key)]

@@ -24,11 +24,11 @@ from prune_gym import models, tasks
 from prune_gym.agents.config import RunConfig
 from prune_gym.agents.rl_pruner import RLPruner, RLPrunerConfig, initial_policy, layers_by_group, noisy_action
 from prune_gym.agents.run import prepare, search
-from prune_gym.arguments import AtLeast, Within, check_settings
+from prune_gym.arguments import AtLeast, OneOf, Within, check_different, check_settings
 from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
-from prune_gym.benchmark.table import cell
+from prune_gym.benchmark.table import cell, markdown_table
 from prune_gym.envs.pruning import PruningEnv
 from prune_gym.files import check_writable, write_atomically
 from prune_gym.graph.trace import trace
@@ -57,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class StudyConfig:
     """What is measured."""
 
-    tasks: tuple[str, ...] = ("digits", "digits-resnet", "digits-mobilenet")
+    tasks: tuple[Annotated[str, OneOf(tasks.TASKS)], ...] = tuple(tasks.TASKS)
     """Tasks by name."""
     macs_reductions: tuple[Annotated[float, Within("(0, 1)")], ...] = (0.5, 0.75)
     """Targets: MACs to remove."""
@@ -76,6 +76,8 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check_different("tasks", self.tasks)
+        check_different("macs_reductions", self.macs_reductions)
 
     @property
     def settings(self) -> list[tuple[str, float, int]]:
@@ -197,27 +199,28 @@ def study(config: StudyConfig) -> tuple[Rows, Rows, Rows]:
 
 def tables(noises: Rows, objectives: Rows, searches: Rows) -> str:
     """Markdown; behind ± is half of the 95% interval over the seeds."""
-    lines = ["| network | layers | entries at the floor | L1 distance |", "|---|---|---|---|"]
-    for row in sorted(noises.rows, key=lambda row: int(row["layers"])):
-        lines.append(f"| {row['network']} | {row['layers']} | {float(row['zeroed']):.0%} | {float(row['distance']):.2f} |")
-    lines += [
-        "",
-        "| task | MACs | Spearman | different accuracies one step ahead | their standard deviation |",
-        "|---|---|---|---|---|",
+    lines = [
+        [row["network"], row["layers"], f"{float(row['zeroed']):.0%}", f"{float(row['distance']):.2f}"]
+        for row in sorted(noises.rows, key=lambda row: int(row["layers"]))
     ]
+    parts = [markdown_table(["network", "layers", "entries at the floor", "L1 distance"], lines)]
+    lines = []
     for (task, reduction), rows in _by(objectives.rows, "task", "macs_reduction").items():
         spearman = [float(row["spearman"]) for row in rows]
         distinct, spread = (mean(float(row[name]) for row in rows) for name in ("distinct", "spread"))
-        lines.append(f"| {task} | -{float(reduction):.0%} | {mean(spearman):.2f} | {distinct:.0f} | {100 * spread:.1f} points |")
+        lines.append([task, f"-{float(reduction):.0%}", f"{mean(spearman):.2f}", f"{distinct:.0f}", f"{100 * spread:.1f} points"])
+    headings = ["task", "MACs", "Spearman", "different accuracies one step ahead", "their standard deviation"]
+    parts.append(markdown_table(headings, lines))
     for name, title in (
         ("test_accuracy", "Test accuracy in percent:"),
         ("narrowest", "The group that keeps least, % of its units:"),
     ):
-        lines += ["", title, "", f"| task | MACs | {' | '.join(VARIANTS)} |", "|---|---" + "|---" * len(VARIANTS) + "|"]
+        lines = []
         for (task, reduction), rows in _by(searches.rows, "task", "macs_reduction").items():
             cells = [cell([100 * float(row[name]) for row in rows if row["variant"] == variant], 0) for variant in VARIANTS]
-            lines.append(f"| {task} | -{float(reduction):.0%} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            lines.append([task, f"-{float(reduction):.0%}", *cells])
+        parts += [f"{title}\n", markdown_table(["task", "MACs", *VARIANTS], lines)]
+    return "\n".join(parts)
 
 
 def _by(rows: Sequence[Mapping[str, str]], *names: str) -> dict[tuple[str, ...], list[Mapping[str, str]]]:

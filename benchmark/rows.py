@@ -27,6 +27,7 @@ class Rows:
         self.rows: list[dict[str, str]] = []
         if path.exists():
             self.rows = self._read()
+        self._keys = {self._key_of(row) for row in self.rows}
         if filled and not self.rows:
             raise ValueError(f"out: {path} holds no results yet; run the same command without --table-only.")
 
@@ -48,9 +49,12 @@ class Rows:
                 )
         return [dict(zip(self.columns, line, strict=True)) for line in lines]
 
+    def _key_of(self, row: Mapping[str, str]) -> tuple[str, ...]:
+        return tuple(row[name] for name in self.key)
+
     def __contains__(self, values: tuple[object, ...]) -> bool:
         """Whether there is a row with these values of the key's columns."""
-        return tuple(map(str, values)) in {tuple(row[name] for name in self.key) for row in self.rows}
+        return tuple(map(str, values)) in self._keys
 
     def check_settings(self, task: str, settings: str) -> None:
         """Raises ValueError if the rows of a task were made with other settings, as their column ``settings`` says."""
@@ -63,7 +67,9 @@ class Rows:
 
     def add(self, *rows: Mapping[str, object]) -> None:
         """Add rows and write the file; columns that a row lacks stay empty."""
-        self.rows += [{name: str(row.get(name, "")) for name in self.columns} for row in rows]
+        new = [{name: str(row.get(name, "")) for name in self.columns} for row in rows]
+        self.rows += new
+        self._keys |= set(map(self._key_of, new))
         self.rows.sort(key=lambda row: [_order(row[name]) for name in self.key])
         write_atomically(self.path, csv_text(self.columns, self.rows))
 

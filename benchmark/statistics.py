@@ -46,15 +46,17 @@ def interquartile_mean(values: np.ndarray, weights: np.ndarray | None = None) ->
 
 def aggregate(scores: Scores) -> float:
     """The interquartile mean over all runs of all tasks, every task with the same weight."""
-    return float(interquartile_mean(np.concatenate(scores), _weights(scores)))
+    return float(interquartile_mean(np.concatenate(scores), weights_of(scores)))
 
 
-def _weights(scores: Scores) -> np.ndarray:
+def weights_of(scores: Scores) -> np.ndarray:
+    """The weight of every run, with which each task counts the same however many it has, (runs of all tasks,)."""
     return np.concatenate([np.full(len(runs), 1 / len(runs)) for runs in scores])
 
 
 def resampled(scores: Scores, rng: np.random.Generator, resamples: int = RESAMPLES) -> list[np.ndarray]:
-    """Bootstrap samples stratified by task: for each task an array (resamples, runs) of its runs, drawn with replacement."""
+    """Bootstrap samples stratified by task: for each task an array (resamples, runs) of its runs, drawn with replacement. A
+    run may be an array itself, such as a curve."""
     return [runs[rng.integers(len(runs), size=(resamples, len(runs)))] for runs in map(np.asarray, scores)]
 
 
@@ -69,7 +71,7 @@ def interval(value: float, samples: np.ndarray, scores: Scores) -> Interval:
 
 def aggregate_interval(scores: Scores, rng: np.random.Generator) -> Interval:
     """:func:`aggregate` with its stratified bootstrap interval."""
-    samples = interquartile_mean(np.concatenate(resampled(scores, rng), -1), _weights(scores))
+    samples = interquartile_mean(np.concatenate(resampled(scores, rng), -1), weights_of(scores))
     return interval(aggregate(scores), samples, scores)
 
 

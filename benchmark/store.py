@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -15,15 +12,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from prune_gym.benchmark.play import KEY, Play, Record
-from prune_gym.files import check_writable, npz_bytes, parse_json, remove_stale_temporaries, to_json, write_atomically
+from prune_gym.files import DAMAGES, check_writable, npz_bytes, parse_json, remove_stale_temporaries, to_json, write_atomically
 
 LOCKS = "locks"  # a folder
 ABOUT = "about"
 PARTS = ("key", "found", "made")  # of a record, in its entry about
-DAMAGES = (  # of a zip, of an array in it, or of the JSON
-    *(KeyError, TypeError, ValueError, AttributeError, EOFError, OSError, OverflowError, RuntimeError),
-    *(struct.error, zipfile.BadZipFile, zlib.error),
-)
 
 
 class Store:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from prune_gym.agents.plugins import check_agent_name
 from prune_gym.agents.tuned import all_tuned
 from prune_gym.arguments import check_choice, check_integer, check_number
 from prune_gym.benchmark.games import BASES, SELF_COMPETITION, TASKS, Game, replay
@@ -87,6 +88,7 @@ def _read_row(row: Mapping[str | None, Any]) -> dict[str, Any]:
     parse_json(row["tried"])
     parse_json(row["settings"])
     read: dict[str, Any] = {name: NUMBERS.get(name, str)(row[name]) for name in COLUMNS}
+    check_agent_name(read["agent"])
     check_choice("task", read["task"], TASKS)
     for name, known in (("base", BASES), ("budget", tuple(BUDGETS.values()))):
         if read[name] not in known:
@@ -114,13 +116,11 @@ def check(row: Mapping[str, Any]) -> Played:
     return Played(unknown | {name: row[name] for name in KEY} | true, np.zeros((0, 4)), np.zeros((0, 4)))
 
 
-def checked(path: Path) -> list[Played]:
-    """Score every network of a submission again; gives its plays.
-
-    Raises FileNotFoundError, ValueError for a damaged file, and for one that says what is not so: all such rows are named.
-    """
+def checked(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Played]:
+    """Score every network of the rows of a submission again; gives its plays. Raises ValueError for one that says what is not so:
+    all such rows are named."""
     wrong, played = [], []
-    for number, row in enumerate(tqdm(read_submission(path), unit="network"), 2):
+    for number, row in enumerate(tqdm(rows, unit="network"), 2):
         try:
             played.append(check(row))
         except ValueError as error:
@@ -131,9 +131,9 @@ def checked(path: Path) -> list[Played]:
 
 
 def validate(path: Path, results: Sequence[Played]) -> list[Field]:
-    """The fields that a submission is part of, with its plays and those of ``results`` on the same problems. Raises like
-    :func:`checked`."""
-    played = checked(path)
+    """The fields that a submission is part of, with its plays and those of ``results`` on the same problems. Raises
+    FileNotFoundError, and ValueError for a damaged file and for one that says what is not so."""
+    played = checked(path, read_submission(path))
     problems = {_problem(play) for play in played}
     theirs = set(map(_player, played))
     others = [play for play in results if _problem(play) in problems and _player(play) not in theirs]

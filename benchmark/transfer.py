@@ -17,8 +17,9 @@ from typing import Annotated, Any
 from prune_gym import tables
 from prune_gym.agents.gnn_rl import GNNRL
 from prune_gym.agents.search_log import silent_logger
-from prune_gym.arguments import AtLeast, Within, check_settings
+from prune_gym.arguments import AtLeast, Within, check_different, check_settings
 from prune_gym.benchmark.command import run_command
+from prune_gym.benchmark.games import BASES
 from prune_gym.benchmark.harness import FIRST_SEED
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
@@ -36,7 +37,7 @@ ROUNDS = 20  # in each of which it learns on one network; on several by turns, s
 class TransferConfig:
     """Which networks, and for how long a policy learns."""
 
-    bases: tuple[int, ...] = (0, 1)
+    bases: tuple[Annotated[int, AtLeast(0, below=len(BASES))], ...] = BASES
     """Base networks of the tasks; those of one number form a world of their own."""
     macs_reduction: Annotated[float, Within("(0, 1)")] = 0.75
     """Target: MACs to remove, as a fraction of the original network's."""
@@ -53,6 +54,7 @@ class TransferConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check_different("bases", self.bases)
 
 
 @dataclass(frozen=True)

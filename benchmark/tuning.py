@@ -19,14 +19,14 @@ from typing import Annotated, Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from prune_gym.arguments import AtLeast, Within, check_choice, check_settings
+from prune_gym.arguments import AtLeast, Within, check_choice, check_different, check_settings
 from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.games import TABULAR, TASKS, Game
 from prune_gym.benchmark.play import Play, play
 from prune_gym.benchmark.processes import in_processes
 from prune_gym.benchmark.rows import Rows
 from prune_gym.benchmark.table import markdown_table
-from prune_gym.files import check_writable, write_atomically
+from prune_gym.files import check_writable, read_json, write_atomically
 
 BASE = 0  # whose tables are tuned on
 DEFAULT = -1  # the number of the trial that plays with the default settings
@@ -112,6 +112,8 @@ class TuningConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check_different("agents", self.agents)
+        check_different("tasks", self.tasks)
         for agent in self.agents:
             check_choice("agents", agent, SPACES)
         for task in self.tasks:
@@ -168,7 +170,8 @@ def plays_of(config: TuningConfig, agent: str, settings: Mapping[str, Any]) -> l
 
 
 def best_settings(config: TuningConfig, rows: Rows) -> dict[str, dict[str, Any]]:
-    """The content of ``tuned.json``: for every agent the settings with the least regret, the default ones if none has less."""
+    """For every agent that is tuned, as in ``tuned.json``, the settings with the least regret, the default ones if none has
+    less."""
     found = {}
     for agent in sorted(config.agents):
         trials = trials_of(config, agent, rows)
@@ -209,10 +212,13 @@ def range_of(distribution: BaseDistribution) -> list[Any]:
 
 
 def main(config: TuningConfig) -> None:
-    """Tune, and write the best settings and their table."""
+    """Tune, and write the best settings and their table. What the file says of other agents stays."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    found = best_settings(config, tune(config))
-    write_atomically(config.out.expanduser(), json.dumps(found, indent=2) + "\n")
+    out = config.out.expanduser()
+    known = read_json(out, "tuned settings") if out.exists() else {}  # before the trials, so that a damaged file is noticed
+    found = known | best_settings(config, tune(config))
+    found = {agent: found[agent] for agent in sorted(found)}
+    write_atomically(out, json.dumps(found, indent=2) + "\n")
     write_atomically(config.trials_file.expanduser().with_suffix(".md"), table(found))
     print(table(found))
 

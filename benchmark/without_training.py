@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from tqdm import tqdm
 
 from prune_gym.agents.config import RunConfig
-from prune_gym.arguments import Within, check_choice, check_settings
+from prune_gym.arguments import Within, check_choice, check_different, check_settings
 from prune_gym.benchmark.base_tasks import settings_digest
 from prune_gym.benchmark.command import run_command
 from prune_gym.benchmark.rows import Rows
@@ -57,6 +57,8 @@ class WithoutTrainingConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check_different("sparsities", self.sparsities)
+        check_different("criteria", self.criteria)
         for name in self.criteria:
             check_choice("criteria", name, CRITERIA)
 

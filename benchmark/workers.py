@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 import traceback
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -14,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from prune_gym.benchmark.play import Play, Record, play
+from prune_gym.benchmark.processes import die_with_parent
 from prune_gym.training.train import one_thread
 
 KILLED = "Its process was killed, perhaps because the memory was full."
@@ -61,7 +60,7 @@ def _until_killed(plays: Iterator[Play], processes: int, made: Mapping[str, Any]
     """Play until all are played, or a process is killed; gives those that were being played then, none at the end."""
     playing: list[Play] = []
     running: dict[Future[Record | Failure], Play] = {}
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_die_with_parent)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=die_with_parent)
     try:
         while True:
             for each in islice(plays, processes - len(running)):
@@ -77,18 +76,6 @@ def _until_killed(plays: Iterator[Play], processes: int, made: Mapping[str, Any]
         return playing
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _die_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, even if that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def on_cluster(plays: Iterable[Play], address: str, made: Mapping[str, Any]) -> Iterator[Result]:

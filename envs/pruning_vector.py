@@ -37,6 +37,8 @@ class PruningVectorEnv(SyncVectorEnv):
     def __init__(self, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP, **settings: Any):
         check_integer("num_envs", num_envs, 1)
         first = PruningEnv(**settings)
+        if hasattr(first, "reward_space"):
+            raise ValueError("reward: expected one that is a number, got 'vector'; an environment of it stands alone.")
         self.simulator = first.simulator
         self.simulator.store.max_versions *= num_envs
         self.best: Preview | None = None

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from prune_gym import tasks
 from prune_gym.arguments import as_integer, check_number, choose_device
-from prune_gym.graph.program import Named, leaves
+from prune_gym.data.splits import Split
+from prune_gym.graph.program import Named, Program, Value, leaves
 from prune_gym.scoring.aliasing import renew, written_tensors
 from prune_gym.scoring.candidates import Candidates
 from prune_gym.scoring.evaluation import batch_size_for
@@ -30,6 +31,9 @@ from prune_gym.tasks import Task
 
 ALPHAS = tuple(round(0.1 * step, 1) for step in range(23))  # 0.0, 0.1, ..., 2.2
 WEIGHT = 5.0  # of what is missing, in the reward
+PRODUCTS = frozenset(  # the operators of convolutions and linear layers, without their overloads
+    ["convolution", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)), "mm", "addmm", "bmm", "baddbmm"]
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class PuRLEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     .. math:: -5 \left(\max(1 - A / T_A, 0) + \max(1 - P / T_P, 0)\right)
 
-    **Episode**: one step for every convolution and linear layer, in the order in which the network runs them. Every step costs
-    one evaluation: validation images, after batch norms have taken new statistics.
+    **Episode**: one step for every weight of a convolution or linear layer, in the order in which the network uses them. Every
+    step costs one evaluation: validation images, after batch norms have taken new statistics.
 
     **Info**: ``accuracy``, ``sparsity`` and ``evaluations`` in this episode.
 
@@ -102,6 +106,7 @@ class PuRLEnv(gymnasium.Env[np.ndarray, np.int64]):
         self.evaluations = self._evaluations_before = 0
         self.best: SparseNetwork | None = None
         self._known: dict[tuple[float, ...], float] = {}
+        self._zeros_at: dict[tuple[str, float], int] = {}
         self._alphas: tuple[float, ...] | None = None
         self._original_accuracy = self._accuracy(())
         self.target_accuracy = self._original_accuracy if target_accuracy is None else target_accuracy
@@ -110,7 +115,8 @@ class PuRLEnv(gymnasium.Env[np.ndarray, np.int64]):
         """Back to the original network. Nothing here is random; ``seed`` only seeds ``np_random`` for wrappers."""
         super().reset(seed=seed)
         self._alphas, self._evaluations_before = (), self.evaluations
-        return self._observe(self._original_accuracy), self._info(self._original_accuracy)
+        accuracy, sparsity = self._original_accuracy, self.sparsity
+        return self._observe(accuracy, sparsity), self._info(accuracy, sparsity)
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Zero the small weights of the next layer. Raises RuntimeError before the first reset and after the end, TypeError or
@@ -124,7 +130,7 @@ class PuRLEnv(gymnasium.Env[np.ndarray, np.int64]):
         if terminated and sparsity >= self.target_sparsity and (self.best is None or accuracy > self.best.accuracy):
             self.best = SparseNetwork(self._alphas, accuracy, sparsity)
         missing = max(1 - accuracy / self.target_accuracy, 0.0) + max(1 - sparsity / self.target_sparsity, 0.0)
-        return self._observe(accuracy), -WEIGHT * missing, terminated, False, self._info(accuracy)
+        return self._observe(accuracy, sparsity), -WEIGHT * missing, terminated, False, self._info(accuracy, sparsity)
 
     @property
     def sparsity(self) -> float:
@@ -138,7 +144,8 @@ class PuRLEnv(gymnasium.Env[np.ndarray, np.int64]):
         """A copy of the model in evaluation mode, in which these layers, from the first on, have lost their small weights and
         batch norms have the statistics that it was scored with."""
         model = copy.deepcopy(self.task.model).to(self.device).eval()
-        model.load_state_dict({name: t for name, t in self._masked(alphas).items() if name in model.state_dict()})
+        saved = model.state_dict().keys()
+        model.load_state_dict({name: t for name, t in self._masked(alphas).items() if name in saved})
         return model
 
     # ------------------------------------------------------------------------------------------------------ inside
@@ -155,11 +162,26 @@ class PuRLEnv(gymnasium.Env[np.ndarray, np.int64]):
     def _candidates(self) -> Candidates:
         return Candidates(self.task.graph, self._tensors, "recalibrated", self.task.train.to(self.device))
 
+    @cached_property
+    def _val(self) -> Split:
+        return self.task.val.to(self.device)
+
+    @cached_property
+    def _program(self) -> Program:
+        return self.task.graph.program.at(self.task.graph.full().mask)
+
+    @cached_property
+    def _written(self) -> frozenset[str]:
+        return written_tensors(self.task.graph.program)
+
     def _is_zeroed(self, name: str, alpha: float) -> Tensor:
         return self._tensors[name].abs() < alpha * self._deviations[name]
 
     def _zeros(self, name: str, alpha: float) -> int:
-        return int((self._is_zeroed(name, alpha) | (self._tensors[name] == 0)).sum())
+        """How many weights are zero, computed once for a threshold, as the number makes a GPU wait."""
+        if (name, alpha) not in self._zeros_at:
+            self._zeros_at[name, alpha] = int((self._is_zeroed(name, alpha) | (self._tensors[name] == 0)).sum())
+        return self._zeros_at[name, alpha]
 
     @torch.inference_mode()
     def _masked(self, alphas: tuple[float, ...]) -> dict[str, Tensor]:
@@ -176,24 +198,35 @@ class PuRLEnv(gymnasium.Env[np.ndarray, np.int64]):
     def _accuracy(self, alphas: tuple[float, ...]) -> float:
         """The validation accuracy, computed once for the same thresholds."""
         if alphas not in self._known:
-            tensors, graph, split = self._masked(alphas), self.task.graph, self.task.val.to(self.device)
-            program, written = graph.program.at(graph.full().mask), written_tensors(graph.program)
-            batches = split.batches(batch_size_for(split.images))
-            hits = sum(int((program.run(renew(tensors, written), [x]).argmax(1) == y).sum()) for x, y in batches)
-            self._known[alphas] = hits / len(split)
+            tensors, batches = self._masked(alphas), self._val.batches(batch_size_for(self._val.images))
+            hits = sum(int((self._program.run(renew(tensors, self._written), [x]).argmax(1) == y).sum()) for x, y in batches)
+            self._known[alphas] = hits / len(self._val)
         return self._known[alphas]
 
-    def _observe(self, accuracy: float) -> np.ndarray:
+    def _observe(self, accuracy: float, sparsity: float) -> np.ndarray:
         assert self._alphas is not None
-        return np.array([len(self._alphas) / len(self.layers), accuracy, self.sparsity], np.float32)
+        return np.array([len(self._alphas) / len(self.layers), accuracy, sparsity], np.float32)
 
-    def _info(self, accuracy: float) -> dict[str, Any]:
-        evaluations = self.evaluations - self._evaluations_before
-        return {"accuracy": accuracy, "sparsity": self.sparsity, "evaluations": evaluations}
+    def _info(self, accuracy: float, sparsity: float) -> dict[str, Any]:
+        return {"accuracy": accuracy, "sparsity": sparsity, "evaluations": self.evaluations - self._evaluations_before}
 
 
 def _weights_in_order(task: Task) -> tuple[str, ...]:
-    """The weights of convolutions and linear layers, in the order in which the network first uses them."""
-    weights = {name for name, parameter in task.model.named_parameters() if parameter.ndim >= 2}
-    used = (each.name for node in task.graph.program.nodes for each in leaves(list(node.args)) if isinstance(each, Named))
-    return tuple(dict.fromkeys(name for name in used if name in weights))
+    """The parameters that convolutions and linear layers multiply with, as they are or after the network computed with them, such
+    as the standardised ones of a convolution, in the order in which the network first uses them. Embeddings and tables that are
+    added to something are not among them, nor are biases."""
+    arrays = {name for name, parameter in task.model.named_parameters() if parameter.ndim >= 2}
+    used: dict[str, None] = {}  # for its order
+    made_of: dict[int, set[str]] = {}  # for every value that no input changes, what it was computed from
+    factors: set[str] = set()
+    for node in task.graph.program.nodes:
+        arguments = list(leaves(list(node.args)))
+        named = [each.name for each in arguments if isinstance(each, Named) and each.name in arrays]
+        read = [each.index for each in arguments if isinstance(each, Value)]
+        used |= dict.fromkeys(named)
+        origins = set(named).union(*(made_of.get(index, ()) for index in read))
+        if all(index in made_of for index in read):
+            made_of |= dict.fromkeys(node.outputs if isinstance(node.outputs, tuple) else (node.outputs,), origins)
+        elif node.op.split(".")[1] in PRODUCTS:
+            factors |= origins
+    return tuple(name for name in used if name in factors)

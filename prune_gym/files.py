@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -170,6 +171,10 @@ def _read_member(path: Path, raw: IO[bytes], member: str) -> dict[str, Any]:
 _ZIP_ERRORS = (  # what zipfile raises: RuntimeError for encryption, NotImplementedError for methods, OSError for offsets
     *(zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, NotImplementedError, EOFError, OverflowError, OSError),
     *(struct.error, IndexError, AttributeError),
+)
+DAMAGES = (  # what NumPy and :func:`parse_json` raise besides: for the header of an array, its size, and a missing entry
+    *_ZIP_ERRORS,
+    *(KeyError, TypeError, TokenError, SyntaxError, MemoryError),
 )
 
 

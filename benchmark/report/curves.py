@@ -57,8 +57,7 @@ def regret_line(field: Field, player: str) -> Line:
         for problem in field.problems
     ]
     rng = np.random.default_rng(SEED)
-    drawn = [curves[rng.integers(len(curves), size=(RESAMPLES, len(curves)))] for curves in by_problem]
-    weights = np.concatenate([np.full(len(curves), 1 / len(curves)) for curves in by_problem])
+    drawn, weights = statistics.resampled(by_problem, rng, RESAMPLES), statistics.weights_of(by_problem)
     whole = np.concatenate(by_problem).T
     samples = np.moveaxis(np.concatenate(drawn, 1), 1, -1)  # (resamples, moments, plays)
     low, high = np.quantile(statistics.interquartile_mean(samples, weights), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)

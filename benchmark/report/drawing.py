@@ -37,9 +37,9 @@ def to_png(figure: Figure) -> bytes:
     lines = [line for line in figure.lines if line.name in figure.shown]
     height = 1.2 + 0.28 * len(lines) if figure.rows else 4.5
     canvas = Canvas(figsize=(7.5, height), layout="constrained")
-    axes = canvas.add_subplot()
+    axes, styled = canvas.add_subplot(), styles(figure)
     for position, line in enumerate(lines):
-        colour, (dash, _) = styles(figure)[line.name]
+        colour, (dash, _) = styled[line.name]
         if figure.rows:
             assert line.low is not None
             assert line.high is not None
@@ -65,9 +65,10 @@ def to_html(figure: Figure) -> str:
     """A division of a page in which Plotly's script draws the figure; the page has the script."""
     import plotly.graph_objects as go  # of the extra "report"
 
-    drawing = go.Figure()
+    drawing, styled = go.Figure(), styles(figure)
     for line in figure.lines:
-        _add(drawing, figure, line)
+        colour, (_, dash) = styled[line.name]
+        _add(drawing, figure, line, colour, dash)
     drawing.update_layout(
         xaxis={"title": figure.x_label, "type": "log" if figure.log_x else "linear"},
         yaxis={"title": figure.y_label, "autorange": "reversed" if figure.rows else True},
@@ -82,7 +83,7 @@ def to_html(figure: Figure) -> str:
     return drawing.to_html(full_html=False, include_plotlyjs=False, div_id=figure.name, config=config)
 
 
-def _add(drawing: go.Figure, figure: Figure, line: Line) -> None:
+def _add(drawing: go.Figure, figure: Figure, line: Line, colour: str, dash: str) -> None:
     import plotly.graph_objects as go
 
     if figure.rows:
@@ -94,7 +95,6 @@ def _add(drawing: go.Figure, figure: Figure, line: Line) -> None:
             go.Scatter(x=line.x, y=[line.name], error_x=error, mode="markers", marker_color=COLOURS[0], hovertemplate=hover)
         )
         return
-    colour, (_, dash) = styles(figure)[line.name]
     common: dict[str, Any] = {
         "legendgroup": line.name,
         "visible": True if line.name in figure.shown else "legendonly",

@@ -45,6 +45,7 @@ def shown_players(field: Field) -> tuple[str, ...]:
 
 
 def regrets(field: Field) -> Figure:
+    """The regret of every player at the end, with its interval, the best player on top."""
     lines = [
         Line(one.name, np.array([one.regret.value]), np.array([0.0]), np.array([one.regret.low]), np.array([one.regret.high]))
         for one in field.standings
@@ -59,6 +60,7 @@ def regrets(field: Field) -> Figure:
 
 
 def by_evaluations(field: Field) -> Figure:
+    """The regret of every player by evaluations."""
     lines = tuple(regret_line(field, one.name) for one in field.standings)
     caption = (
         "The same as the search goes on: how far the best network so far is behind the best one that is known. A search that "
@@ -77,6 +79,7 @@ def by_evaluations(field: Field) -> Figure:
 
 
 def solved(field: Field, by_compute: bool = False) -> Figure:
+    """The share of goals that every player reached by evaluations, or by compute."""
     lines = tuple(solved_line(field, one.name, by_compute) for one in field.standings)
     caption = "The share of goals that were reached; a goal is a problem, a seed, and one of 51 regrets from 50 points down to 0."
     name, title, what = "evaluations", "Goals reached by evaluations", "evaluations"
@@ -96,6 +99,7 @@ def solved(field: Field, by_compute: bool = False) -> Figure:
 
 
 def profiles(field: Field) -> Figure:
+    """The share of every player's plays whose regret is at most each bound."""
     lines = tuple(profile_line(field, one.name) for one in field.standings)
     caption = "The share of plays that end with at most so much regret: a line that is above another one everywhere is better."
     return Figure(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from prune_gym.benchmark.games import Game
 from prune_gym.benchmark.play import DEFAULT, KEY, KINDS, Record
 from prune_gym.benchmark.report.standings import Problem
-from prune_gym.benchmark.results import read_rows, write_rows
+from prune_gym.benchmark.results import lock_of, read_rows, write_rows
 from prune_gym.benchmark.rewards.gallery import show_kept
 from prune_gym.simulation.schedule import target_budget
 
@@ -39,10 +39,11 @@ def habit(record: Record) -> dict[str, Any]:
 def add_habits(folder: Path, records: Iterable[Record]) -> list[dict[str, Any]]:
     """Add the habits of these plays to those in the folder; gives them all, sorted by the plays' keys."""
     path = folder / HABITS
-    known = read_rows(path, COLUMNS) if path.exists() else []
-    by_key = {tuple(row[name] for name in KEY): row for row in (*known, *map(habit, records))}
-    rows = [by_key[key] for key in sorted(by_key)]
-    write_rows(path, COLUMNS, rows)
+    with lock_of(folder):
+        known = read_rows(path, COLUMNS) if path.exists() else []
+        by_key = {tuple(row[name] for name in KEY): row for row in (*known, *map(habit, records))}
+        rows = [by_key[key] for key in sorted(by_key)]
+        write_rows(path, COLUMNS, rows)
     return rows
 
 

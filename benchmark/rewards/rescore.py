@@ -11,12 +11,14 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from prune_gym.agents.results import read_summary
-from prune_gym.agents.run_folder import CONFIG
+from prune_gym.agents.rl_pruner import RLPrunerConfig
+from prune_gym.agents.run_folder import CONFIG, read_stored
+from prune_gym.arguments import check_choice
 from prune_gym.envs.pruning import DEFAULT_SPARSITY
-from prune_gym.files import parse_json
 from prune_gym.scoring.evaluation import NUMBERS, Score
+from prune_gym.simulation.simulator import PROTOCOLS
 from prune_gym.simulation.space import UNITS
-from prune_gym.simulation.target import Target
+from prune_gym.simulation.target import Target, the_target
 from prune_gym.simulation.terms import Formula, Function, Transition
 
 EVALUATIONS = "evaluations.csv"
@@ -73,32 +75,58 @@ class Recorded:
 
 
 def read_run(folder: Path) -> Recorded:
-    """The networks of a run that is finished. Raises FileNotFoundError for a folder that holds none."""
+    """The networks of a run that is finished.
+
+    Raises FileNotFoundError for a folder that holds none, ValueError for a damaged file; it names the file.
+    """
     folder = folder.expanduser()
-    summary, settings = read_summary(folder), parse_json((folder / CONFIG).read_text())
-    given = {kind: settings[kind] for kind in UNITS if settings[kind] is not None} or {"sparsity": DEFAULT_SPARSITY}
-    ((kind, reduction),) = given.items()
-    target = Target(kind, reduction)
+    summary = read_summary(folder)
+    target, split, sample_steps = _read_settings(folder / CONFIG, summary["agent"])
     widths = {f"width:{name}": full for name, (full, _) in summary["widths"].items()}
-    baseline = _score(summary["before"] | widths | {"accuracy": summary["before"][f"{settings['reward_split']}_accuracy"]})
+    baseline = _score(summary["before"] | widths | {"accuracy": summary["before"][f"{split}_accuracy"]})
     transitions, rewards, before, kinds = [], [], baseline, set()
-    with (folder / EVALUATIONS).open(newline="") as file:
-        for row in csv.DictReader(file):
-            before = baseline if row["step"] == "0" else before
-            after = _score(row)
-            ends = row["kind"] == "target" or target.removed(after) >= target.required
-            transitions.append(Transition(before, after, baseline, target, ends))
-            rewards.append(float(row["reward"]))
-            before = after if row["kind"] == "step" else before
-            kinds.add(row["kind"])
+    for step, kind, after, reward in _read_evaluations(folder / EVALUATIONS):
+        before = baseline if step == "0" else before
+        ends = kind == "target" or target.removed(after) >= target.required
+        transitions.append(Transition(before, after, baseline, target, ends))
+        rewards.append(reward)
+        before = after if kind == "step" else before
+        kinds.add(kind)
     shrinks = all(after.params <= before.params for before, after, *_ in transitions)
-    return Recorded(transitions, np.array(rewards), shrinks and _goes_straight(summary["agent"], settings, kinds))
+    return Recorded(transitions, np.array(rewards), shrinks and _goes_straight(summary["agent"], sample_steps, kinds))
 
 
-def _goes_straight(agent: str, settings: dict[str, Any], kinds: set[str]) -> bool:
+def _read_settings(path: Path, agent: str) -> tuple[Target, str, int]:
+    """The target of a run, the split that its accuracies are of, and how deep its agent samples. Not the whole
+    :class:`prune_gym.agents.RunConfig`, which takes no agent, device or reward that only the run's own machine has."""
+    settings = read_stored(path)
+    try:
+        reductions = [settings[kind] for kind in UNITS]
+        target = Target("sparsity", DEFAULT_SPARSITY) if reductions == [None] * len(UNITS) else the_target(*reductions)
+        check_choice("reward_split", settings["reward_split"], PROTOCOLS)
+        sample_steps = RLPrunerConfig(**settings["rl_pruner"]).sample_steps if agent == "rl_pruner" else 1
+    except KeyError as error:
+        raise ValueError(f"{path}: damaged, or of another version; it does not have the setting {error}.") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: damaged, or of another version ({error}).") from error
+    return target, settings["reward_split"], sample_steps
+
+
+def _read_evaluations(path: Path) -> list[tuple[str, str, Score, float]]:
+    """Of every network of a run the step, the kind, the score and the reward."""
+    with path.open(newline="") as file:
+        try:
+            return [(row["step"], row["kind"], _score(row), float(row["reward"])) for row in csv.DictReader(file)]
+        except KeyError as error:
+            raise ValueError(f"{path}: damaged, or of another version; it does not have the column {error}.") from error
+        except (ValueError, TypeError, csv.Error) as error:
+            raise ValueError(f"{path}: damaged, or of another version ({error}).") from error
+
+
+def _goes_straight(agent: str, sample_steps: int, kinds: set[str]) -> bool:
     """Whether an agent previews from the state that its next step goes from, if it previews at all."""
     if agent == "rl_pruner":
-        return bool(settings["rl_pruner"]["sample_steps"] == 1)
+        return sample_steps == 1
     return kinds == {"step"} or agent in ("lookahead", "greedy")
 
 

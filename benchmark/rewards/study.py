@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 from scipy.stats import kendalltau, spearmanr
 
 from prune_gym import tables
+from prune_gym.agents.registry import reads_reward
+from prune_gym.arguments import AtLeast
 from prune_gym.benchmark.games import REWARD, SELF_COMPETITION, TABULAR
-from prune_gym.benchmark.harness import BenchmarkConfig
+from prune_gym.benchmark.harness import BenchmarkConfig, Players, Targets, Tasks
 from prune_gym.benchmark.play import DEFAULT
 from prune_gym.benchmark.report.curves import regret_line
 from prune_gym.benchmark.report.figures import Figure
 from prune_gym.benchmark.report.standings import Field, Problem, Standing, player_name
-from prune_gym.benchmark.rewards.episodes import random_episodes
+from prune_gym.benchmark.rewards.episodes import Episodes, random_episodes
 from prune_gym.benchmark.rewards.lint import EPISODES
 from prune_gym.benchmark.rewards.optimum import optimum
 from prune_gym.benchmark.statistics import Interval
@@ -32,7 +34,6 @@ from prune_gym.simulation.rewards import REWARDS, make_scalar
 from prune_gym.simulation.yardsticks import make_yardstick
 
 AGENTS = ("ppo", "sac", "dqn", "rl_pruner")
-UNTAUGHT = ("uniform", "greedy", "random", "eagle_eye", "cma_es", "tpe", "taylor", "obs", "lamp", "gnn_rl")  # read no reward
 MANY = 5  # rewards, for a correlation over them
 GAMMA = 0.99  # of PPO, SAC and DQN
 SUITE = (*(name for name in REWARDS if name != "paper"), SELF_COMPETITION)  # the paper's default weights are "accuracy"
@@ -42,11 +43,11 @@ SUITE = (*(name for name in REWARDS if name != "paper"), SELF_COMPETITION)  # th
 class StudyConfig(BenchmarkConfig):
     """What is played: every agent under every reward."""
 
-    tasks: tuple[str, ...] = tuple(TABULAR + name for name in tables.DIGESTS)
-    macs_reductions: tuple[float, ...] = (0.75,)
-    agents: tuple[str, ...] = AGENTS
+    tasks: Tasks = tuple(TABULAR + name for name in tables.DIGESTS)
+    macs_reductions: Targets = (0.75,)
+    agents: Players = AGENTS
     rewards: tuple[str, ...] = SUITE
-    seeds: int = 20
+    seeds: Annotated[int, AtLeast(1)] = 20
     store: Path = Path("runs/reward_study")
 
     def __post_init__(self) -> None:
@@ -54,7 +55,7 @@ class StudyConfig(BenchmarkConfig):
         if self.settings != ("default",):
             raise ValueError(f"settings: the study is of rewards, with default settings; got {self.settings}.")
         for agent in self.agents:
-            if agent in UNTAUGHT:
+            if not reads_reward(agent):
                 raise ValueError(f"agents: expected ones that learn from the reward; {agent} plays the same under all of them.")
 
 
@@ -110,13 +111,14 @@ def lessons(field: Field, agents: Sequence[str]) -> list[Lesson]:
         }
         for column in ("val_accuracy", "policy_accuracy")
     )
+    games = [_game_and_episodes(problem) for problem in field.problems]
     found = [
         Lesson(
             reward,
             theirs,
             {agent: clear[agent].get(reward, "") for agent in theirs},
             {agent: policy_clear[agent].get(reward, "") for agent in theirs},
-            *_known(field.problems, reward),
+            *_known(games, reward),
         )
         for reward, theirs in taught.items()
         if theirs
@@ -137,17 +139,21 @@ def _differences(field: Field, by_reward: dict[str, Standing], column: str) -> d
     }
 
 
-def _known(problems: Sequence[Problem], reward: str) -> tuple[float | None, float | None]:
+def _game_and_episodes(problem: Problem) -> tuple[BlockGame, Episodes]:
+    """The game of single blocks, and random games of it."""
+    table = tables.load(problem.task.removeprefix(TABULAR), problem.base)
+    game = BlockGame(world_of(table), "macs_reduction", problem.macs_reduction)
+    return game, random_episodes(game, EPISODES)
+
+
+def _known(games: Sequence[tuple[BlockGame, Episodes]], reward: str) -> tuple[float | None, float | None]:
     """What the best play and random games say of a reward, without any agent."""
     if reward == SELF_COMPETITION:
         return None, None
     made, yardstick = make_scalar(reward), make_yardstick("accuracy")
     regrets, taus = [], []
-    for problem in problems:
-        table = tables.load(problem.task.removeprefix(TABULAR), problem.base)
-        game = BlockGame(world_of(table), "macs_reduction", problem.macs_reduction)
+    for game, episodes in games:
         regrets.append(100 * optimum(game, made, GAMMA, yardstick).regret)
-        episodes = random_episodes(game, EPISODES)
         returns = episodes.returns(made, GAMMA)
         taus.append(kendalltau(returns, episodes.worth(yardstick)).statistic if np.ptp(returns) else 0.0)
     return float(np.mean(regrets)), float(np.mean(taus))

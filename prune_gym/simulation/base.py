@@ -70,7 +70,8 @@ class BaseSimulator(ABC, Generic[State]):
 
     @property
     @abstractmethod
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the task."""
 
     @property
     @abstractmethod
@@ -131,6 +132,7 @@ class BaseSimulator(ABC, Generic[State]):
         return self.schedule.steps_left(self.removed(state), state.steps)
 
     def is_terminal(self, state: State) -> bool:
+        """Whether a state ends the episode, as the target is met."""
         return self.schedule.is_over(self.removed(state))
 
     def progress(self, state: State) -> float:
@@ -140,7 +142,8 @@ class BaseSimulator(ABC, Generic[State]):
     # ------------------------------------------------------------------------------------------------- its networks
 
     @abstractmethod
-    def score(self, state: State) -> Score: ...
+    def score(self, state: State) -> Score:
+        """The accuracy and the cost of a state."""
 
     @abstractmethod
     def scores(self, states: Sequence[State]) -> list[Score]:

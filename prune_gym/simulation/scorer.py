@@ -67,6 +67,7 @@ class Scorer:
         return stored.evaluator
 
     def score(self, network: Network) -> Score:
+        """The score of one network; see :meth:`scores`."""
         return self.scores([network])[0]
 
     def scores(self, networks: Sequence[Network]) -> list[Score]:

@@ -86,7 +86,7 @@ class Simulator(BaseSimulator[PruningState]):
         device: where networks are evaluated and trained.
         precision: number format of evaluation, see :class:`prune_gym.scoring.evaluation.Evaluator`.
         posttraining: how networks are trained after a step, or a mapping of these settings; by default they are not.
-        cache: keeps accuracies and importance rankings; a :class:`prune_gym.simulation.result_cache.Journal` outlives the
+        cache: keeps accuracies and importance rankings; a :class:`prune_gym.simulation.journal.Journal` outlives the
             process.
         importance_seed: of the ranking that ``importance="random"`` draws.
         fidelity: the tensors with which a network is scored that lost units since its weights were trained: ``"original"``,

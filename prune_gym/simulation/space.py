@@ -144,9 +144,7 @@ class PruningSpace:
 
     @cached_property
     def _by_level(self) -> np.ndarray:
-        """The widths by group and level, int64 (groups, most levels); the last one again where a group has fewer."""
-        most = max(map(len, self.allowed))
-        return np.stack([np.pad(widths, (0, most - len(widths)), "edge") for widths in self.allowed])
+        return by_level(self.allowed)
 
     def at_least(self, widths: np.ndarray) -> np.ndarray:
         """The smallest widths that groups may have, and that are not below these real numbers; int64 (..., groups)."""
@@ -174,9 +172,23 @@ class PruningSpace:
         """The smallest allowed width that is not below, and the largest that is not above, each width of each group, or the
         nearest allowed one if there is none; int64 (groups, widest + 1)."""
         every = np.arange(int(self.graph.widths.max()) + 1)
-        up = [allowed[np.minimum(np.searchsorted(allowed, every), len(allowed) - 1)] for allowed in self.allowed]
+        up = at_least(self.allowed, np.tile(every[:, None], len(self.allowed))).T
         down = [allowed[np.maximum(np.searchsorted(allowed, every, "right") - 1, 0)] for allowed in self.allowed]
-        return np.stack(up), np.stack(down)
+        return up, np.stack(down)
+
+
+def by_level(allowed: Sequence[np.ndarray]) -> np.ndarray:
+    """The widths that groups may have, by group and level, int64 (groups, most levels); the last one again where a group has
+    fewer."""
+    most = max(map(len, allowed))
+    return np.stack([np.pad(widths, (0, most - len(widths)), "edge") for widths in allowed])
+
+
+def at_least(allowed: Sequence[np.ndarray], widths: np.ndarray) -> np.ndarray:
+    """The smallest widths that the groups may have, rising, and that are not below these real numbers (..., groups), or the
+    largest one of a group that has none such; int64 (..., groups)."""
+    table = by_level(allowed)
+    return table[np.arange(len(allowed)), np.minimum(levels_at(allowed, widths), table.shape[1] - 1)]
 
 
 def levels_at(allowed: Sequence[np.ndarray], widths: np.ndarray) -> np.ndarray:

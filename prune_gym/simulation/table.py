@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -12,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from prune_gym.files import npz_bytes, write_atomically
+from prune_gym.files import DAMAGES, npz_bytes, write_atomically
+from prune_gym.simulation.space import by_level
 
 FIELDS = (
     "task",
@@ -79,6 +79,7 @@ class Table:
         fits = self.val_hits.shape == self.test_hits.shape == shape and len(shape) == size == len(self.filters_per_unit) == len(
             self.group_features
         )
+        fits &= self.layer_filters.shape[1:] == (size,)
         fits &= self.macs_form.shape == self.params_form.shape == (size + 1, size + 1)
         if not fits or any(hits.max() > n for hits, n in zip((self.val_hits, self.test_hits), self.images, strict=True)):
             raise ValueError(f"table: the parts of the table of {self.task!r} do not fit together.")
@@ -111,7 +112,7 @@ class Table:
 
     def widths(self, levels: np.ndarray) -> np.ndarray:
         """The widths at levels int (..., groups); int64."""
-        return self._padded[np.arange(len(self.groups)), levels]
+        return self._by_level[np.arange(len(self.groups)), levels]
 
     def val_accuracy(self, levels: np.ndarray) -> np.ndarray:
         """Validation accuracy in [0, 1] at levels int (..., groups); float64 (...,)."""
@@ -130,9 +131,8 @@ class Table:
         return _cost(self.params_form, self.widths(levels))
 
     @cached_property
-    def _padded(self) -> np.ndarray:
-        """The widths by group and level, int64 (groups, most levels)."""
-        return np.stack([np.pad(widths, (0, max(self.shape) - len(widths)), "edge") for widths in self.allowed])
+    def _by_level(self) -> np.ndarray:
+        return by_level(self.allowed)
 
     # ---------------------------------------------------------------------------------------------------- files
 
@@ -156,7 +156,7 @@ class Table:
             fields |= {name: fields[name].item() for name in SCALARS} | {"groups": tuple(map(str, fields["groups"]))}
             fields |= {"images": tuple(fields["images"].tolist()), "allowed": allowed}
             return cls(**fields)
-        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGES as error:
             raise ValueError(f"{path}: damaged, it is no table of architectures ({error}).") from error
 
 

@@ -199,7 +199,7 @@ RULES: dict[str, Rule] = {
     "where": Rule(_where, "where({}, {}, {})", 3, CALL),
 }
 SHAPINGS = {"shaping": False, "difference": True}  # whether the potential of the last state is kept
-FUNCTIONS = (*(name for name, rule in RULES.items() if name.isalpha() and name != "negative"), *SHAPINGS, "latency")
+FUNCTIONS = (*(name for name, rule in RULES.items() if rule.binding == CALL), *SHAPINGS, "latency")
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
@@ -15,8 +16,10 @@ import torch
 from prune_gym.agents.own import Own, describe_function
 
 SOURCE = """
+import re
 from dataclasses import dataclass
-from functools import partial
+from fractions import Fraction
+from functools import cached_property, lru_cache, partial
 import numpy as np
 
 WEIGHT = 0.5
@@ -47,7 +50,40 @@ def made(weight):
 def endless(before, after, baseline):
     return endless(before, after, baseline)
 
-found = [reward, Weighted(), made(0.5), partial(reward, scale=2.0), Weighted().scaled, endless]
+class Base:
+    SHARE = 0.5
+
+    @property
+    def twice(self):
+        return 2 * self.SHARE
+
+    @cached_property
+    def half(self):
+        return self.SHARE / 2
+
+    @staticmethod
+    def of(score):
+        return score.accuracy
+
+    def combined(self, score):
+        return self.of(score)
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    power: int = 2
+
+class Derived(Base):
+    def __init__(self):
+        self.slotted, self.fraction, self.pattern = Slotted(), Fraction(1, 3), re.compile("a+")
+
+    def __call__(self, before, after, baseline):
+        return self.twice * self.combined(after) ** self.slotted.power
+
+@lru_cache
+def cached(before, after, baseline):
+    return after.accuracy
+
+found = [reward, Weighted(), made(0.5), partial(reward, scale=2.0), Weighted().scaled, endless, Derived(), cached]
 """
 
 
@@ -72,6 +108,15 @@ CHANGES = [  # what is changed, and which of the functions are others then
     ("weight * after", "weight - after", {2}),
     ("scale=2.0", "scale=3.0", {3}),
     ("return endless(", "return -endless(", {5}),
+    ("SHARE = 0.5", "SHARE = 0.25", {6}),
+    ("2 * self.SHARE", "3 * self.SHARE", {6}),
+    ("self.SHARE / 2", "self.SHARE / 3", {6}),
+    ("return score.accuracy\n\n    def combined", "return score.macs\n\n    def combined", {6}),
+    ("return self.of(score)", "return -self.of(score)", {6}),
+    ("power: int = 2", "power: int = 3", {6}),
+    ("Fraction(1, 3)", "Fraction(2, 3)", {6}),
+    ('compile("a+")', 'compile("a*")', {6}),
+    ("baseline):\n    return after.accuracy\n\nfound", "baseline):\n    return after.macs\n\nfound", {7}),
     ("\nWEIGHT", "\n# a comment, and other lines\n\nWEIGHT", set()),
 ]
 
@@ -92,6 +137,8 @@ def test_names_are_told() -> None:
         "mine.reward",
         "mine.Weighted.scaled",
         "mine.endless",
+        "mine.Derived",
+        "mine.cached",
     ]
 
 
@@ -137,6 +184,13 @@ class Holding:
 def test_what_an_object_holds_counts(value: object, other: object) -> None:
     assert describe_function(Holding(value)) == describe_function(replace(Holding(other), value=value))
     assert describe_function(Holding(value)) != describe_function(Holding(other))
+
+
+def test_what_cannot_be_told_apart_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"expected what a copy can be made of, so that a run folder can .*, got <unlocked"):
+        describe_function(Holding(threading.Lock()))
+    with pytest.raises(TypeError, match=r"^yardstick: expected what a copy can be made of"):
+        Own(yardstick=Holding(threading.Lock())).describe()
 
 
 def test_what_a_run_is_given(tiny_task, own_tiny_task) -> None:

@@ -205,6 +205,9 @@ def test_a_thing_and_its_name_are_not_both_taken(tiny_task, tmp_path):
         run(RunConfig(task="digits", out=tmp_path / "run"), task=tiny_task)
     with pytest.raises(ValueError, match=r"reward: expected a name in the settings or an object for run.., got both"):
         run(RunConfig(reward="accuracy", out=tmp_path / "run"), reward=reward)
+    assert replace(RunConfig(), seed=1).with_own(["task"]).task == "own"  # a copy names everything
+    with pytest.raises(ValueError, match=r"reward: expected a name in the settings or an object for run.., got both"):
+        replace(RunConfig(reward="paper"), seed=1).with_own(["reward"])
     with pytest.raises(ValueError, match=r"task: expected network, data and weights in the settings or a Task"):
         run(RunConfig(network="vgg19", data="cifar10", weights="x", out=tmp_path / "run"), task=tiny_task)
     with pytest.raises(ValueError, match="reward_weights: expected None unless reward is 'paper'"):

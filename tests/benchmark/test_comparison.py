@@ -6,9 +6,9 @@ import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -158,7 +158,7 @@ def test_rows_that_were_finished_are_kept(
 
 def test_a_worker_that_is_killed_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks.load("digits")
-    monkeypatch.setattr(work, "torch", SimpleNamespace(set_num_threads=os._exit))  # the first that a worker calls
+    monkeypatch.setattr(work, "_prepare", partial(os._exit, 1))  # the first that a worker calls
     with pytest.raises(ChildProcessError, match="processes: a run was killed"):
         compare(ComparisonConfig(**QUICK, processes=1, out=tmp_path / "found.csv"))
 

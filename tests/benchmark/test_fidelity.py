@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from prune_gym.benchmark import fidelity
 from prune_gym.benchmark.fidelity import (
     COLUMNS,
     SCORES,
+    Correlation,
     FidelityConfig,
     column,
     correlations,
@@ -119,10 +121,30 @@ def test_a_line_for_every_task_and_score() -> None:
         for task in ("one", "two")
         for n in range(6)
     ]
-    lines = table(rows).splitlines()[2:]
+    found = list(correlations(rows))
+    lines = table(rows, found).splitlines()[2:]
     assert len(lines) == 2 * len(SCORES)
     assert lines[0].startswith("| one | original | 64 | float32 | ")
-    assert len(list(correlations(rows))) == 2 * len(SCORES) * len(STARTS)
+    assert len(found) == 2 * len(SCORES) * len(STARTS)
+
+
+def test_correlations_are_computed_once(config: FidelityConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def noted(rows: Sequence[Mapping[str, str]]) -> Iterator[Correlation]:
+        calls.append(rows)
+        return correlations(rows)
+
+    monkeypatch.setattr(fidelity, "correlations", noted)
+    main(config)
+    assert len(calls) == 1
+
+
+@pytest.mark.slow
+def test_the_committed_table_is_made_of_the_committed_rows() -> None:
+    results = Path(__file__).parents[2] / "results"
+    rows = study(FidelityConfig(table_only=True, out=results / "fidelity.csv")).rows
+    assert table(rows, list(correlations(rows))) == (results / "fidelity.md").read_text()
 
 
 @pytest.mark.parametrize(

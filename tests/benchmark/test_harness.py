@@ -189,12 +189,18 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
 
 
 def test_every_agent_plays_under_every_reward(tmp_path: Path) -> None:
-    config = config_in(tmp_path, rewards=("accuracy", "self_competition", "1 - macs / baseline.macs"), seeds=1)
+    rewards = ("accuracy", "self_competition", "1 - macs / baseline.macs")
+    config = config_in(tmp_path, rewards=rewards, agents=("rl_pruner", "ppo", "amc"), seeds=1)
     assert [(play.reward, play.agent) for play in config.plays()] == [
-        (reward, agent) for reward, agent in product(config.rewards, config.agents) if reward != "self_competition"
-    ]  # which previewing agents do not see
-    learners = config_in(tmp_path, rewards=("self_competition",), agents=("ppo", "dqn", "rl_pruner"), seeds=1)
+        (reward, agent)
+        for reward, agent in product(config.rewards, config.agents)
+        if reward != "self_competition" or agent == "ppo"  # others do not see it
+    ]
+    learners = config_in(tmp_path, rewards=("self_competition",), agents=("ppo", "dqn"), seeds=1)
     assert [play.agent for play in learners.plays()] == ["ppo", "dqn"]
+    for blind in ({"rewards": ("self_competition",), "agents": ("ppo", "uct")}, {"rewards": rewards, "agents": ("uct", "cacp")}):
+        with pytest.raises(ValueError, match=r"rewards: self_competition is a wrapper's, which uct.* would not see"):
+            config_in(tmp_path, **blind)
 
 
 def test_keys_are_json(tmp_path: Path) -> None:

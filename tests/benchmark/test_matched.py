@@ -125,6 +125,13 @@ def test_a_table_of_nothing_is_refused(config: MatchedConfig) -> None:
         matched(replace(config, table_only=True))
 
 
+def test_no_run_folder_is_for_two_runs() -> None:
+    with pytest.raises(ValueError, match="methods: expected different ones, got ppo ppo"):
+        MatchedConfig(methods=("ppo", "ppo"))
+    with pytest.raises(ValueError, match=r"macs_reductions: expected different ones, got 0\.5 0\.5"):
+        MatchedConfig(macs_reductions=(0.5, 0.5))
+
+
 def test_unknown_methods_are_refused() -> None:
     with pytest.raises(ValueError, match=r"methods: expected one of .*; got 'tailor'. Did you mean 'taylor'\?"):
         MatchedConfig(methods=("tailor",))

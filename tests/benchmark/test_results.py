@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from prune_gym.benchmark import results
 from prune_gym.benchmark.games import Game
 from prune_gym.benchmark.play import Play, Record, play
 from prune_gym.benchmark.results import NETWORKS, PLAYS, add_results, read_results, summarise
@@ -61,6 +65,24 @@ def test_results_of_several_stores_add_up(tmp_path: Path) -> None:
     add_results(tmp_path / "b", [record([0.125], [40], 1), second, third])
     for name in (PLAYS, NETWORKS):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_two_processes_add_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one reads what the first one has written, however slowly it writes."""
+    write, reading = results.write_rows, threading.Event()
+
+    def slowly(path: Path, columns: Any, rows: Any) -> None:
+        reading.set()
+        time.sleep(0.2)
+        write(path, columns, rows)
+
+    monkeypatch.setattr(results, "write_rows", slowly)
+    first = threading.Thread(target=add_results, args=(tmp_path, [record([0.5], [40], 1)]))
+    first.start()
+    reading.wait()
+    add_results(tmp_path, [record([0.25], [40], 2)])
+    first.join()
+    assert [each.row["seed"] for each in read_results(tmp_path)] == [1, 2]
 
 
 def test_a_real_play() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,18 @@ from prune_gym.agents import RLPruner, RLPrunerConfig, RunConfig
 from prune_gym.agents.rl_pruner import initial_policy, layers_by_group
 from prune_gym.benchmark import processes
 from prune_gym.benchmark import rl_pruner_study as module
-from prune_gym.benchmark.rl_pruner_study import SEARCH, VARIANTS, StudyConfig, found, noise, objective, study, tables
+from prune_gym.benchmark.rl_pruner_study import (
+    NOISE,
+    OBJECTIVE,
+    SEARCH,
+    VARIANTS,
+    StudyConfig,
+    found,
+    noise,
+    objective,
+    study,
+    tables,
+)
 from prune_gym.benchmark.rows import Rows
 from prune_gym.envs import PruningEnv
 from prune_gym.scoring.evaluation import Evaluator
@@ -88,7 +98,10 @@ def test_the_docs_show_the_committed_tables() -> None:
     folder, docs = ROOT / "results" / "rl_pruner_study", (ROOT / "docs" / "rl_pruner.md").read_text()
     for line in (folder / "tables.md").read_text().splitlines():
         assert line in docs
-    with (folder / "search.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    noises = Rows(folder / "noise.csv", NOISE, ("network",), filled=True)
+    objectives = Rows(folder / "objective.csv", OBJECTIVE, OBJECTIVE[:4], filled=True)
+    searches = Rows(folder / "search.csv", SEARCH, SEARCH[:5], filled=True)
+    assert tables(noises, objectives, searches) == (folder / "tables.md").read_text()
+    rows = searches.rows
     assert {row["variant"] for row in rows} == set(VARIANTS)
     assert len({row["seed"] for row in rows}) >= 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,19 @@ def test_a_file_is_continued(path: Path) -> None:
     assert ("b", 0.5) not in again
     again.add({"name": "a", "step": 2})
     assert path.read_text() == 'name,step,value\na,2,\n"b, or c",0.5,x\n'
+
+
+def test_keys_are_read_off_the_rows_once(path: Path) -> None:
+    class Unread(list):
+        def __iter__(self) -> Any:
+            raise AssertionError("read again")
+
+    Rows(path, COLUMNS, KEY).add({"name": "a", "step": 1})
+    rows = Rows(path, COLUMNS, KEY)
+    rows.add({"name": "b", "step": 2}, {"name": "b", "step": 3})
+    rows.rows = Unread(rows.rows)
+    assert all(key in rows for key in (("a", 1), ("b", 2), ("b", "3")))
+    assert ("a", 2) not in rows
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_damaged_files(file: Path, tmp_path: Path, store: Store) -> None:
             read_submission(tmp_path / "bad.csv")
     for name, value in (
         ("seed", "x"), ("seed", "-1"), ("tried", "{"), ("settings", "[1]"), ("val_accuracy", ""), ("base", "2"), ("budget", "99"),
-        ("task", "cifar"), ("macs_reduction", "1.5"),
+        ("task", "cifar"), ("macs_reduction", "1.5"), ("agent", "[x](http://y) | <b>"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"file: row 2 of .* is damaged"):
             read_submission(changed(file, 0, **{name: value}))
@@ -170,6 +170,8 @@ def test_the_leaderboard(store: Store, file: Path, tmp_path: Path) -> None:
     again.write_bytes(file.read_bytes())
     with pytest.raises(ValueError, match=r"files: .*mine\.csv and .*again\.csv both hold plays of random"):
         leaderboard([file, again], tmp_path)
+    with pytest.raises(ValueError, match=r"the rows of random in .* say different things of the settings that were tried"):
+        leaderboard([changed(file, 1, tried="{}")], tmp_path)
     with pytest.raises(ValueError, match="is refused"):
         leaderboard([changed(file, 1, val_accuracy=0.5)], tmp_path)
 

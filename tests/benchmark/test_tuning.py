@@ -67,6 +67,20 @@ def test_it_finds_what_is_best(config: TuningConfig) -> None:
     assert (found["random"]["trials"], found["random"]["seeds"], found["random"]["tables"][0]) == (12, [0, 1], "tabular-digits 0")
 
 
+def test_what_is_known_of_other_agents_stays(config: TuningConfig) -> None:
+    main(config)
+    both = json.loads(config.out.read_text())
+    main(replace(config, agents=("uct",), trials=2))
+    found = json.loads(config.out.read_text())
+    assert list(found) == ["random", "uct"]
+    assert found["random"] == both["random"]
+    assert found["uct"]["trials"] == 12  # those in the file count as well
+    assert "| random |" in config.trials_file.with_suffix(".md").read_text()
+    config.out.write_text("[]")
+    with pytest.raises(ValueError, match=r"tuned\.json: expected tuned settings, but it is damaged"):
+        main(config)
+
+
 def test_an_interrupted_one_ends_the_same(config: TuningConfig) -> None:
     tune(replace(config, trials=5))
     once = tune(config).rows
@@ -117,3 +131,5 @@ def test_bad_arguments() -> None:
         TuningConfig(agents=("uniform",))
     with pytest.raises(ValueError, match=r"tasks: expected one of .*; got 'cifar'"):
         TuningConfig(tasks=("cifar",))
+    with pytest.raises(ValueError, match="agents: expected different ones, got ppo ppo"):
+        TuningConfig(agents=("ppo", "ppo"))

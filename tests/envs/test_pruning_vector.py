@@ -98,6 +98,8 @@ def test_misuse_is_named_and_changes_nothing(tiny_task: Task) -> None:
     assert many.evaluations == spent
     with pytest.raises(ValueError, match="num_envs: expected an integer >= 1, got 0"):
         PruningVectorEnv(0, task=tiny_task)
+    with pytest.raises(ValueError, match="reward: expected one that is a number, got 'vector'"):
+        PruningVectorEnv(2, task=tiny_task, reward="vector")
 
 
 def test_what_was_prepared_is_used_for_the_same_action_alone(tiny_task: Task) -> None:

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.monitor import Monitor
+from torch import nn
 
 from prune_gym.agents.purl import make_purl
-from prune_gym.envs import PruningEnv, PuRLEnv
+from prune_gym.data.splits import Split
+from prune_gym.envs import PruningEnv, PuRLEnv, purl
 from prune_gym.envs.purl import ALPHAS
+from prune_gym.graph.program import Program
 from prune_gym.scoring.recalibration import Recalibration
 from prune_gym.surgery.slicing import named_tensors
 from prune_gym.tasks import Task
@@ -86,6 +89,65 @@ def test_thresholds_that_come_again_are_not_computed_again(env: PuRLEnv, monkeyp
     for one, other in zip(first, episode(), strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         assert one[1:] == other[1:]
+
+
+def test_zeros_are_counted_once_for_a_threshold(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count is what a GPU waits for."""
+    env = PuRLEnv(tiny_task, target_sparsity=0.5, device="cpu")
+    counted: list[tuple[str, float]] = []
+    is_zeroed = env._is_zeroed
+
+    def note(name: str, alpha: float) -> torch.Tensor:
+        counted.append((name, alpha))
+        return is_zeroed(name, alpha)
+
+    monkeypatch.setattr(env, "_is_zeroed", note)
+    monkeypatch.setattr(env, "_accuracy", lambda alphas: 0.5)  # which zeroes weights
+    for _ in range(2):
+        env.reset()
+        for _ in env.layers:
+            env.step(7)
+    assert counted == [(name, 0.7) for name in env.layers]
+
+
+def test_what_all_networks_share_is_made_once(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    for owner, name in ((Split, "to"), (Program, "at"), (purl, "written_tensors")):
+        whole = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, name=name, whole=whole: (made.append(name), whole(*args))[1])
+    env = PuRLEnv(tiny_task, target_sparsity=0.5, device="cpu")
+    env.reset()
+    env.step(7)
+    del made[:]  # what evaluation and recalibration need
+    for action in range(7):
+        env.step(action)
+    assert not set(made) & {"to", "written_tensors"}
+    assert made.count("at") == 7  # of recalibration
+
+
+class Tokens(nn.Module):
+    """(N, 1, 12, 12) -> (N, 5): a standardised convolution, a table of positions and an embedding that are added, a layer with
+    scales of two dimensions, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 6, 4, stride=4)
+        self.position = nn.Parameter(torch.randn(9, 6))
+        self.embedding = nn.Embedding(9, 6)
+        self.scale = nn.Parameter(torch.ones(1, 6))
+        self.mixer = nn.Parameter(torch.randn(6, 6))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.patches.weight - self.patches.weight.mean((1, 2, 3), keepdim=True)
+        x = nn.functional.conv2d(x, weight, self.patches.bias, stride=4).flatten(2).mT
+        x = x + self.position + self.embedding(torch.arange(9, device=x.device))
+        return self.head((x @ self.mixer * self.scale).relu().mean(1))
+
+
+def test_layers_multiply(tiny_task: Task) -> None:
+    task = Task("tokens", Tokens(), tiny_task.train, tiny_task.val, tiny_task.test)
+    assert PuRLEnv(task, device="cpu").layers == ("patches.weight", "mixer", "head.weight")
 
 
 def test_bad_arguments(tiny_task: Task, env: PuRLEnv) -> None:

@@ -105,7 +105,23 @@ def test_snapshots_and_pickles(table: Table) -> None:
             assert reward == repeated
     with pytest.raises(ValueError, match="snapshot: expected a state of this environment"):
         TabularEnv(table, macs_reduction=0.4).restore(here)
-    assert len(env.best_plan()) == (0 if env.best is None else len(env.best.snapshot.trajectory()) - 1)
+    assert env.best is None
+    assert env.best_plan() == []
+
+
+def test_the_plan_is_the_way_that_was_gone(table: Table) -> None:
+    env = TabularEnv(table, macs_reduction=0.5, step_ratio=0.05)
+    rng, ended, way = np.random.default_rng(0), False, []
+    observation, _ = env.reset()
+    while not ended:
+        way.append((observation, rng.dirichlet(np.ones(5))))
+        observation, _, ended, _, _ = env.step(way[-1][1])
+    assert len(way) > 1
+    env.reset()
+    env.step(env.uniform_action)  # another way, which has not ended
+    for (seen, action), (expected, taken) in zip(env.best_plan(), way, strict=True):
+        np.testing.assert_array_equal(seen, expected)
+        np.testing.assert_array_equal(action, taken)
 
 
 def test_networks_at_the_target_are_those_of_their_widths() -> None:

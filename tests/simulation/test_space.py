@@ -17,7 +17,7 @@ from prune_gym.envs import PruningEnv
 from prune_gym.simulation.allocation import allocate, complete
 from prune_gym.simulation.blocks import fractions_of, take_blocks
 from prune_gym.simulation.simulator import Simulator
-from prune_gym.simulation.space import UNITS, PruningSpace
+from prune_gym.simulation.space import UNITS, PruningSpace, at_least, by_level
 from prune_gym.tasks import Task
 
 WIDTHS = (3, 8, 6, 12, 7, 9)
@@ -33,6 +33,18 @@ def counted(graph: ChannelGraph, target: str, widths: np.ndarray) -> int:
         "macs_reduction": int(full.macs[0] - cost.macs[0]),
         "params_reduction": int(full.params[0] - cost.params[0]),
     }[target]
+
+
+def test_widths_of_groups_with_different_numbers_of_levels() -> None:
+    allowed = (np.array([2, 4, 6]), np.array([5]), np.array([1, 2, 3, 8]))
+    assert by_level(allowed).tolist() == [[2, 4, 6, 6], [5, 5, 5, 5], [1, 2, 3, 8]]
+    rng = np.random.default_rng(0)
+    for wanted in (np.array([4.0, 5.0, 3.5]), np.array([7.0, -1.0, 9.0]), 10 * rng.random((2, 7, 3))):
+        found = at_least(allowed, wanted)
+        assert found.shape == wanted.shape
+        for row, widths in zip(found.reshape(-1, 3), wanted.reshape(-1, 3), strict=True):
+            each = zip(allowed, widths, strict=True)
+            assert row.tolist() == [min([w for w in mine if w >= width], default=mine[-1]) for mine, width in each]
 
 
 @pytest.mark.parametrize("target", UNITS)

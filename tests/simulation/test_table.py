@@ -95,8 +95,35 @@ def test_damaged_files_are_refused(table: Table, tmp_path: Path) -> None:
         Table.load(path)
 
 
+def test_damage_is_named_without_a_digest_or_is_none(table: Table, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    table.save(path)
+    good, rng, refused = path.read_bytes(), np.random.default_rng(1), 0
+    for number in range(300):
+        bad = bytearray(good)
+        for place in rng.integers(len(bad), size=1 + number % 5):
+            bad[place] ^= 1 << rng.integers(8)
+        path.write_bytes(bytes(bad))
+        try:
+            loaded = Table.load(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: damaged, it is no table of architectures")  # noqa: PT017
+            refused += 1
+        else:
+            assert loaded == table  # such as a date in the zip
+    assert refused > 200
+
+
 @pytest.mark.parametrize(
-    "changes", [{"images": (10, 60)}, {"groups": ("a",)}, {"val_hits": np.zeros((2, 2), np.uint16)}, {"macs_form": np.eye(3)}]
+    "changes",
+    [
+        {"images": (10, 60)},
+        {"groups": ("a",)},
+        {"val_hits": np.zeros((2, 2), np.uint16)},
+        {"macs_form": np.eye(3)},
+        {"layer_filters": np.ones((8, 4), np.int64)},
+        {"layer_filters": np.ones(5, np.int64)},
+    ],
 )
 def test_parts_that_do_not_fit(table: Table, changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="the parts of the table of 'tiny' do not fit together"):

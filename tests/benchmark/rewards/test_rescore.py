@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,41 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"macs_reduction": ...}, "it does not have the setting 'macs_reduction'"),
+        ({"macs_reduction": "half"}, r"macs_reduction: expected a number in \(0, 1\), got 'half'"),
+        ({"sparsity": 0.5}, "target: expected one of sparsity, .*, got sparsity and macs_reduction"),
+        ({"reward_split": ...}, "it does not have the setting 'reward_split'"),
+        ({"reward_split": "all"}, "reward_split: expected one of val, test; got 'all'"),
+        ({"rl_pruner": ...}, "it does not have the setting 'rl_pruner'"),
+        ({"rl_pruner": {"samples": "many"}}, "samples: "),
+        ({"rl_pruner": 3}, "must be a mapping"),
+        ({"own": ...}, "expected the settings of a run"),
+        ({"more": 1}, "expected the settings of a run and nothing else, such as 'more'"),
+    ],
+    ids=str,
+)
+def test_damaged_settings_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results" / "main_job", tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    settings = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in settings.items() if value is not ...}))
+    with pytest.raises(ValueError, match=rf"{path}: damaged, or of another version.*{message}"):
+        read_run(tmp_path / "run")
+
+
+def test_damaged_evaluations_are_named(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results" / "main_job", tmp_path / "run")
+    path = tmp_path / "run" / "evaluations.csv"
+    content = path.read_text()
+    for bad in (content.replace("reward", "worth", 1), content[: len(content) // 2], content.replace(",0.99,", ",x,", 1)):
+        path.write_text(bad)
+        with pytest.raises(ValueError, match=rf"{path}: damaged, or of another version"):
+            read_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
     "settings", [{"agent": "uct"}, {"agent": "rl_pruner", "rl_pruner": RLPrunerConfig(sample_steps=2, samples=2)}], ids=str
 )
 def test_agents_that_go_back_are_known(settings: dict[str, Any], tiny_task: Task, tmp_path: Path) -> None:
@@ -113,4 +150,4 @@ def test_time_of_the_networks_of_a_run(tmp_path: Path) -> None:
     ("Mine", {"step", "preview"}, False), ("ppo", {"step"}, True),
 ])  # fmt: skip
 def test_which_agents_are_known_never_to_go_back(agent: str, kinds: set[str], straight: bool) -> None:
-    assert _goes_straight(agent, {}, kinds) == straight
+    assert _goes_straight(agent, 1, kinds) == straight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,22 @@ def test_every_agent_learns_from_every_reward_that_it_sees() -> None:
     }
     assert {REWARDS[name] for name in SUITE if name != SELF_COMPETITION} == set(REWARDS.values())
     assert len(StudyConfig(rewards=("final",)).plays()) == 3 * 4 * 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": ("nope",)}, "tasks: expected one of "),
+        ({"seeds": 0}, "seeds: expected an integer >= 1, got 0"),
+        ({"macs_reductions": (2.0,)}, "macs_reductions: expected a number in "),
+        ({"agents": ("nope",)}, "agents: expected one of "),
+        ({"agents": ("ppo", "cma_es")}, "agents: expected ones that learn from the reward; cma_es plays the same under all"),
+        ({"settings": ("tuned",)}, "settings: the study is of rewards, with default settings"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StudyConfig(**settings)
 
 
 def test_lessons_by_hand(found: list[Lesson]) -> None:
