@@ -38,7 +38,7 @@ class PruningVectorEnv(SyncVectorEnv):
         check_integer("num_envs", num_envs, 1)
         first = PruningEnv(**settings)
         if hasattr(first, "reward_space"):
-            raise ValueError("reward: expected one that is a number, got 'vector'; an environment of it stands alone.")
+            raise ValueError("reward: expected one that is a number, got 'vector', which single environments alone give.")
         self.simulator = first.simulator
         self.simulator.store.max_versions *= num_envs
         self.best: Preview | None = None

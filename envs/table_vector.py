@@ -219,7 +219,7 @@ class TabularVectorEnv(TableVectorEnv):
         self.simulator: TabularSimulator = single.simulator
         super().__init__(single, self.simulator.game, num_envs, autoreset_mode)
         if hasattr(single, "reward_space"):
-            raise ValueError("reward: expected one that is a number, got 'vector'; an environment of it stands alone.")
+            raise ValueError("reward: expected one that is a number, got 'vector', which single environments alone give.")
         self.observation, self.uniform_action = single.observation, single.uniform_action
         shape = (num_envs, len(self.world.table.groups))
         self._carry, self._actions = np.zeros(shape), np.zeros(shape)  # the last actions

@@ -26,6 +26,7 @@ from prune_gym.surgery.pruned_network import PrunedNetwork
 from prune_gym.surgery.slicing import named_tensors, scatter_tensors, slice_tensors
 from prune_gym.tasks import Task
 from prune_gym.training.distillation import PostTraining, distill
+from prune_gym.training.tensor_file import tensors_of
 from prune_gym.training.train import accuracy
 
 MAX_VERSIONS = 4  # whose tensors are kept: those of a teacher, a student, the best network, and one more
@@ -152,8 +153,7 @@ class WeightStore:
         seed = int(weights.version[:8], 16)  # the same state is trained in the same way, however it was reached
         settings = self.settings.at(weights.final)
         best_accuracy = distill(student, teacher, *self._data, settings, seed, self.task.augmentation)
-        trained = dict([*student.named_parameters(), *student.named_buffers()])
-        small = {name: tensor.detach() for name, tensor in trained.items()}
+        small = {name: tensor.detach() for name, tensor in tensors_of(student).items()}
         tensors = scatter_tensors(self.tensors(weights.student.weights), small, self.graph.units, weights.student.architecture)
         self._keep(weights, tensors)
         self.cache.save_tensors(weights.version, tensors)

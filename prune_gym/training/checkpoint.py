@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from prune_gym.files import as_path, check_writable, parse_json, to_json, write_atomically
-from prune_gym.fingerprint import fingerprint
+from prune_gym.files import as_path, check_writable, parse_json, to_json
+from prune_gym.training.tensor_file import read_tensors, tensors_of, write_tensors
 
 HEADER = "prune_gym_training"
 
@@ -86,22 +84,14 @@ class Checkpoint:
             random["gpu"] = torch.cuda.get_rng_state(gpu)
         parts = {"model": tensors_of(self._model), "random": random, "kept": self.kept}
         parts |= {f"optimizer.{parameter}": entries for parameter, entries in optimizer["state"].items()}
-        tensors = {
-            f"{part}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
-            for part, named in parts.items()
-            for name, tensor in named.items()
+        tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+        about = {
+            "training": self._training,
+            "epochs": epochs,
+            "param_groups": optimizer["param_groups"],
+            "schedule": self._schedule.state_dict(),
         }
-        about = to_json(
-            "checkpoint",
-            {
-                "training": self._training,
-                "epochs": epochs,
-                "param_groups": optimizer["param_groups"],
-                "schedule": self._schedule.state_dict(),
-            },
-        )
-        header = to_json("checkpoint", {"about": about, "digest": fingerprint(about, tensors)})
-        write_atomically(self.path, save(tensors, {HEADER: header}))
+        write_tensors(self.path, HEADER, to_json("checkpoint", about), tensors)
 
     def remove(self) -> None:
         """Remove the file, if there is one."""
@@ -117,19 +107,12 @@ class Checkpoint:
         return [self._device] if self._device.type == "cuda" else []
 
 
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, among them buffers that are not part of ``state_dict()``."""
-    return dict([*model.named_parameters(), *model.named_buffers()])
-
-
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What :meth:`Checkpoint.write` wrote. Raises ValueError for anything else."""
     try:
-        with safe_open(path, framework="pt") as file:
-            header = parse_json((file.metadata() or {})[HEADER])
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # it is not a dict
-        if header["digest"] != fingerprint(header["about"], tensors):
+        text, tensors, intact = read_tensors(path, HEADER)
+        if text is None or not intact:
             raise ValueError("its content is not what was saved")
-        return parse_json(header["about"]), tensors
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        return parse_json(text), tensors
+    except ValueError as error:
         raise ValueError(f"{path}: damaged, or not the state of a training ({error}); delete it to train anew.") from error

@@ -14,7 +14,8 @@ from prune_gym.arguments import AtLeast, OneOf, Within, check_settings
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split
 from prune_gym.fingerprint import fingerprint
-from prune_gym.training.checkpoint import Checkpoint, tensors_of
+from prune_gym.training.checkpoint import Checkpoint
+from prune_gym.training.tensor_file import tensors_of
 from prune_gym.training.train import MIN_LEARNING_RATE, Recipe, accuracy, layout_on, mixed_precision, train
 
 STARTS = ("cut", "compensated")

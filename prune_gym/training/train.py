@@ -19,7 +19,8 @@ from prune_gym.arguments import AtLeast, Within, check_settings
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split, check_labels
 from prune_gym.fingerprint import fingerprint
-from prune_gym.training.checkpoint import Checkpoint, tensors_of
+from prune_gym.training.checkpoint import Checkpoint
+from prune_gym.training.tensor_file import tensors_of
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Weights of a network as a safetensors file. Nothing is ever unpickled."""
+"""Weights of a network as a safetensors file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from prune_gym.files import as_path, parse_json, to_json, write_atomically
-from prune_gym.fingerprint import fingerprint
+from prune_gym.files import as_path, to_json
+from prune_gym.training.tensor_file import read_tensors, write_tensors
 
 HEADER = "prune_gym_weights"
 MAX_LISTED = 3  # as many tensors are named in an error; the others are counted
@@ -31,10 +29,8 @@ def save_weights(path: str | Path, model: nn.Module, recipe: Mapping[str, Any]) 
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
     if not isinstance(recipe, Mapping):
         raise TypeError(f"recipe: expected a JSON object (a dict), got {type(recipe).__name__}.")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     made = json.dumps(json.loads(to_json("recipe", dict(recipe))), sort_keys=True)
-    # one entry, as safetensors writes several in an order that changes from run to run
-    write_atomically(path, save(tensors, {HEADER: json.dumps({"recipe": made, "digest": fingerprint(made, tensors)})}))
+    write_tensors(path, HEADER, made, model.state_dict())
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -54,13 +50,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a safetensors file of weights.")
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(HEADER)
-            header = None if text is None else parse_json(text)
-            # clones, as get_tensor gives windows on the file, which may change; and keys(), as it is not a dict
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        intact = header is None or header["digest"] == fingerprint(header["recipe"], tensors)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        _, tensors, intact = read_tensors(path, HEADER)
+    except ValueError as error:
         raise ValueError(
             f"{path}: damaged, or not a safetensors file ({error}); a .pth file of tensors becomes one with "
             "safetensors.torch.save_file(torch.load('file.pth', weights_only=True), 'file.safetensors')."

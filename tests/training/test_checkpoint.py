@@ -15,8 +15,9 @@ from torch import nn
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import Split
 from prune_gym.training import distillation
-from prune_gym.training.checkpoint import Checkpoint, tensors_of
+from prune_gym.training.checkpoint import Checkpoint
 from prune_gym.training.distillation import PostTraining, distill
+from prune_gym.training.tensor_file import tensors_of
 from prune_gym.training.train import Recipe, train
 
 RECIPES = [
